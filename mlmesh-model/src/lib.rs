@@ -1,0 +1,5 @@
+//! Nouns and laws.
+
+pub mod canonical;
+pub mod id;
+pub use id::*;
