@@ -1,5 +1,48 @@
-//! Nouns and laws.
+//! The nouns and laws of mlmesh: what a recipe, a plan, a run and an attempt are,
+//! which moves a run may make, how trust is computed, and the ports behind which
+//! stores, executors and accelerators stand.
+//!
+//! It does no I/O, reads no clock and draws no randomness: time, ids and seeds
+//! come in as arguments. Everything else in the workspace depends on this crate
+//! and this crate on none of it.
+//!
+//! ```text
+//!   recipe text ─► Workload ─► Submission ─► Plan + Placement ─► Run ─► Attempt …
+//!                                              │ canonical JSON
+//!                                              ▼
+//!                                          plan_sha256
+//! ```
 
-pub mod canonical;
-pub mod id;
+#![warn(missing_docs)]
+
+mod canonical;
+mod event;
+mod exec_port;
+mod id;
+mod phase;
+mod plan;
+mod refusal;
+mod run;
+mod store_port;
+mod submission;
+mod trust;
+mod workload;
+
+pub use canonical::{CanonicalError, canonical_json};
+pub use event::{Event, EventKind};
+pub use exec_port::*;
 pub use id::*;
+pub use phase::{CAUSES, Cause, Exit, PHASES, Phase};
+pub use plan::{
+    DepsKind, PLAN_VERSION, Plan, PlanDataset, PlanDeps, PlanError, PlanNetwork, PlanSeed,
+    deps_digest, sweep_digest,
+};
+pub use refusal::Refusal;
+pub use run::*;
+pub use store_port::*;
+pub use submission::{CurrentEnvironment, LockFacts, SecretText, Submission};
+pub use trust::{EnvironmentFact, NetworkFact, Trust, TrustFacts, TrustLevel, TrustReason};
+pub use workload::*;
+
+/// A boxed future, the return type of asynchronous ports.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

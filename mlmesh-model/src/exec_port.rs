@@ -1,0 +1,316 @@
+//! The port to executors: where attempts run.
+//!
+//! An attempt belongs to its supervisor, not to the daemon. Hence every method
+//! can be called again after the daemon was killed: `reattach` tells what became
+//! of an attempt, `wait` waits for one that some earlier daemon started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AttemptRef, BoxFuture, Cause, CommitId, Dataset, Exit, Isolation, Micros, ObjectId, Placement,
+    Plan, SecretText, Tenant,
+};
+
+/// Runs attempts. Conformance suite: `mlmesh-exec/tests/it/conformance.rs`.
+pub trait Executor: Send + Sync {
+    /// What this host can enforce. Cheap: probed once.
+    fn abilities(&self) -> Abilities;
+
+    /// Checks out, builds or finds the environment, verifies the datasets, and
+    /// starts the command under a supervisor. Returns when the command has been
+    /// executed (or could not be). Called at most once per attempt number.
+    fn start(&self, spec: StartSpec) -> BoxFuture<'_, Result<Started, StartError>>;
+
+    /// Resolves when the attempt has ended, also one that an earlier daemon started.
+    fn wait(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<Ended, ExecError>>;
+
+    /// What became of an attempt that some daemon leased. When the command was
+    /// never executed, this also makes sure that it never will be under this
+    /// attempt number.
+    fn reattach(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<Reattached, ExecError>>;
+
+    /// Asks the attempt to end: SIGTERM to its whole process tree, SIGKILL after
+    /// `grace_ms`. Returns at once; `wait` tells the end.
+    fn stop(
+        &self,
+        attempt: AttemptRef,
+        cause: Cause,
+        grace_ms: u64,
+    ) -> BoxFuture<'_, Result<(), ExecError>>;
+
+    /// Collects outputs and metrics of an ended attempt. May be called again.
+    fn collect(
+        &self,
+        attempt: AttemptRef,
+        plan: Arc<Plan>,
+    ) -> BoxFuture<'_, Result<Collected, ExecError>>;
+
+    /// Removes the working directory of an attempt whose end is recorded. The
+    /// log and the supervisor's record stay.
+    fn discard(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<(), ExecError>>;
+
+    /// Reads the attempt's log from a byte offset of the log file on.
+    fn read_log(
+        &self,
+        attempt: AttemptRef,
+        from: u64,
+        bytes_max: u64,
+    ) -> BoxFuture<'_, Result<LogPage, ExecError>>;
+
+    /// Current metric points of an attempt, live or ended.
+    fn metrics(
+        &self,
+        attempt: AttemptRef,
+    ) -> BoxFuture<'_, Result<BTreeMap<String, crate::MetricSummary>, ExecError>>;
+}
+
+/// What a host can enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Abilities {
+    /// User, mount, pid and network namespaces work: the sandbox is possible.
+    pub sandbox: bool,
+    /// Why not, when not.
+    pub sandbox_missing: Option<String>,
+    /// An empty network namespace works.
+    pub network_none: bool,
+    /// Declared hosts can be enforced.
+    pub network_hosts: bool,
+    /// Names of limits that hold here: `cpu`, `memory`, `pids`, `time`.
+    pub limits: Vec<String>,
+    /// Whether attempts of one user cannot read the daemon's files. False means
+    /// that only the owner may queue.
+    pub separates_users: bool,
+}
+
+/// Everything an attempt needs. Built by control from the run's record.
+#[derive(Debug, Clone)]
+pub struct StartSpec {
+    /// The lease.
+    pub attempt: AttemptRef,
+    /// Whose run.
+    pub tenant: Tenant,
+    /// Id of the sweep, for a point of one.
+    pub sweep: Option<crate::RunId>,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Beside the plan.
+    pub placement: Placement,
+    /// The plan's datasets as registered, in the plan's order.
+    pub datasets: Vec<Dataset>,
+    /// Values of the plan's secrets.
+    pub secrets: BTreeMap<String, SecretText>,
+    /// UUIDs of the GPUs granted.
+    pub gpus: Vec<String>,
+    /// Grace between SIGTERM and SIGKILL when time is up.
+    pub grace_ms: u64,
+}
+
+/// The command runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// When.
+    pub time: Micros,
+    /// Isolation and limits that hold.
+    pub isolation: Isolation,
+    /// Names of datasets whose digest was verified now.
+    pub datasets_verified: Vec<String>,
+    /// The interpreter's own facts, recorded beside the plan.
+    pub interpreter: Option<Interpreter>,
+}
+
+/// An interpreter found on the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// Version asked for, such as `3.11`.
+    pub version: String,
+    /// Exact version, such as `3.11.7`.
+    pub exact: String,
+    /// Path on the machine.
+    pub path: PathBuf,
+    /// Digest of the executable.
+    pub sha256: crate::Digest,
+}
+
+/// The command was not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    /// Why.
+    pub cause: Cause,
+    /// For people; names the path or package concerned.
+    pub message: String,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When the command started, if it did.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub ended_at: Micros,
+    /// How the command ended; null when that is not known (`lost`, `reboot`).
+    pub exit: Option<Exit>,
+    /// Why, when not by exit code 0.
+    pub cause: Option<Cause>,
+    /// For people.
+    pub message: String,
+    /// Isolation and limits that held.
+    pub isolation: Isolation,
+    /// Log bytes that did not fit the named limit.
+    pub log_bytes_dropped: u64,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reattached {
+    /// Its supervisor lives; `wait` for it.
+    Running(Started),
+    /// It ended while nobody looked.
+    Ended(Ended),
+    /// The command was never executed, and never will be under this number.
+    NeverStarted,
+}
+
+/// What an ended attempt left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// Listing of the outputs in the content store; null when there are none.
+    pub outputs: Option<ObjectId>,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Declared globs that matched nothing.
+    pub missing: Vec<String>,
+    /// Metric summaries.
+    pub metrics: BTreeMap<String, crate::MetricSummary>,
+}
+
+/// A part of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// Lines in order.
+    pub lines: Vec<LogLine>,
+    /// Where to go on.
+    pub next: u64,
+    /// Whether the attempt has ended and everything was read.
+    pub complete: bool,
+}
+
+/// A piece of output: a line, or what was written without an end of line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was read from the job.
+    pub time: Micros,
+    /// Which stream.
+    pub stream: LogStream,
+    /// The bytes, secrets redacted, with the end of line if there was one.
+    pub bytes: Vec<u8>,
+}
+
+/// One of a job's two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What an executor fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// No such attempt on this executor.
+    #[error("no attempt {0:?} here")]
+    NoAttempt(AttemptRef),
+    /// The disk, a process table, a cgroup.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done, with its path.
+        action: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The content store refused.
+    #[error("content store: {0}")]
+    Objects(String),
+}
+
+/// The port from executors to the content store. Blocking.
+pub trait Snapshots: Send + Sync {
+    /// Writes the commit's tree below `destination`, which is new or empty.
+    fn checkout(&self, commit: CommitId, destination: &Path) -> Result<(), SnapshotsError>;
+
+    /// Reads one file of a commit, for a lock file.
+    fn read_file(
+        &self,
+        commit: CommitId,
+        path: &str,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, SnapshotsError>;
+
+    /// Stores the regular files `files` (relative to `root`, sorted) and their
+    /// listing; returns the listing's object.
+    fn store_outputs(&self, root: &Path, files: &[String]) -> Result<ObjectId, SnapshotsError>;
+
+    /// Digest of a dataset as it is now: of the file, or of the directory's
+    /// listing. Uses the stat cache; `full` reads every byte again. On a
+    /// difference to `expected` names a path that changed.
+    fn verify_dataset(&self, dataset: &Dataset, full: bool) -> Result<(), SnapshotsError>;
+}
+
+/// What the content store fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotsError {
+    /// It is not there.
+    #[error("`{0}` is not in the content store")]
+    Missing(String),
+    /// It is not what its digest says.
+    #[error("`{path}` changed: {detail}")]
+    Changed {
+        /// The path that changed.
+        path: String,
+        /// What was expected and seen.
+        detail: String,
+    },
+    /// The file system refused.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done, with its path.
+        action: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The port to accelerators of a node.
+pub trait Accelerators: Send + Sync {
+    /// GPUs that are there now, or why that cannot be known.
+    fn gpus(&self) -> Result<Vec<Gpu>, String>;
+}
+
+/// A GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// `GPU-…`, as CUDA_VISIBLE_DEVICES takes it.
+    pub uuid: String,
+    /// Product name.
+    pub name: String,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+/// The port to time. Leases and durations use the monotonic clock, records the
+/// calendar clock; tests give their own.
+pub trait Clock: Send + Sync {
+    /// Now, by the calendar clock.
+    fn now(&self) -> Micros;
+
+    /// Microseconds since some fixed point of this boot; never goes back.
+    fn monotonic_us(&self) -> u64;
+}

@@ -1,0 +1,293 @@
+//! A run and its attempts as they are recorded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AttemptNumber, Cause, CommitId, Digest, Exit, FencingToken, LimitsPolicy, Micros, Name, NodeId,
+    ObjectId, Owner, ParamValue, Phase, Plan, PlanDigest, ReproPolicy, RetryOn, RunId, Sequence,
+    Tenant, Tolerance, Trust,
+};
+
+/// One accepted execution of a plan, or the parent of a sweep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Its place in the order of acceptance; set by the store.
+    pub seq: Sequence,
+    /// Who pays.
+    pub tenant: Tenant,
+    /// Who asked.
+    pub owner: Owner,
+    /// Name of the experiment.
+    pub name: Name,
+    /// Alone, parent or point of a sweep.
+    pub kind: RunKind,
+    /// The source tree.
+    pub commit: CommitId,
+    /// The plan; a parent has none of its own.
+    pub plan: Option<Arc<Plan>>,
+    /// `plan_sha256`; a parent's is the digest of its children's.
+    pub plan_sha256: PlanDigest,
+    /// Everything that is not plan.
+    pub placement: Placement,
+    /// Git facts of the tree, if it has a repository.
+    pub git: Option<GitFacts>,
+    /// Where it stands. A parent's is derived from its children on reading.
+    pub phase: Phase,
+    /// Why it ended, or why it waits again.
+    pub cause: Option<Cause>,
+    /// What a person should read about the end; empty when all is well.
+    pub message: String,
+    /// How the last attempt's command ended.
+    pub exit: Option<Exit>,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Token of the newest lease; 0 before the first.
+    pub token: FencingToken,
+    /// When it was accepted.
+    pub queued_at: Micros,
+    /// When its last attempt's command started.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub ended_at: Option<Micros>,
+    /// Level and reasons; predicted until the end, then computed.
+    pub trust: Option<Trust>,
+    /// Metrics by name.
+    pub metrics: BTreeMap<String, MetricSummary>,
+    /// Listing of the collected outputs: an object in the content store in the
+    /// tree form of commits.
+    pub outputs: Option<ObjectId>,
+    /// Digest of `run_manifest.json`, once written.
+    pub manifest_sha256: Option<Digest>,
+    /// Isolation and limits that the last attempt had.
+    pub isolation: Option<Isolation>,
+}
+
+/// A run's part in a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// Stands alone.
+    Single,
+    /// Parent of `children` points; never executed itself, never counted.
+    Parent {
+        /// Number of points.
+        children: u32,
+    },
+    /// A point of a sweep.
+    Child {
+        /// The sweep.
+        parent: RunId,
+        /// Its place in the sweep, from 0.
+        index: u32,
+    },
+}
+
+/// Where and for whom a plan runs. Recorded beside the plan, never hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Where attempts run.
+    pub executor: ExecutorKind,
+    /// The node that holds it, once leased.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// Larger goes first; 0 is usual.
+    #[serde(default)]
+    pub priority: i32,
+    /// How often it may be tried again.
+    #[serde(default)]
+    pub retries: u32,
+    /// What besides loss is tried again.
+    #[serde(default)]
+    pub retry_on: Vec<RetryOn>,
+    /// Runs that must complete first.
+    #[serde(default)]
+    pub after: Vec<RunId>,
+    /// The policy it was admitted under.
+    #[serde(default)]
+    pub policy: ReproPolicy,
+    /// Whether the sandbox is used.
+    #[serde(default)]
+    pub sandbox: bool,
+    /// Whether a limit that cannot be enforced stops it.
+    #[serde(default)]
+    pub limits: LimitsPolicy,
+    /// What "reproduced" means.
+    #[serde(default)]
+    pub tolerance: BTreeMap<String, Tolerance>,
+    /// For `environment: current`: the virtual environment to use.
+    #[serde(default)]
+    pub current_environment: Option<String>,
+    /// Site options of a cluster.
+    #[serde(default)]
+    pub site: BTreeMap<String, String>,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            executor: ExecutorKind::Process,
+            node: None,
+            priority: 0,
+            retries: 0,
+            retry_on: Vec::new(),
+            after: Vec::new(),
+            policy: ReproPolicy::Strict,
+            sandbox: false,
+            limits: LimitsPolicy::Recorded,
+            tolerance: BTreeMap::new(),
+            current_environment: None,
+            site: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where attempts run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorKind {
+    /// Processes of this machine under a supervisor each.
+    Process,
+}
+
+/// What git says of the project folder when it was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitFacts {
+    /// Object name of HEAD.
+    pub head: String,
+    /// Branch, unless detached.
+    pub branch: Option<String>,
+}
+
+/// One try of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The run.
+    pub run: RunId,
+    /// Which try, from 1.
+    pub number: AttemptNumber,
+    /// The lease it runs under.
+    pub token: FencingToken,
+    /// Who holds the lease.
+    pub node: NodeId,
+    /// Boot of the node when the lease was granted (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// When the lease was granted.
+    pub leased_at: Micros,
+    /// When the command started.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub ended_at: Option<Micros>,
+    /// How the command ended.
+    pub exit: Option<Exit>,
+    /// Why it ended.
+    pub cause: Option<Cause>,
+}
+
+/// What is kept of a metric in the run itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricSummary {
+    /// Value at the highest step.
+    pub last: MetricValue,
+    /// Smallest value.
+    pub min: MetricValue,
+    /// Largest value.
+    pub max: MetricValue,
+    /// Number of points.
+    pub steps: u64,
+}
+
+impl Eq for MetricSummary {}
+
+/// A metric's value. In JSON not-a-number and the infinities are the strings
+/// `nan`, `inf` and `-inf`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MetricValue(pub f64);
+
+impl Serialize for MetricValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else if self.0.is_nan() {
+            serializer.serialize_str("nan")
+        } else if self.0 > 0.0 {
+            serializer.serialize_str("inf")
+        } else {
+            serializer.serialize_str("-inf")
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricValue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let error = |seen: &dyn std::fmt::Display| {
+            serde::de::Error::custom(format!("`{seen}` is not a number, `nan`, `inf` or `-inf`"))
+        };
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Number(number) => {
+                number.as_f64().map(Self).ok_or_else(|| error(&number))
+            }
+            serde_json::Value::String(text) => match text.to_ascii_lowercase().as_str() {
+                "nan" => Ok(Self(f64::NAN)),
+                "inf" | "+inf" | "infinity" => Ok(Self(f64::INFINITY)),
+                "-inf" | "-infinity" => Ok(Self(f64::NEG_INFINITY)),
+                _ => Err(error(&text)),
+            },
+            other => Err(error(&other)),
+        }
+    }
+}
+
+/// One metric point as jobs write it: a line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// Name of the metric.
+    pub name: String,
+    /// Its value.
+    pub value: MetricValue,
+    /// Its step; absent takes the next one of this name.
+    #[serde(default)]
+    pub step: Option<i64>,
+    /// Seconds since 1970-01-01 00:00 UTC.
+    #[serde(default)]
+    pub time: Option<f64>,
+}
+
+/// The isolation an attempt had and the limits that held.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Isolation {
+    /// Namespaces of its own, of `user`, `mount`, `pid`, `net`, `ipc`, `uts`.
+    pub namespaces: Vec<String>,
+    /// Whether it saw only its inputs and the system's read-only files.
+    pub sandboxed: bool,
+    /// Whether the plan's network policy was enforced.
+    pub network_enforced: bool,
+    /// Each limit, as asked and as read back.
+    pub limits: Vec<LimitReport>,
+}
+
+/// One limit: asked for, read back, and by what means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitReport {
+    /// `cpu`, `memory`, `pids` or `time`.
+    pub name: String,
+    /// The value asked for, in the unit of the plan.
+    pub asked: u64,
+    /// The value read back after setting; null when it does not hold.
+    pub held: Option<u64>,
+    /// `cgroup2`, `cgroup1`, `supervisor`, or why it does not hold.
+    pub by: String,
+}
+
+/// A parameter assignment such as `lr=0.1`, for tables.
+pub fn params_line(params: &BTreeMap<String, ParamValue>) -> String {
+    params
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}

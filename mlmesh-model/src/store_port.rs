@@ -1,0 +1,420 @@
+//! The port to the metadata store: runs, the queue, attempts, events, audit,
+//! datasets, keys, idempotency.
+//!
+//! Each method is one transaction. What a method has returned is on disk. The
+//! queue is a table of the store: a run and its place in the queue appear
+//! together, and a claim takes the place and writes the lease together.
+//!
+//! ```text
+//!   submit ──► queued ──claim──► starting ──advance──► … ──advance──► ended
+//!                 ▲                              │
+//!                 └──────────requeue─────────────┘   (token grows with each claim)
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Attempt, AttemptNumber, BoxFuture, Cause, CommitId, Digest, Event, Exit, FencingToken,
+    Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase, Run, RunId, Sequence,
+    Tenant, Trust,
+};
+
+/// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
+/// `mlmesh-store/tests/it/conformance.rs`, run on every backend.
+pub trait Store: Send + Sync {
+    /// Writes runs, their queue rows, events and the audit row; all or nothing.
+    /// Runs arrive with `seq` 0 and get one each, in the order given. A repeated
+    /// idempotency key of the tenant with the same `request_sha256` returns the
+    /// first outcome; with another one it is [`StoreError::IdempotencyMismatch`].
+    fn submit(&self, submit: Submit) -> BoxFuture<'_, Result<Submitted, StoreError>>;
+
+    /// Takes a queued run for a node: phase `starting`, attempt + 1, token + 1,
+    /// queue row gone. [`StoreError::NotQueued`] when it is not there any more.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Attempt, StoreError>>;
+
+    /// Moves a run along the phase table under its lease. A token that is not
+    /// the run's newest is [`StoreError::StaleToken`]; a move that the table
+    /// does not allow is [`StoreError::MoveNotAllowed`]. Nothing changes then.
+    fn advance(&self, advance: Advance) -> BoxFuture<'_, Result<Run, StoreError>>;
+
+    /// Ends a queued run (cancel, failed dependency), or puts an ended one back
+    /// (`ml retry`): moves that need no lease.
+    fn move_unleased(&self, change: UnleasedMove) -> BoxFuture<'_, Result<Run, StoreError>>;
+
+    /// Replaces the metric summaries of a live or ended run under its token.
+    fn set_metrics(
+        &self,
+        run: RunId,
+        token: FencingToken,
+        metrics: BTreeMap<String, MetricSummary>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The run with exactly this id.
+    fn run(&self, tenant: &Tenant, id: RunId) -> BoxFuture<'_, Result<Option<Run>, StoreError>>;
+
+    /// Ids that begin with `prefix`, at most `limit`, newest first.
+    fn ids_by_prefix(
+        &self,
+        tenant: &Tenant,
+        prefix: &str,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>>;
+
+    /// Runs, newest first, without the points of sweeps unless asked for.
+    fn runs(&self, query: RunQuery) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+
+    /// How many runs stand in each phase; parents are not counted.
+    fn counts(&self, tenant: &Tenant) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>>;
+
+    /// All queued and live runs of all tenants in order of acceptance: what a
+    /// daemon needs to go on after a restart.
+    fn open_runs(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+
+    /// Attempts of a run, oldest first.
+    fn attempts(&self, run: RunId) -> BoxFuture<'_, Result<Vec<Attempt>, StoreError>>;
+
+    /// Events after `after`, oldest first, at most `limit`.
+    fn events(
+        &self,
+        tenant: &Tenant,
+        after: Sequence,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// Sequence of the newest event.
+    fn last_event(&self) -> BoxFuture<'_, Result<Sequence, StoreError>>;
+
+    /// Writes an event and an audit row that belong to no other transaction.
+    fn record(
+        &self,
+        event: Option<Event>,
+        audit: Option<AuditNote>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Audit rows after `after`, oldest first.
+    fn audit_rows(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>>;
+
+    /// Registers a dataset; the same name, version and checksum again is no change,
+    /// another checksum under the same name and version is [`StoreError::DatasetExists`].
+    fn put_dataset(
+        &self,
+        dataset: Dataset,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// All datasets of the tenant, by name and version.
+    fn datasets(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Dataset>, StoreError>>;
+
+    /// Removes a dataset; false when there was none.
+    fn remove_dataset(
+        &self,
+        tenant: &Tenant,
+        name: &Name,
+        version: &str,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Adds or replaces an API key.
+    fn put_key(&self, key: ApiKey, audit: AuditNote) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// All keys that are not revoked.
+    fn keys(&self) -> BoxFuture<'_, Result<Vec<ApiKey>, StoreError>>;
+
+    /// Commits and objects that runs refer to: what prune must keep.
+    fn references(&self) -> BoxFuture<'_, Result<References, StoreError>>;
+
+    /// Removes ended runs (not pinned ones) that ended before `ended_before`,
+    /// with their attempts; returns their ids.
+    fn prune_runs(
+        &self,
+        tenant: &Tenant,
+        ended_before: Micros,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>>;
+
+    /// Writes and reads back one row: what `/health/ready` asks.
+    fn check(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Input of [`Store::submit`].
+#[derive(Debug, Clone)]
+pub struct Submit {
+    /// Runs in order; a parent stands before its children.
+    pub runs: Vec<Run>,
+    /// Unique per tenant.
+    pub idempotency_key: Option<String>,
+    /// Digest of the request body, to tell a retry from a reuse of the key.
+    pub request_sha256: Digest,
+    /// The audit row of this submission.
+    pub audit: AuditNote,
+}
+
+/// Output of [`Store::submit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// The run, or the parent of the sweep.
+    pub id: RunId,
+    /// False when an earlier request with this key was answered again.
+    pub fresh: bool,
+}
+
+/// Input of [`Store::claim`].
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The run.
+    pub run: RunId,
+    /// Who takes it.
+    pub node: NodeId,
+    /// Its boot.
+    pub boot_id: String,
+    /// Now.
+    pub time: Micros,
+}
+
+/// Input of [`Store::advance`]. Fields that are `None` stay as they are.
+#[derive(Debug, Clone)]
+pub struct Advance {
+    /// The run.
+    pub run: RunId,
+    /// The lease.
+    pub token: FencingToken,
+    /// The next phase, or several that follow each other in one transaction.
+    pub to: Vec<Phase>,
+    /// Now.
+    pub time: Micros,
+    /// What is recorded with the move.
+    pub record: RunUpdate,
+    /// For a move back to `queued`: not before this time.
+    pub not_before: Option<Micros>,
+}
+
+/// What a move records in the run and its newest attempt.
+#[derive(Debug, Clone, Default)]
+pub struct RunUpdate {
+    /// Why.
+    pub cause: Option<Cause>,
+    /// For people.
+    pub message: Option<String>,
+    /// How the command ended.
+    pub exit: Option<Exit>,
+    /// When the command started.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub ended_at: Option<Micros>,
+    /// The level that held.
+    pub trust: Option<Trust>,
+    /// Final metric summaries.
+    pub metrics: Option<BTreeMap<String, MetricSummary>>,
+    /// The outputs' listing.
+    pub outputs: Option<ObjectId>,
+    /// The manifest's digest.
+    pub manifest_sha256: Option<Digest>,
+    /// Isolation and limits that held.
+    pub isolation: Option<Isolation>,
+}
+
+/// Input of [`Store::move_unleased`].
+#[derive(Debug, Clone)]
+pub struct UnleasedMove {
+    /// The run.
+    pub run: RunId,
+    /// The phase it must be in.
+    pub from: Phase,
+    /// The phase it goes to.
+    pub to: Phase,
+    /// Now.
+    pub time: Micros,
+    /// Why.
+    pub cause: Option<Cause>,
+    /// For people.
+    pub message: String,
+    /// The audit row, when a person asked.
+    pub audit: Option<AuditNote>,
+}
+
+/// Which runs are read.
+#[derive(Debug, Clone)]
+pub struct RunQuery {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Only those in these phases; empty means all.
+    pub phases: Vec<Phase>,
+    /// Points of this sweep, in sweep order, instead of the top level.
+    pub parent: Option<RunId>,
+    /// Only those of this owner.
+    pub owner: Option<Owner>,
+    /// Only those accepted before this one (a cursor). With `parent`: after it.
+    pub cursor: Option<Sequence>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// What an audit row says, before the store chains it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditNote {
+    /// When.
+    pub time: Micros,
+    /// Whose tenant.
+    pub tenant: Tenant,
+    /// Who.
+    pub owner: Owner,
+    /// Which key, by its public name; `local` without one.
+    pub key: String,
+    /// From where: an address, or `local`.
+    pub remote: String,
+    /// The action, such as `run.submit`.
+    pub action: String,
+    /// What it was done to: a run id, a dataset, a key name.
+    pub subject: String,
+    /// Digest of details (the request body); never the details themselves.
+    pub details_sha256: Option<Digest>,
+}
+
+/// A chained audit row: `hash` is SHA-256 over the canonical JSON of
+/// `{"n", "note", "previous"}`, where `previous` is the hash of row `n - 1`
+/// (64 zeros for the first).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// From 1, without a gap.
+    pub n: u64,
+    /// What happened.
+    pub note: AuditNote,
+    /// Hash of the row before.
+    pub previous: Digest,
+    /// Hash of this row.
+    pub hash: Digest,
+}
+
+/// A registered dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Who registered it.
+    pub owner: Owner,
+    /// Its name.
+    pub name: Name,
+    /// Its version.
+    pub version: String,
+    /// Digest of the file, or of the directory's listing.
+    pub checksum: Digest,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Where it lies: an absolute path on the daemon's machine.
+    pub path: String,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Files in all.
+    pub files: u64,
+    /// When it was registered.
+    pub registered_at: Micros,
+}
+
+/// An API key as it is stored: never the key, only its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Public name, shown in the audit.
+    pub name: String,
+    /// Whose.
+    pub tenant: Tenant,
+    /// Who holds it.
+    pub owner: Owner,
+    /// SHA-256 of the key, which carries 256 random bits.
+    pub sha256: Digest,
+    /// What it may do.
+    pub class: KeyClass,
+    /// For an attempt token: the run it is bound to.
+    pub run: Option<RunId>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// When it was revoked.
+    pub revoked_at: Option<Micros>,
+}
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyClass {
+    /// A person at a keyboard.
+    Interactive,
+    /// Bulk work; `owner.key` is one.
+    Bulk,
+    /// One attempt: run-scoped, dies with it.
+    Attempt,
+}
+
+/// What must not be pruned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    /// Trees of runs.
+    pub commits: Vec<CommitId>,
+    /// Listings of outputs.
+    pub outputs: Vec<ObjectId>,
+}
+
+/// What a store refuses or fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The run is not known to this tenant.
+    #[error("no run `{0}`")]
+    NoRun(RunId),
+    /// Somebody else took it, or it was cancelled.
+    #[error("run `{0}` is not queued")]
+    NotQueued(RunId),
+    /// A result under an old lease.
+    #[error("run `{run}` is held under token {newest:?}; {given:?} is an old one")]
+    StaleToken {
+        /// The run.
+        run: RunId,
+        /// The token that came.
+        given: FencingToken,
+        /// The token that counts.
+        newest: FencingToken,
+    },
+    /// A move outside the phase table.
+    #[error("run `{run}` cannot go from `{from}` to `{to}`")]
+    MoveNotAllowed {
+        /// The run.
+        run: RunId,
+        /// Where it stands.
+        from: Phase,
+        /// Where it was to go.
+        to: Phase,
+    },
+    /// The idempotency key was used for another request.
+    #[error("idempotency key `{0}` was used for another request")]
+    IdempotencyMismatch(String),
+    /// Name and version are taken by other data.
+    #[error("dataset `{name}` version `{version}` is registered with checksum {checksum}")]
+    DatasetExists {
+        /// Its name.
+        name: Name,
+        /// Its version.
+        version: String,
+        /// The checksum on record.
+        checksum: Digest,
+    },
+    /// The disk is full or read-only, the server is away: retry later.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store holds something that it cannot have written.
+    #[error("store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// A lease as executors carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptRef {
+    /// The run.
+    pub run: RunId,
+    /// Which try.
+    pub number: AttemptNumber,
+    /// Its lease.
+    pub token: FencingToken,
+}
