@@ -243,6 +243,9 @@ pub enum ExecError {
 
 /// The port from executors to the content store. Blocking.
 pub trait Snapshots: Send + Sync {
+    /// Whether the commit's listing and every object in it are there.
+    fn has_commit(&self, commit: CommitId) -> Result<bool, SnapshotsError>;
+
     /// Writes the commit's tree below `destination`, which is new or empty.
     fn checkout(&self, commit: CommitId, destination: &Path) -> Result<(), SnapshotsError>;
 
