@@ -1,0 +1,4 @@
+//! The integration tests of the content store, one binary.
+
+mod snapshots;
+mod support;
