@@ -1,0 +1,96 @@
+//! What control refuses or fails at, for callers.
+
+use mlmesh_model::{Phase, PlanDigest, Refusal, RunId, StoreError, Trust};
+use serde::Serialize;
+
+/// A submission that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Accepted {
+    /// The run, or the parent of the sweep.
+    pub id: RunId,
+    /// Digest of the plan, or of the sweep.
+    pub plan_sha256: PlanDigest,
+    /// Points of the sweep in order; empty for a single run.
+    pub children: Vec<RunId>,
+    /// The level it can reach, and why no higher one.
+    pub trust: Trust,
+    /// False when an earlier request with this idempotency key was answered again.
+    pub fresh: bool,
+}
+
+/// What the job path refuses or fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Preflight refused; nothing was enqueued.
+    #[error("refused: {}", messages(.0))]
+    Refused(Vec<Refusal>),
+    /// No such run of this tenant.
+    #[error("no run `{0}`")]
+    NoRun(RunId),
+    /// The run is in a phase in which this cannot be done.
+    #[error("cannot {action} run `{run}`: it is {phase}; {allowed}")]
+    Phase {
+        /// `cancel` or `retry`.
+        action: &'static str,
+        /// The run.
+        run: RunId,
+        /// Where it stands.
+        phase: Phase,
+        /// In which phases it could be done.
+        allowed: &'static str,
+    },
+    /// The run is someone else's.
+    #[error("run `{0}` belongs to another owner")]
+    NotOwner(RunId),
+    /// The daemon is going down and takes nothing new.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// The store failed or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of the data directory could not be read or written.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done, with its path.
+        action: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The crash point named by a test does not exist.
+    #[error("`{seen}` is not a crash point; known are {known}")]
+    CrashPoint {
+        /// What was asked for.
+        seen: String,
+        /// The points there are.
+        known: String,
+    },
+}
+
+impl ControlError {
+    /// The stable word of the API and of `ml --json`.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused(refusals) => refusals
+                .first()
+                .map_or("refused", |refusal| refusal.code.as_str()),
+            Self::NoRun(_) | Self::Store(StoreError::NoRun(_)) => "run_not_found",
+            Self::Phase { .. } => "phase_not_allowed",
+            Self::NotOwner(_) => "not_owner",
+            Self::ShuttingDown => "shutting_down",
+            Self::Store(StoreError::IdempotencyMismatch(_)) => "idempotency_mismatch",
+            Self::Store(StoreError::StaleToken { .. }) => "stale_token",
+            Self::Store(StoreError::Unavailable(_)) => "store_unavailable",
+            Self::Store(_) => "store_failed",
+            Self::Io { .. } => "data_directory_failed",
+            Self::CrashPoint { .. } => "crash_point_unknown",
+        }
+    }
+}
+
+fn messages(refusals: &[Refusal]) -> String {
+    refusals
+        .iter()
+        .map(|refusal| refusal.message.as_str())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
