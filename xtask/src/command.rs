@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::workspace::Workspace;
-use crate::{dist, gate, soak, step, tidy};
+use crate::{demo, dist, gate, soak, step, tidy};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -22,6 +22,7 @@ Build output and caches go to the target directory (CARGO_TARGET_DIR is honoured
 pub fn run(words: &[String]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = Workspace::locate().and_then(|workspace| match words.as_slice() {
+        ["demo"] => demo::run(&workspace).map(|()| true),
         ["test"] => gate::run(&workspace).map(|()| true),
         ["tidy"] => tidy::run(&workspace).map(|()| true),
         ["soak"] => soak::run(&workspace, None).map(|()| true),

@@ -1,14 +1,21 @@
 //! Every error code stands in `docs/errors.md`.
 //!
-//! A code is a snake-case word. It is declared in one of the files of [`DECLARATIONS`]
-//! as a constant or as the value of a match arm, or written as `code: "word"` where an
-//! error is made.
+//! A code is a snake-case word. It is written as `code: "word"`, as the first word that
+//! a constructor of [`CONSTRUCTORS`] is given, in an arm of a function named `code`, or
+//! as a constant or an arm in one of the files of [`DECLARATIONS`].
 
 use std::collections::BTreeMap;
 
 use super::Finding;
-use super::sources::{Sources, line_of, positions};
+use super::sources::{RustFile, Sources, line_of, positions};
 
+/// Calls whose first literal is a code.
+const CONSTRUCTORS: &[&str] = &[
+    "Refusal::new(",
+    "deny(",
+    "ErrorBody::new(",
+    "ApiError::new(",
+];
 const DECLARATIONS: &[&str] = &[
     "mlmesh-api/src/error_code.rs",
     "mlmesh-model/src/refusal.rs",
@@ -33,24 +40,56 @@ pub(crate) fn check(sources: &Sources) -> Vec<Finding> {
 fn codes(sources: &Sources) -> BTreeMap<String, String> {
     let mut codes = BTreeMap::new();
     for file in sources.product().filter(|file| file.package != "xtask") {
-        let marks: &[&str] = if DECLARATIONS.contains(&file.path) {
-            &["code: \"", "=> \"", ": &str = \"", "&'static str = \""]
-        } else {
-            &["code: \""]
-        };
-        for mark in marks {
-            for position in positions(&file.text, mark) {
-                let start = position + mark.len();
-                let word = file.text[start..].split('"').next().unwrap_or_default();
-                if is_code(word) {
-                    codes.entry(word.to_owned()).or_insert_with(|| {
-                        format!("{}:{}", file.path, line_of(&file.text, position))
-                    });
-                }
+        for position in literals(&file) {
+            let word = file.text[position..].split('"').next().unwrap_or_default();
+            if is_code(word) {
+                let place = format!("{}:{}", file.path, line_of(&file.text, position));
+                codes.entry(word.to_owned()).or_insert(place);
             }
         }
     }
     codes
+}
+
+/// Where the literals begin that stand where a code is expected.
+fn literals(file: &RustFile<'_>) -> Vec<usize> {
+    let after =
+        |mark: &'static str| positions(&file.text, mark).map(move |position| position + mark.len());
+    let mut found: Vec<usize> = after("code: \"").collect();
+    for constructor in CONSTRUCTORS {
+        found.extend(after(constructor).filter_map(|start| first_literal(&file.text, start)));
+    }
+    if DECLARATIONS.contains(&file.path) {
+        found.extend(after("=> \"").chain(after("str = \"")));
+    }
+    for start in after("fn code(") {
+        let end = start + body_length(&file.code[start..]);
+        found.extend(after("=> \"").filter(|position| (start..end).contains(position)));
+    }
+    found
+}
+
+/// The first literal among a call's leading arguments, which are short names.
+fn first_literal(text: &str, start: usize) -> Option<usize> {
+    let quote = text[start..].find('"')?;
+    let before = &text[start..start + quote];
+    let plain =
+        |letter: char| letter.is_alphanumeric() || letter.is_whitespace() || "_:,".contains(letter);
+    before.chars().all(plain).then_some(start + quote + 1)
+}
+
+/// How far it is to the brace that closes the first one.
+fn body_length(code: &str) -> usize {
+    let mut depth = 0_usize;
+    for (at, byte) in code.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth <= 1 => return at,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    code.len()
 }
 
 fn is_code(word: &str) -> bool {
@@ -101,6 +140,19 @@ mod tests {
             found,
             ["meshd/src/main.rs:1", "mlmesh-api/src/error_code.rs:2"]
         );
+    }
+
+    #[test]
+    fn codes_are_found_wherever_they_are_made() {
+        let sources = Sources::sample(&[(
+            "a/src/lib.rs",
+            "fn a() { Refusal::new(\n    \"from_constructor\", format!(\"x\")); Refusal::new(code, f(\"no_code\")) }\n\
+             fn b() { deny(Level::L3, \"from_deny\", x) }\n\
+             fn code(&self) -> &str { match self { A { .. } => \"from_arm\" } }\n\
+             fn other() { match self { A => \"no_code\" } }",
+        )]);
+        let found: Vec<String> = codes(&sources).into_keys().collect();
+        assert_eq!(found, ["from_arm", "from_constructor", "from_deny"]);
     }
 
     #[test]

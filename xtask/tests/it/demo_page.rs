@@ -1,0 +1,142 @@
+//! The demo's page is opened in a real browser, which reports what it drew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use xtask::demo::page::{Kill, Page, Reason, Run, html};
+
+const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
+
+/// Counts what is visible: a line that has a length, a badge that has a size.
+const LOOK: &str = "<script>addEventListener('load', () => {
+  const seen = (query, test) => [...document.querySelectorAll(query)].filter(test).length;
+  const box = node => { const size = node.getBoundingClientRect(); return size.width > 4 && size.height > 4; };
+  document.title = 'seen ' + [
+    seen('polyline', line => line.getTotalLength() > 50 && getComputedStyle(line).stroke !== 'none'),
+    seen('.badge', box), seen('tbody tr', box), seen('figure svg', box),
+    document.documentElement.scrollWidth <= innerWidth ? 'fits' : 'overflows',
+    getComputedStyle(document.body).backgroundColor.replaceAll(' ', '')].join(' ');
+});</script>";
+
+#[test]
+fn a_browser_draws_the_page() {
+    let Some(browser) = BROWSERS.iter().find(|name| xtask::step::on_path(name)) else {
+        assert!(
+            !xtask::workspace::is_ci(),
+            "no browser; `cargo xtask test` installs one"
+        );
+        eprintln!("skipped: no browser on PATH (hint: `apt-get install chromium`)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("page.html");
+    fs::write(
+        &path,
+        html(&sample()).replace("</body>", &format!("{LOOK}</body>")),
+    )
+    .unwrap();
+    assert_eq!(
+        title(browser, folder.path(), &path, &[]),
+        "seen 18 9 9 6 fits rgb(252,252,250)"
+    );
+    let dark = ["--blink-settings=preferredColorScheme=0"];
+    assert_eq!(
+        title(browser, folder.path(), &path, &dark),
+        "seen 18 9 9 6 fits rgb(20,21,23)"
+    );
+}
+
+/// Opens a file without network and returns the title that the page gave itself.
+fn title(browser: &str, profile: &Path, page: &Path, options: &[&str]) -> String {
+    let output = Command::new(browser)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--window-size=1200,900",
+        ])
+        .args([
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=2000",
+            "--dump-dom",
+        ])
+        .args(options)
+        .arg(format!(
+            "--user-data-dir={}",
+            profile.join("profile").display()
+        ))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser starts");
+    let dom = String::from_utf8_lossy(&output.stdout);
+    let title = dom
+        .split("<title>")
+        .nth(1)
+        .and_then(|rest| rest.split("</title>").next());
+    title
+        .unwrap_or_else(|| {
+            panic!(
+                "no title in `{dom}`: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })
+        .to_owned()
+}
+
+/// Nine runs with curves that fall and rise as real ones do.
+fn sample() -> Page {
+    let mut runs = Vec::new();
+    for (row, lr) in ["0.003", "0.03", "0.3"].into_iter().enumerate() {
+        for (column, hidden) in ["0", "16", "64"].into_iter().enumerate() {
+            let speed = 0.02 * (1.0 + row as f64 * 2.0 + column as f64);
+            let loss: Vec<(f64, f64)> = (1..=200)
+                .map(f64::from)
+                .map(|step| (step, 2.3 * (-speed * step).exp() + 0.004))
+                .collect();
+            let accuracy: Vec<(f64, f64)> = loss
+                .iter()
+                .map(|(step, loss)| (*step, 0.97 - 0.25 * loss))
+                .collect();
+            runs.push(Run {
+                id: format!("k7{row}m2{column}x9qd4a"),
+                phase: "completed".to_owned(),
+                params: [
+                    ("lr".to_owned(), lr.to_owned()),
+                    ("hidden".to_owned(), hidden.to_owned()),
+                ]
+                .into(),
+                accuracy: accuracy.last().map(|point| point.1),
+                loss: loss.last().map(|point| point.1),
+                plan: format!("{row}{column}").repeat(32),
+                trust: if row == 2 { "L2" } else { "L3" }.to_owned(),
+                reasons: if row == 2 {
+                    vec![Reason {
+                        level: "L3".to_owned(),
+                        message: "the recipe names no seed".to_owned(),
+                    }]
+                } else {
+                    Vec::new()
+                },
+                curves: BTreeMap::from([
+                    ("loss".to_owned(), loss),
+                    ("accuracy".to_owned(), accuracy),
+                ]),
+            });
+        }
+    }
+    Page {
+        checksum: "sha256:09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+            .to_owned(),
+        source: "data: a sample".to_owned(),
+        kill: Kill {
+            ended: 3,
+            live: 2,
+            queued: 4,
+        },
+        seconds: 21.4,
+        runs,
+    }
+}
