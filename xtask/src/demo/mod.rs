@@ -28,6 +28,8 @@ use crate::{parts, step};
 use page::{Curve, Kill, Page, Reason, Run};
 
 const POLL: Duration = Duration::from_millis(100);
+/// A sweep that is worth a page.
+const RUNS_MIN: usize = 9;
 const RUNS_MAX_WAIT: Duration = Duration::from_secs(300);
 /// The daemon is killed when so many runs are done and others are under way.
 const DONE_BEFORE_KILL: u64 = 3;
@@ -124,17 +126,17 @@ fn register(mesh: &Mesh, data: &Path) -> Result<String> {
 }
 
 fn children(mesh: &Mesh, sweep: &str) -> Result<Vec<String>> {
-    let info = mesh.json(&["info", sweep])?;
-    let ids: Vec<String> = info["children"]
+    let list = mesh.json(&["list", "--parent", sweep])?;
+    let ids: Vec<String> = list["runs"]
         .as_array()
         .into_iter()
         .flatten()
-        .filter_map(Value::as_str)
+        .filter_map(|run| run["id"].as_str())
         .map(str::to_owned)
         .collect();
     ensure!(
-        ids.len() >= 9,
-        "sweep {sweep} has {} children, expected at least 9: {info}",
+        ids.len() >= RUNS_MIN,
+        "sweep {sweep} has {} runs, expected at least {RUNS_MIN}: {list}",
         ids.len()
     );
     Ok(ids)
@@ -240,14 +242,9 @@ fn read_run(mesh: &Mesh, id: &str) -> Result<Run> {
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned)
     };
-    let params = [
-        &info["params"],
-        &info["plan"]["params"],
-        &info["manifest"]["plan"]["params"],
-    ]
-    .into_iter()
-    .find_map(Value::as_object)
-    .with_context(|| format!("`ml info {id} --json` has no `params`"))?;
+    let params = info["plan"]["params"]
+        .as_object()
+        .with_context(|| format!("`ml info {id} --json` has no `plan.params`"))?;
     let reasons = info["trust"]["reasons"].as_array().into_iter().flatten();
     let outputs = mesh.folder().join("outputs").join(id);
     let folder = outputs
