@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::workspace::Workspace;
-use crate::{demo, dist, gate, soak, step, tidy};
+use crate::{bench, demo, dist, gate, soak, step, tidy};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -27,6 +27,8 @@ pub fn run(words: &[String]) -> ExitCode {
         ["tidy"] => tidy::run(&workspace).map(|()| true),
         ["soak"] => soak::run(&workspace, None).map(|()| true),
         ["soak", name] => soak::run(&workspace, Some(name)).map(|()| true),
+        ["bench"] => bench::run(&workspace, None).map(|()| true),
+        ["bench", name] => bench::run(&workspace, Some(name)).map(|()| true),
         ["dist"] => dist::run(&workspace).map(|()| true),
         ["help" | "--help" | "-h"] => {
             step::say(USAGE);

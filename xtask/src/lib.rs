@@ -6,10 +6,12 @@
 //! No command keeps state outside the target directory, which is the one that
 //! `CARGO_TARGET_DIR` names when it is set.
 
+pub mod bench;
 pub mod demo;
 pub mod dist;
 pub mod gate;
 pub mod mesh;
+pub mod meter;
 pub mod parts;
 pub mod soak;
 pub mod step;

@@ -1,8 +1,9 @@
 //! Every error code stands in `docs/errors.md`.
 //!
 //! A code is a snake-case word. It is written as `code: "word"`, as the first word that
-//! a constructor of [`CONSTRUCTORS`] is given, in an arm of a function named `code`, or
-//! as a constant or an arm in one of the files of [`DECLARATIONS`].
+//! a constructor of [`CONSTRUCTORS`] is given, in an arm of a function named `code`, as
+//! a constant of a module named `code`, or as a constant or an arm in one of the files
+//! of [`DECLARATIONS`].
 
 use std::collections::BTreeMap;
 
@@ -62,9 +63,11 @@ fn literals(file: &RustFile<'_>) -> Vec<usize> {
     if DECLARATIONS.contains(&file.path) {
         found.extend(after("=> \"").chain(after("str = \"")));
     }
-    for start in after("fn code(") {
-        let end = start + body_length(&file.code[start..]);
-        found.extend(after("=> \"").filter(|position| (start..end).contains(position)));
+    for (head, mark) in [("fn code(", "=> \""), ("mod code {", "str = \"")] {
+        for start in after(head) {
+            let body = start..start + body_length(&file.code[start..]);
+            found.extend(after(mark).filter(|position| body.contains(position)));
+        }
     }
     found
 }
@@ -149,10 +152,14 @@ mod tests {
             "fn a() { Refusal::new(\n    \"from_constructor\", format!(\"x\")); Refusal::new(code, f(\"no_code\")) }\n\
              fn b() { deny(Level::L3, \"from_deny\", x) }\n\
              fn code(&self) -> &str { match self { A { .. } => \"from_arm\" } }\n\
-             fn other() { match self { A => \"no_code\" } }",
+             fn other() { match self { A => \"no_code\" } }\n\
+             mod code { pub const A: &str = \"from_module\"; }\nconst B: &str = \"no_code\";",
         )]);
         let found: Vec<String> = codes(&sources).into_keys().collect();
-        assert_eq!(found, ["from_arm", "from_constructor", "from_deny"]);
+        assert_eq!(
+            found,
+            ["from_arm", "from_constructor", "from_deny", "from_module"]
+        );
     }
 
     #[test]

@@ -1,0 +1,220 @@
+//! Measuring pairs of commands: wall and CPU time of children, of a daemon, or of the
+//! whole machine, read from `/proc`.
+//!
+//! The kernel counts CPU time there in ticks of 10 ms. A round therefore repeats its
+//! command until a tick is small against it, and the figure is per repetition.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+
+/// Ticks a second in `/proc`, fixed by the kernel's interface.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Seconds that one repetition took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    pub wall: f64,
+    pub cpu: f64,
+}
+
+/// Whose CPU time counts.
+#[derive(Debug, Clone, Copy)]
+pub enum Clock {
+    /// Our children that have ended, and theirs.
+    Children,
+    /// The same and a daemon that works for them.
+    ChildrenAndDaemon(Pid),
+    /// Everything on this machine: for work that other processes carry on with.
+    Machine,
+}
+
+impl Clock {
+    fn seconds(self) -> Result<f64> {
+        match self {
+            Clock::Children => children(),
+            Clock::ChildrenAndDaemon(pid) => Ok(children()? + process(pid)?),
+            Clock::Machine => machine(),
+        }
+    }
+}
+
+/// Runs `work`, which repeats something `times`, and returns what one repetition took.
+pub fn measure(clock: Clock, times: u32, mut work: impl FnMut() -> Result<()>) -> Result<Sample> {
+    let cpu = clock.seconds()?;
+    let start = Instant::now();
+    for _ in 0..times {
+        work()?;
+    }
+    let wall = start.elapsed().as_secs_f64();
+    let cpu = clock.seconds()? - cpu;
+    Ok(Sample {
+        wall: wall / f64::from(times),
+        cpu: cpu / f64::from(times),
+    })
+}
+
+/// Lets two sides take turns and returns the median of each, after one round that
+/// does not count.
+pub fn paired(
+    rounds: usize,
+    mut ours: impl FnMut() -> Result<Sample>,
+    mut peer: impl FnMut() -> Result<Sample>,
+) -> Result<(Sample, Sample)> {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let pair = (ours()?, peer()?);
+        if round > 0 {
+            left.push(pair.0);
+            right.push(pair.1);
+        }
+    }
+    Ok((median(&left), median(&right)))
+}
+
+fn median(samples: &[Sample]) -> Sample {
+    let middle = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        let half = values.len() / 2;
+        if values.len() % 2 == 1 {
+            values[half]
+        } else {
+            (values[half - 1] + values[half]) / 2.0
+        }
+    };
+    Sample {
+        wall: middle(samples.iter().map(|sample| sample.wall).collect()),
+        cpu: middle(samples.iter().map(|sample| sample.cpu).collect()),
+    }
+}
+
+/// CPU seconds of a process and of its children that it has waited for.
+pub fn process(pid: Pid) -> Result<f64> {
+    let fields = stat(&pid.as_raw_nonzero().to_string())?;
+    Ok(sum(&fields, &[14, 15, 16, 17]))
+}
+
+/// Memory that a process holds, in bytes.
+pub fn resident(pid: Pid) -> Result<u64> {
+    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .with_context(|| format!("{path} has no VmRSS"))?;
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .with_context(|| format!("VmRSS is `{line}`"))?;
+    Ok(kib * 1024)
+}
+
+fn children() -> Result<f64> {
+    Ok(sum(&stat("self")?, &[16, 17]))
+}
+
+/// The fields of `/proc/PID/stat` from the third on; the second may contain blanks.
+fn stat(pid: &str) -> Result<Vec<f64>> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let (_, rest) = text
+        .rsplit_once(") ")
+        .with_context(|| format!("{path} is `{text}`"))?;
+    Ok(rest
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or_default())
+        .collect())
+}
+
+/// Adds fields by their number in proc(5), which counts from 1.
+fn sum(fields: &[f64], numbers: &[usize]) -> f64 {
+    numbers
+        .iter()
+        .filter_map(|number| fields.get(number - 3))
+        .sum::<f64>()
+        / TICKS_PER_SECOND
+}
+
+/// CPU seconds of all processes: everything but idling and waiting for disks.
+fn machine() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .context("/proc/stat has no first line `cpu`")?;
+    let fields: Vec<f64> = line
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or_default())
+        .collect();
+    Ok([0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|index| fields.get(*index))
+        .sum::<f64>()
+        / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn sample(wall: f64) -> Sample {
+        Sample {
+            wall,
+            cpu: wall / 2.0,
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(
+            median(&[sample(3.0), sample(1.0), sample(100.0)]),
+            sample(3.0)
+        );
+        assert_eq!(median(&[sample(3.0), sample(1.0)]), sample(2.0));
+    }
+
+    #[test]
+    fn sides_take_turns_and_the_first_round_does_not_count() {
+        let order = std::cell::RefCell::new(String::new());
+        let mut first = true;
+        let (ours, peer) = paired(
+            2,
+            || {
+                order.borrow_mut().push('o');
+                let wall = if std::mem::take(&mut first) {
+                    99.0
+                } else {
+                    1.0
+                };
+                Ok(sample(wall))
+            },
+            || {
+                order.borrow_mut().push('p');
+                Ok(sample(2.0))
+            },
+        )
+        .unwrap();
+        assert_eq!(order.into_inner(), "opopop");
+        assert_eq!((ours.wall, peer.wall), (1.0, 2.0));
+    }
+
+    #[test]
+    fn the_work_of_children_is_counted() {
+        let busy = || {
+            let status = Command::new("sh")
+                .args(["-c", "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"])
+                .status()?;
+            anyhow::ensure!(status.success());
+            Ok(())
+        };
+        let spent = measure(Clock::Children, 1, busy).unwrap();
+        assert!(spent.cpu > 0.0 && spent.wall > 0.0, "{spent:?}");
+        assert!(resident(rustix::process::getpid()).unwrap() > 0);
+    }
+}
