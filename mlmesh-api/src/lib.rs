@@ -1,1 +1,46 @@
-//! Skeleton.
+//! The wire: versioned data transfer objects, error codes, settings, and the typed
+//! client that speaks to a daemon over HTTPS and WebSocket.
+//!
+//! The objects here are what scripts read; the model's types are what the daemon
+//! computes with. `From` stands at the edge, so that a change inside never changes
+//! the wire by accident. The client is synchronous: `ml` starts, asks and ends, and a
+//! runtime would cost more than the call.
+//!
+//! ```text
+//!   ml ── Client ──HTTPS──► meshd          model types ── From ──► DTO ── JSON ──► ml
+//! ```
+
+mod answer;
+mod catalog_dto;
+mod client;
+mod client_error;
+mod daemon_file;
+pub mod error_code;
+mod event_dto;
+mod explain_dto;
+mod health_dto;
+mod log_dto;
+mod run_dto;
+pub mod settings;
+mod status_dto;
+mod submission_schema;
+mod timestamp;
+mod transport;
+mod web_socket;
+pub mod wire;
+
+pub use answer::*;
+pub use catalog_dto::*;
+pub use client::{Client, RunFilter};
+pub use client_error::ClientError;
+pub use daemon_file::{DAEMON_SCHEMA, DaemonFile, DaemonFileError, DaemonUrls, read_key};
+pub use event_dto::*;
+pub use explain_dto::*;
+pub use health_dto::*;
+pub use log_dto::*;
+pub use run_dto::*;
+pub use status_dto::*;
+pub use submission_schema::submission_schema;
+pub use timestamp::Timestamp;
+pub use transport::{Endpoint, IdempotencyKey};
+pub use web_socket::EventStream;

@@ -1,0 +1,247 @@
+//! Datasets, the audit trail, commits, and the daemon's own chores.
+
+use mlmesh_model::{AuditRow, CommitId, Dataset, Digest, RunId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Timestamp, wire};
+
+/// Schema name of [`DatasetDto`].
+pub const DATASET_SCHEMA: &str = "mlmesh.dataset/1";
+/// Schema name of [`DatasetsDto`].
+pub const DATASETS_SCHEMA: &str = "mlmesh.datasets/1";
+/// Schema name of [`AuditDto`].
+pub const AUDIT_SCHEMA: &str = "mlmesh.audit/1";
+/// Schema name of [`AuditVerdictDto`].
+pub const AUDIT_VERDICT_SCHEMA: &str = "mlmesh.audit_verdict/1";
+/// Schema name of [`CommitDto`].
+pub const COMMIT_SCHEMA: &str = "mlmesh.commit/1";
+/// Schema name of [`ChangedRunsDto`].
+pub const CHANGED_RUNS_SCHEMA: &str = "mlmesh.changed_runs/1";
+/// Schema name of [`PruneDto`].
+pub const PRUNE_SCHEMA: &str = "mlmesh.prune/1";
+/// Schema name of [`StopDto`].
+pub const STOP_SCHEMA: &str = "mlmesh.stop/1";
+
+/// A registered dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DatasetDto {
+    /// [`DATASET_SCHEMA`].
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Digest of the file, or of the directory's listing.
+    #[schemars(schema_with = "wire::digest")]
+    pub checksum: Digest,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Where it lies on the daemon's machine.
+    pub path: String,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Files in all.
+    pub files: u64,
+    /// Who registered it.
+    pub owner: String,
+    /// When.
+    pub registered_at: Timestamp,
+}
+
+impl From<&Dataset> for DatasetDto {
+    fn from(dataset: &Dataset) -> Self {
+        Self {
+            schema: DATASET_SCHEMA.to_owned(),
+            name: dataset.name.to_string(),
+            version: dataset.version.clone(),
+            checksum: dataset.checksum,
+            directory: dataset.directory,
+            path: dataset.path.clone(),
+            bytes: dataset.bytes,
+            files: dataset.files,
+            owner: dataset.owner.to_string(),
+            registered_at: dataset.registered_at.into(),
+        }
+    }
+}
+
+/// The catalog, by name and version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DatasetsDto {
+    /// [`DATASETS_SCHEMA`].
+    pub schema: String,
+    /// The datasets.
+    pub datasets: Vec<DatasetDto>,
+}
+
+/// Registers what lies at `path` under a name and version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterDatasetDto {
+    /// Its name.
+    #[schemars(schema_with = "wire::name")]
+    pub name: String,
+    /// Its version.
+    #[schemars(schema_with = "wire::name")]
+    pub version: String,
+    /// An absolute path on the daemon's machine.
+    #[schemars(regex(pattern = "^/"))]
+    pub path: String,
+}
+
+/// A page of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditDto {
+    /// [`AUDIT_SCHEMA`].
+    pub schema: String,
+    /// Rows, oldest first.
+    pub rows: Vec<AuditRowDto>,
+    /// Give this as `after` for the next page; null on the last one.
+    pub next_cursor: Option<u64>,
+}
+
+/// A chained audit row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditRowDto {
+    /// From 1, without a gap.
+    pub n: u64,
+    /// When.
+    pub time: Timestamp,
+    /// Whose tenant.
+    pub tenant: String,
+    /// Who.
+    pub owner: String,
+    /// Which key, by its public name.
+    pub key: String,
+    /// From where.
+    pub remote: String,
+    /// The action.
+    pub action: String,
+    /// What it was done to.
+    pub subject: String,
+    /// Digest of details.
+    #[schemars(schema_with = "wire::digest_or_null")]
+    pub details_sha256: Option<Digest>,
+    /// Hash of the row before.
+    #[schemars(schema_with = "wire::digest")]
+    pub previous: Digest,
+    /// Hash of this row.
+    #[schemars(schema_with = "wire::digest")]
+    pub hash: Digest,
+}
+
+impl From<&AuditRow> for AuditRowDto {
+    fn from(row: &AuditRow) -> Self {
+        Self {
+            n: row.n,
+            time: row.note.time.into(),
+            tenant: row.note.tenant.to_string(),
+            owner: row.note.owner.to_string(),
+            key: row.note.key.clone(),
+            remote: row.note.remote.clone(),
+            action: row.note.action.clone(),
+            subject: row.note.subject.clone(),
+            details_sha256: row.note.details_sha256,
+            previous: row.previous,
+            hash: row.hash,
+        }
+    }
+}
+
+/// Whether the audit trail is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditVerdictDto {
+    /// [`AUDIT_VERDICT_SCHEMA`].
+    pub schema: String,
+    /// Whether every row follows from the one before and none is missing.
+    pub ok: bool,
+    /// Rows checked.
+    pub rows: u64,
+    /// The first row that does not fit.
+    pub first_bad: Option<u64>,
+    /// What is wrong with it; empty when all is well.
+    pub message: String,
+}
+
+/// A commit that is complete in the content store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CommitDto {
+    /// [`COMMIT_SCHEMA`].
+    pub schema: String,
+    /// Its id.
+    #[schemars(schema_with = "wire::digest")]
+    pub commit: CommitId,
+    /// Files in it.
+    pub files: u64,
+}
+
+/// Which runs of a sweep are put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryDto {
+    /// Only failed, cancelled and interrupted ones; completed ones are never put back.
+    #[serde(default)]
+    pub failed_only: bool,
+}
+
+/// Runs that a call changed: cancelled or put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangedRunsDto {
+    /// [`CHANGED_RUNS_SCHEMA`].
+    pub schema: String,
+    /// The run or sweep that the call named.
+    #[schemars(schema_with = "wire::run_id")]
+    pub id: RunId,
+    /// The runs that changed, or are about to.
+    #[schemars(schema_with = "wire::run_ids")]
+    pub runs: Vec<RunId>,
+}
+
+/// What to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PruneRequestDto {
+    /// Also runs that ended longer ago than this; absent removes no run.
+    #[serde(default)]
+    pub ended_before_s: Option<u64>,
+    /// Only say what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PruneDto {
+    /// [`PRUNE_SCHEMA`].
+    pub schema: String,
+    /// Whether nothing was removed.
+    pub dry_run: bool,
+    /// Runs.
+    #[schemars(schema_with = "wire::run_ids")]
+    pub runs: Vec<RunId>,
+    /// Objects of the content store.
+    pub objects: u64,
+    /// Bytes that they took.
+    pub bytes: u64,
+}
+
+/// How the daemon goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequestDto {
+    /// Cancel live runs, cause `shutdown`; otherwise they go on without the daemon.
+    #[serde(default)]
+    pub stop_jobs: bool,
+}
+
+/// The daemon goes down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StopDto {
+    /// [`STOP_SCHEMA`].
+    pub schema: String,
+    /// Its process, which ends after the answer.
+    pub pid: u32,
+    /// Whether live runs are cancelled first.
+    pub stop_jobs: bool,
+}

@@ -1,0 +1,406 @@
+//! The typed client: one method per route.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use mlmesh_model::{CommitId, ObjectId, Phase, Submission};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::daemon_file::read_small;
+use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
+use crate::{
+    AcceptedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError, CommitDto,
+    DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto,
+    IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto, RegisterDatasetDto,
+    RetryDto, RunDto, RunsDto, StatusDto, StopDto, StopRequestDto, read_key,
+};
+
+/// A daemon as a program sees it. Clones share one connection pool.
+///
+/// Where a method takes `run`, that is an id, a unique prefix of one, or `@last`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    transport: Transport,
+}
+
+/// Which runs are listed.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Only those in these phases; empty means all.
+    pub phases: Vec<Phase>,
+    /// Points of this sweep instead of the top level.
+    pub parent: Option<String>,
+    /// Only those of this owner.
+    pub owner: Option<String>,
+    /// From a page's `next_cursor`.
+    pub cursor: Option<u64>,
+    /// At most this many; the server has a limit of its own.
+    pub limit: Option<u32>,
+}
+
+impl Client {
+    /// The daemon of a data directory, with the owner's key. Nothing is sent yet.
+    pub fn open(data_dir: &Path) -> Result<Self, ClientError> {
+        let key = read_key(&data_dir.join("owner.key"));
+        let file = DaemonFile::read(data_dir)?;
+        Self::of(&file, key?)
+    }
+
+    /// The daemon that `meshd.json` describes, with this key.
+    pub fn of(file: &DaemonFile, key: String) -> Result<Self, ClientError> {
+        Ok(Self::new(Endpoint {
+            url: file.urls.api.clone(),
+            ca_pem: read_small(&file.ca)?,
+            key,
+        }))
+    }
+
+    /// A daemon at this endpoint.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            transport: Transport::new(endpoint),
+        }
+    }
+
+    /// Where the daemon answers.
+    pub fn url(&self) -> &str {
+        &self.transport.endpoint.url
+    }
+
+    /// Whether the daemon can do its work; the answer says so also when it cannot.
+    pub fn ready(&self) -> Result<HealthDto, ClientError> {
+        match self.get("/health/ready".to_owned()) {
+            Err(ClientError::Api { body, .. }) if body.details.is_object() => {
+                serde_json::from_value(body.details).map_err(|error| ClientError::Answer {
+                    route: "GET /health/ready".to_owned(),
+                    reason: error.to_string(),
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Counts and the runs that matter now.
+    pub fn status(&self) -> Result<StatusDto, ClientError> {
+        self.get("/v1/status".to_owned())
+    }
+
+    /// What would run, and whether it may.
+    pub fn explain(&self, submission: &Submission) -> Result<ExplanationDto, ClientError> {
+        self.post("/v1/explain".to_owned(), submission, None)
+    }
+
+    /// Enqueues a run or a sweep. Returns when that is on disk.
+    pub fn submit(
+        &self,
+        submission: &Submission,
+        key: &IdempotencyKey,
+    ) -> Result<AcceptedDto, ClientError> {
+        self.post("/v1/runs".to_owned(), submission, Some(key))
+    }
+
+    /// A page of runs.
+    pub fn runs(&self, filter: &RunFilter) -> Result<RunsDto, ClientError> {
+        let mut query = Query::default();
+        for phase in &filter.phases {
+            query.push("phase", phase.as_str());
+        }
+        query.push_some("parent", filter.parent.as_deref());
+        query.push_some("owner", filter.owner.as_deref());
+        query.push_some("cursor", filter.cursor);
+        query.push_some("limit", filter.limit);
+        self.get(query.after("/v1/runs"))
+    }
+
+    /// One run with everything that is recorded of it.
+    pub fn run(&self, run: &str) -> Result<RunDto, ClientError> {
+        self.get(format!("/v1/runs/{}", encoded(run)))
+    }
+
+    /// The tries of a run.
+    pub fn attempts(&self, run: &str) -> Result<AttemptsDto, ClientError> {
+        self.get(format!("/v1/runs/{}/attempts", encoded(run)))
+    }
+
+    /// The manifest of an ended run.
+    pub fn manifest(&self, run: &str) -> Result<serde_json::Value, ClientError> {
+        self.get(format!("/v1/runs/{}/manifest", encoded(run)))
+    }
+
+    /// The files that a run left.
+    pub fn outputs(&self, run: &str) -> Result<OutputsDto, ClientError> {
+        self.get(format!("/v1/runs/{}/outputs", encoded(run)))
+    }
+
+    /// A page of an attempt's log (the newest one's without a number), from the byte
+    /// `from` of the log file on. With nothing there yet the daemon waits up to
+    /// `wait` before it answers.
+    pub fn logs(
+        &self,
+        run: &str,
+        attempt: Option<u32>,
+        from: u64,
+        bytes_max: Option<u64>,
+        wait: Duration,
+    ) -> Result<LogPageDto, ClientError> {
+        let mut query = Query::default();
+        query.push_some("attempt", attempt);
+        query.push("from", from);
+        query.push_some("max", bytes_max);
+        query.push("wait_ms", wait.as_millis());
+        self.get(query.after(&format!("/v1/runs/{}/logs", encoded(run))))
+    }
+
+    /// Ends a run, or every point of a sweep.
+    pub fn cancel(&self, run: &str) -> Result<ChangedRunsDto, ClientError> {
+        self.post(
+            format!("/v1/runs/{}/cancel", encoded(run)),
+            &serde_json::json!({}),
+            None,
+        )
+    }
+
+    /// Puts an ended run, or the ended points of a sweep, back into the queue.
+    pub fn retry(
+        &self,
+        run: &str,
+        retry: RetryDto,
+        key: &IdempotencyKey,
+    ) -> Result<ChangedRunsDto, ClientError> {
+        self.post(
+            format!("/v1/runs/{}/retry", encoded(run)),
+            &retry,
+            Some(key),
+        )
+    }
+
+    /// Which of these objects the daemon has, in their order.
+    pub fn have(&self, ids: &[ObjectId]) -> Result<Vec<bool>, ClientError> {
+        let body: Vec<u8> = ids.iter().flat_map(|id| *id.0.as_bytes()).collect();
+        let answer = self.binary("/v1/objects/have", &body, None)?;
+        if answer.len() == ids.len() {
+            Ok(answer.into_iter().map(|byte| byte != 0).collect())
+        } else {
+            Err(ClientError::Answer {
+                route: "POST /v1/objects/have".to_owned(),
+                reason: format!("{} bytes for {} ids", answer.len(), ids.len()),
+            })
+        }
+    }
+
+    /// Sends objects in the frames of the content store.
+    pub fn send_frames(&self, frames: &[u8]) -> Result<(), ClientError> {
+        self.binary("/v1/objects/batch", frames, None).map(drop)
+    }
+
+    /// Declares a tree complete: its canonical listing, whose objects are all there.
+    pub fn commit(&self, listing: &[u8], key: &IdempotencyKey) -> Result<CommitDto, ClientError> {
+        let answer = self.binary("/v1/commits", listing, Some(key))?;
+        serde_json::from_slice(&answer).map_err(|error| ClientError::Answer {
+            route: "POST /v1/commits".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// A binary call of the large-file protocol below `/v1/chunks/`.
+    pub fn chunks(&self, action: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+        self.binary(&format!("/v1/chunks/{}", encoded(action)), body, None)
+    }
+
+    /// The bytes of an object, as a stream. The caller checks them against the id.
+    pub fn object(&self, id: ObjectId) -> Result<Box<dyn Read + Send>, ClientError> {
+        self.transport
+            .reader(&call("GET", format!("/v1/objects/{id}"), CallBody::None))
+    }
+
+    /// The bytes of a small object.
+    pub fn object_bytes(&self, id: ObjectId) -> Result<Vec<u8>, ClientError> {
+        self.transport
+            .bytes(&call("GET", format!("/v1/objects/{id}"), CallBody::None))
+    }
+
+    /// The listing of a commit, in its canonical byte form.
+    pub fn commit_listing(&self, commit: CommitId) -> Result<Vec<u8>, ClientError> {
+        self.object_bytes(ObjectId(commit.0))
+    }
+
+    /// The catalog.
+    pub fn datasets(&self) -> Result<DatasetsDto, ClientError> {
+        self.get("/v1/datasets".to_owned())
+    }
+
+    /// Registers data where they lie. Every byte is read once.
+    pub fn register_dataset(
+        &self,
+        dataset: &RegisterDatasetDto,
+        key: &IdempotencyKey,
+    ) -> Result<DatasetDto, ClientError> {
+        self.long_post("/v1/datasets".to_owned(), dataset, Some(key))
+    }
+
+    /// Reads every byte of a dataset again.
+    pub fn verify_dataset(&self, name: &str, version: &str) -> Result<DatasetDto, ClientError> {
+        let path = format!("/v1/datasets/{}/{}/verify", encoded(name), encoded(version));
+        self.long_post(path, &serde_json::json!({}), None)
+    }
+
+    /// Forgets a dataset. The data stay where they lie.
+    pub fn remove_dataset(&self, name: &str, version: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/datasets/{}/{}", encoded(name), encoded(version));
+        self.transport
+            .bytes(&call("DELETE", path, CallBody::None))
+            .map(drop)
+    }
+
+    /// Audit rows after row `after`.
+    pub fn audit(&self, after: u64, limit: Option<u32>) -> Result<AuditDto, ClientError> {
+        let mut query = Query::default();
+        query.push("after", after);
+        query.push_some("limit", limit);
+        self.get(query.after("/v1/audit"))
+    }
+
+    /// Checks the whole audit trail.
+    pub fn verify_audit(&self) -> Result<AuditVerdictDto, ClientError> {
+        self.long_post("/v1/audit/verify".to_owned(), &serde_json::json!({}), None)
+    }
+
+    /// Removes what nothing refers to.
+    pub fn prune(&self, request: &PruneRequestDto) -> Result<PruneDto, ClientError> {
+        self.long_post("/v1/prune".to_owned(), request, None)
+    }
+
+    /// Asks the daemon to go down. It answers first.
+    pub fn stop(&self, request: &StopRequestDto) -> Result<StopDto, ClientError> {
+        self.post("/v1/daemon/stop".to_owned(), request, None)
+    }
+
+    /// Events after `after`, as they happen.
+    pub fn events(&self, after: u64) -> Result<EventStream, ClientError> {
+        EventStream::connect(&self.transport.endpoint, after)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
+        self.transport.json(&call("GET", path, CallBody::None))
+    }
+
+    fn post<T: DeserializeOwned>(
+        &self,
+        path: String,
+        body: &impl Serialize,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<T, ClientError> {
+        let body = CallBody::Json(json_bytes(&path, body)?);
+        self.transport.json(&Call {
+            key,
+            ..call("POST", path, body)
+        })
+    }
+
+    fn long_post<T: DeserializeOwned>(
+        &self,
+        path: String,
+        body: &impl Serialize,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<T, ClientError> {
+        let body = CallBody::Json(json_bytes(&path, body)?);
+        let timeout = LONG_CALL_TIMEOUT;
+        self.transport.json(&Call {
+            key,
+            timeout,
+            ..call("POST", path, body)
+        })
+    }
+
+    fn binary(
+        &self,
+        path: &str,
+        body: &[u8],
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Vec<u8>, ClientError> {
+        let call = call("POST", path.to_owned(), CallBody::Binary(body));
+        self.transport.bytes(&Call {
+            key,
+            timeout: LONG_CALL_TIMEOUT,
+            ..call
+        })
+    }
+}
+
+fn call<'a>(method: &'static str, path: String, body: CallBody<'a>) -> Call<'a> {
+    Call {
+        method,
+        path,
+        body,
+        key: None,
+        timeout: CALL_TIMEOUT,
+    }
+}
+
+fn json_bytes(path: &str, body: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+    serde_json::to_vec(body).map_err(|error| ClientError::Answer {
+        route: format!("POST {path}"),
+        reason: error.to_string(),
+    })
+}
+
+/// A query string under construction.
+#[derive(Default)]
+struct Query(String);
+
+impl Query {
+    fn push(&mut self, name: &str, value: impl ToString) {
+        self.0.push(if self.0.is_empty() { '?' } else { '&' });
+        self.0.push_str(name);
+        self.0.push('=');
+        self.0.push_str(&encoded(&value.to_string()));
+    }
+
+    fn push_some(&mut self, name: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.push(name, value);
+        }
+    }
+
+    fn after(self, path: &str) -> String {
+        format!("{path}{}", self.0)
+    }
+}
+
+/// Percent-encodes everything but the unreserved characters of RFC 3986 and `@`.
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_place_in_a_path() {
+        assert_eq!(encoded("@last"), "@last");
+        assert_eq!(encoded("../a?b&c d/é"), "..%2Fa%3Fb%26c%20d%2F%C3%A9");
+    }
+
+    #[test]
+    fn a_query_repeats_its_phases() {
+        let mut query = Query::default();
+        query.push("phase", Phase::Queued);
+        query.push("phase", Phase::Failed);
+        query.push_some("limit", Some(3));
+        query.push_some("cursor", None::<u64>);
+        assert_eq!(
+            query.after("/v1/runs"),
+            "/v1/runs?phase=queued&phase=failed&limit=3"
+        );
+    }
+}
