@@ -1,1 +1,3 @@
-//! Skeleton.
+//! Real servers and campaigns for tests. Only a dev-dependency may name this crate.
+
+pub mod kill;
