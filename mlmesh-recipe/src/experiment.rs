@@ -1,0 +1,709 @@
+//! The table of `experiment:` and what must hold between its keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlmesh_model::{
+    DatasetRef, Environment, Experiment, LimitsPolicy, Name, Network, ParamValue, Resources,
+    RetryOn, Seed, Sweep, Tolerance,
+};
+use serde_json::json;
+
+use crate::error::{Fault, Position, Report, code, shown};
+use crate::scalar::{INTEGER_END, clean_text, param_value, text};
+use crate::substitute::{ARGUMENT_BYTES_MAX, Piece, pieces};
+use crate::sweep::PlacedSweep;
+use crate::table::{
+    Key, Table, did_you_mean, read_entries, read_list, read_scalar, read_text, read_word,
+};
+use crate::tree::{Entry, Node, Value};
+use crate::{fields, rules, sweep, units};
+
+/// Elements of a command.
+pub(crate) const ARGUMENTS_MAX: usize = 4096;
+/// Parameters, variables, outputs, metrics with a tolerance: each of them.
+const ENTRIES_MAX: usize = 1024;
+/// Datasets, secrets, hosts, runs to wait for: each of them.
+const ITEMS_MAX: usize = 256;
+/// Retries of one run.
+pub(crate) const RETRIES_MAX: u64 = 100;
+
+/// A value and where it stands.
+struct Placed<T> {
+    at: Position,
+    value: T,
+}
+
+/// What the keys said, before it is known whether they agree.
+#[derive(Default)]
+pub(crate) struct Draft {
+    name: Option<Name>,
+    command: Vec<Placed<String>>,
+    params: BTreeMap<String, ParamValue>,
+    /// Also those whose value was wrong, so that one error is not reported twice.
+    params_named: BTreeSet<String>,
+    seed: Seed,
+    seed_at: Option<Position>,
+    sweep: Option<PlacedSweep>,
+    /// `sweep:` stands there and could not be read.
+    sweep_broken: bool,
+    environment: Option<Environment>,
+    datasets: Vec<Placed<DatasetRef>>,
+    outputs: Vec<Placed<String>>,
+    resources: Resources,
+    env: BTreeMap<String, String>,
+    secrets: Vec<Placed<String>>,
+    network: Option<Network>,
+    retries: u32,
+    retry_on: Vec<Placed<RetryOn>>,
+    tolerance: BTreeMap<String, Tolerance>,
+    sandbox: bool,
+    limits: LimitsPolicy,
+    after: Vec<Placed<String>>,
+}
+
+/// Reads the entry `experiment`.
+pub(crate) fn read(report: &mut Report, entry: &Entry) -> Option<Experiment> {
+    let mut draft = Draft::default();
+    EXPERIMENT.read(report, entry.key_at, &entry.value, &mut draft);
+    check(report, &draft);
+    draft.finish()
+}
+
+pub(crate) static EXPERIMENT: Table<Draft> = Table {
+    name: "experiment",
+    keys: &[
+        Key {
+            name: "name",
+            required: true,
+            about: "the experiment's name, for people",
+            read: |report, entry, draft| {
+                draft.name = read_scalar(report, "name", &entry.value, fields::name);
+            },
+            schema: || json!({"type": ["string", "number"], "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}),
+        },
+        Key {
+            name: "command",
+            required: true,
+            about: "the program and its arguments, a list; `${param}` and `${seed}` are filled in",
+            read: command,
+            schema: || json!({"type": "array", "minItems": 1, "maxItems": ARGUMENTS_MAX, "items": {"type": ["string", "number", "boolean"]}}),
+        },
+        Key {
+            name: "params",
+            required: false,
+            about: "named values for `${name}`",
+            read: params,
+            schema: || json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+        },
+        Key {
+            name: "seed",
+            required: false,
+            about: "the seed as `${seed}` and MLMESH_SEED; none declares that no randomness is drawn",
+            read: seed,
+            schema: || json!({"oneOf": [{"type": "integer", "minimum": 0, "maximum": INTEGER_END - 1}, {"const": "none"}]}),
+        },
+        Key {
+            name: "sweep",
+            required: false,
+            about: "several runs from one recipe: lists (a grid), zip: or random:",
+            read: |report, entry, draft| {
+                draft.sweep = sweep::read(report, &entry.value);
+                draft.sweep_broken = draft.sweep.is_none();
+            },
+            schema: sweep::schema,
+        },
+        Key {
+            name: "environment",
+            required: false,
+            about: "interpreter and packages; current takes the caller's virtual environment (relaxed only)",
+            read: |report, entry, draft| {
+                draft.environment = fields::environment(report, entry.key_at, &entry.value);
+            },
+            schema: || json!({"oneOf": [{"const": "current"}, fields::ENVIRONMENT.schema()]}),
+        },
+        Key {
+            name: "datasets",
+            required: false,
+            about: "registered data that the job reads",
+            read: datasets,
+            schema: || json!({"type": "array", "maxItems": ITEMS_MAX, "items": fields::DATASET.schema()}),
+        },
+        Key {
+            name: "outputs",
+            required: false,
+            about: "globs of files to collect, relative to the working directory; each must match something",
+            read: outputs,
+            schema: || json!({"type": "array", "maxItems": ENTRIES_MAX, "items": {"type": "string"}, "uniqueItems": true}),
+        },
+        Key {
+            name: "resources",
+            required: false,
+            about: "what a run may use",
+            read: |report, entry, draft| {
+                fields::RESOURCES.read(report, entry.key_at, &entry.value, &mut draft.resources);
+            },
+            schema: || fields::RESOURCES.schema(),
+        },
+        Key {
+            name: "env",
+            required: false,
+            about: "environment variables of the job",
+            read: env,
+            schema: || json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+        },
+        Key {
+            name: "secrets",
+            required: false,
+            about: "names of secrets that the job finds in its environment; never their values",
+            read: secrets,
+            schema: || json!({"type": "array", "maxItems": ITEMS_MAX, "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}, "uniqueItems": true}),
+        },
+        Key {
+            name: "network",
+            required: false,
+            about: "what the job may reach: none, open, or a list of hosts",
+            read: |report, entry, draft| draft.network = network(report, &entry.value),
+            schema: || json!({"oneOf": [{"enum": ["none", "open"]}, {"type": "array", "minItems": 1, "maxItems": ITEMS_MAX, "items": {"type": "string"}}]}),
+        },
+        Key {
+            name: "retries",
+            required: false,
+            about: "how often a lost or interrupted attempt is tried again",
+            read: retries,
+            schema: || json!({"type": "integer", "minimum": 0, "maximum": RETRIES_MAX}),
+        },
+        Key {
+            name: "retry_on",
+            required: false,
+            about: "what else is tried again: exit means an exit code other than 0",
+            read: retry_on,
+            schema: || json!({"type": "array", "items": {"enum": ["exit"]}, "uniqueItems": true}),
+        },
+        Key {
+            name: "tolerance",
+            required: false,
+            about: "what reproduced means, by metric",
+            read: tolerance,
+            schema: || json!({"type": "object", "additionalProperties": fields::TOLERANCE.schema()}),
+        },
+        Key {
+            name: "sandbox",
+            required: false,
+            about: "asks for the sandbox under the relaxed policy too",
+            read: |report, entry, draft| {
+                let words = [("true", true), ("false", false)];
+                draft.sandbox = read_word(report, "sandbox", &entry.value, &words).unwrap_or(false);
+            },
+            schema: || json!({"type": "boolean"}),
+        },
+        Key {
+            name: "limits",
+            required: false,
+            about: "recorded notes a limit that the host cannot enforce; required refuses it",
+            read: |report, entry, draft| {
+                let words = [
+                    ("recorded", LimitsPolicy::Recorded),
+                    ("required", LimitsPolicy::Required),
+                ];
+                draft.limits =
+                    read_word(report, "limits", &entry.value, &words).unwrap_or_default();
+            },
+            schema: || json!({"enum": ["recorded", "required"]}),
+        },
+        Key {
+            name: "after",
+            required: false,
+            about: "runs that must have completed first: ids, the start of one, or @last",
+            read: after,
+            schema: || json!({"type": "array", "maxItems": ITEMS_MAX, "items": {"type": "string"}, "uniqueItems": true}),
+        },
+    ],
+};
+
+fn command(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = match &entry.value.value {
+        Value::Scalar(scalar) if !scalar.text.contains(['"', '\'', '\\', '|', '>', '&', ';']) => {
+            let words: Vec<&str> = scalar.text.split_whitespace().take(8).collect();
+            format!("write `[{}]`; no shell is involved", shown(&words.join(", ")))
+        }
+        _ => "write the program and its arguments as a list, like `[python, train.py]`; no shell is involved".to_owned(),
+    };
+    read_list(
+        report,
+        "command",
+        &entry.value,
+        (ARGUMENTS_MAX, &hint),
+        |report, item| {
+            let element = read_scalar(report, "command", item, |scalar| argument(text(scalar)?));
+            draft
+                .command
+                .extend(element.map(|value| Placed { at: item.at, value }));
+        },
+    );
+    let Value::Sequence(items) = &entry.value.value else {
+        return;
+    };
+    let first_is_empty = items.first().is_some_and(
+        |item| matches!(&item.value, Value::Scalar(scalar) if !scalar.plain && scalar.text.trim().is_empty()),
+    );
+    if items.is_empty() || first_is_empty {
+        report.add(
+            entry.value.at,
+            code::VALUE,
+            "`command` names no program; its first element is one",
+            "write it like `[python, train.py]`",
+        );
+    }
+}
+
+fn argument(text: &str) -> Result<String, Fault> {
+    if text.len() > ARGUMENT_BYTES_MAX {
+        return Err(Fault::new(
+            format!(
+                "`{}` has {} bytes; an argument has at most {ARGUMENT_BYTES_MAX}",
+                shown(text),
+                text.len()
+            ),
+            "put long values into a file of the project and name the file",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn params(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `{lr: 0.1, epochs: 5}`";
+    read_entries(
+        report,
+        "params",
+        &entry.value,
+        (ENTRIES_MAX, hint),
+        |report, param| {
+            if param.key == "seed" {
+                report.add(
+                    param.key_at,
+                    code::CONFLICT,
+                    "`seed` is not a parameter; it is a key of `experiment`",
+                    "move it one level up: `seed: 7`",
+                );
+                return;
+            }
+            draft.params_named.insert(param.key.clone());
+            if let Err(fault) = rules::param_name(&param.key) {
+                report.fault(param.key_at, code::VALUE, fault);
+                return;
+            }
+            if matches!(param.value.value, Value::Sequence(_)) {
+                report.add(
+                    param.value.at,
+                    code::WRONG_TYPE,
+                    format!(
+                        "`{}` needs a single value; this is a list",
+                        shown(&param.key)
+                    ),
+                    "lists of values to try belong in `sweep:`",
+                );
+                return;
+            }
+            if let Some(value) = read_scalar(report, &param.key, &param.value, param_value) {
+                draft.params.insert(param.key.clone(), value);
+            }
+        },
+    );
+}
+
+fn seed(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    draft.seed_at = Some(entry.key_at);
+    let seed = read_scalar(report, "seed", &entry.value, |scalar| {
+        if scalar.text == "none" {
+            return Ok(Seed::None);
+        }
+        units::whole(&scalar.text, INTEGER_END - 1)
+            .filter(|_| scalar.plain)
+            .map(Seed::Value)
+            .ok_or_else(|| {
+                Fault::new(
+                    format!(
+                        "`{}` is not a seed; a seed is a whole number from 0, below 2^53, or `none`",
+                        shown(&scalar.text)
+                    ),
+                    "write `seed: 7`, or `seed: none` to declare that no randomness is drawn",
+                )
+            })
+    });
+    draft.seed = seed.unwrap_or_default();
+}
+
+fn datasets(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `[{name: digits, version: \"1\", checksum: \"sha256:…\"}]`";
+    read_list(
+        report,
+        "datasets",
+        &entry.value,
+        (ITEMS_MAX, hint),
+        |report, item| {
+            let dataset = fields::dataset(report, item);
+            draft
+                .datasets
+                .extend(dataset.map(|value| Placed { at: item.at, value }));
+        },
+    );
+}
+
+fn outputs(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `[model.npz, \"plots/*.svg\"]`";
+    texts(
+        report,
+        entry,
+        (ENTRIES_MAX, hint),
+        rules::glob,
+        &mut draft.outputs,
+    );
+}
+
+fn env(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `{OMP_NUM_THREADS: \"1\"}`";
+    read_entries(
+        report,
+        "env",
+        &entry.value,
+        (ENTRIES_MAX, hint),
+        |report, variable| {
+            if let Err(fault) = rules::variable_name(&variable.key) {
+                report.fault(variable.key_at, code::VALUE, fault);
+                return;
+            }
+            let value = read_scalar(report, &variable.key, &variable.value, |scalar| {
+                argument(text(scalar)?)
+            });
+            if let Some(value) = value {
+                draft.env.insert(variable.key.clone(), value);
+            }
+        },
+    );
+}
+
+fn secrets(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint =
+        "list names only, like `[WANDB_API_KEY]`; values come from the secret store or from you";
+    texts(
+        report,
+        entry,
+        (ITEMS_MAX, hint),
+        rules::variable_name,
+        &mut draft.secrets,
+    );
+}
+
+fn network(report: &mut Report, node: &Node) -> Option<Network> {
+    if matches!(node.value, Value::Scalar(_)) {
+        let words = [("none", false), ("open", true)];
+        return read_word(report, "network", node, &words)
+            .map(|open| if open { Network::Open } else { Network::None });
+    }
+    let mut hosts: Vec<String> = Vec::new();
+    let hint = "write `none`, `open`, or a list of hosts like `[pypi.org]`";
+    read_list(
+        report,
+        "network",
+        node,
+        (ITEMS_MAX, hint),
+        |report, item| {
+            let Some(host) = read_text(report, "network", item, rules::host) else {
+                return;
+            };
+            if hosts.contains(&host) {
+                repeated(report, item.at, "network", &host);
+            }
+            hosts.push(host);
+        },
+    );
+    if matches!(&node.value, Value::Sequence(items) if items.is_empty()) {
+        report.add(
+            node.at,
+            code::VALUE,
+            "`network` lists no host",
+            "write `network: none` when the job needs no network",
+        );
+    }
+    Some(Network::Hosts(hosts))
+}
+
+fn retries(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let retries = read_scalar(report, "retries", &entry.value, |scalar| {
+        let text = text(scalar)?;
+        units::whole(text, RETRIES_MAX)
+            .and_then(|retries| u32::try_from(retries).ok())
+            .ok_or_else(|| {
+                Fault::new(
+                    format!("`{}` is not a number of retries; it is a whole number from 0 to {RETRIES_MAX}", shown(text)),
+                    "write it like `1`",
+                )
+            })
+    });
+    draft.retries = retries.unwrap_or(0);
+}
+
+fn retry_on(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write `[exit]` to retry an exit code other than 0";
+    read_list(
+        report,
+        "retry_on",
+        &entry.value,
+        (ITEMS_MAX, hint),
+        |report, item| {
+            let Some(value) = read_word(report, "retry_on", item, &[("exit", RetryOn::Exit)])
+            else {
+                return;
+            };
+            if draft.retry_on.iter().any(|known| known.value == value) {
+                repeated(report, item.at, "retry_on", "exit");
+            }
+            draft.retry_on.push(Placed { at: item.at, value });
+        },
+    );
+}
+
+fn tolerance(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `{accuracy: {abs: 0}}`";
+    read_entries(
+        report,
+        "tolerance",
+        &entry.value,
+        (ENTRIES_MAX, hint),
+        |report, metric| {
+            if metric.key.is_empty() || metric.key.len() > 256 || clean_text(&metric.key).is_err() {
+                report.add(
+                metric.key_at,
+                code::VALUE,
+                format!("`{}` is not a metric's name; a name has 1 to 256 bytes and no control characters", shown(&metric.key)),
+                hint,
+            );
+                return;
+            }
+            let mut bounds = Tolerance::default();
+            fields::TOLERANCE.read(report, metric.key_at, &metric.value, &mut bounds);
+            if matches!(&metric.value.value, Value::Mapping(entries) if entries.is_empty()) {
+                report.add(
+                    metric.value.at,
+                    code::VALUE,
+                    format!(
+                        "`{}` has no bound; it needs `abs`, `rel` or both",
+                        shown(&metric.key)
+                    ),
+                    hint,
+                );
+            }
+            draft.tolerance.insert(metric.key.clone(), bounds);
+        },
+    );
+}
+
+fn after(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+    let hint = "write it like `[\"@last\"]`";
+    texts(
+        report,
+        entry,
+        (ITEMS_MAX, hint),
+        rules::run_reference,
+        &mut draft.after,
+    );
+}
+
+/// A list of different texts that a rule accepts.
+fn texts(
+    report: &mut Report,
+    entry: &Entry,
+    bounds: (usize, &str),
+    rule: fn(&str) -> Result<(), Fault>,
+    target: &mut Vec<Placed<String>>,
+) {
+    let mut seen = BTreeSet::new();
+    read_list(report, &entry.key, &entry.value, bounds, |report, item| {
+        let Some(value) = read_text(report, &entry.key, item, rule) else {
+            return;
+        };
+        if !seen.insert(value.clone()) {
+            repeated(report, item.at, &entry.key, &value);
+        }
+        target.push(Placed { at: item.at, value });
+    });
+}
+
+fn repeated(report: &mut Report, at: Position, key: &str, value: &str) {
+    report.add(
+        at,
+        code::CONFLICT,
+        format!("`{key}` lists `{}` twice", shown(value)),
+        "remove one of the two",
+    );
+}
+
+/// What must hold between keys.
+fn check(report: &mut Report, draft: &Draft) {
+    check_mounts(report, draft);
+    check_axes(report, draft);
+    check_references(report, draft);
+    for secret in &draft.secrets {
+        if draft.env.contains_key(&secret.value) {
+            report.add(
+                secret.at,
+                code::CONFLICT,
+                format!(
+                    "`{}` is both a secret and a variable of `env`; a name has one value",
+                    secret.value
+                ),
+                "keep it in `secrets` and remove it from `env`",
+            );
+        }
+    }
+}
+
+fn check_mounts(report: &mut Report, draft: &Draft) {
+    for (index, dataset) in draft.datasets.iter().enumerate() {
+        let mount = &dataset.value.mount;
+        let other = draft.datasets[..index]
+            .iter()
+            .find(|other| rules::overlap(&other.value.mount, mount));
+        if let Some(other) = other {
+            report.add(
+                dataset.at,
+                code::CONFLICT,
+                format!(
+                    "the mount `{}` overlaps `{}`; each dataset has a folder of its own",
+                    shown(mount),
+                    shown(&other.value.mount)
+                ),
+                format!(
+                    "give it a mount of its own, like `mount: data/{}-2`",
+                    dataset.value.name
+                ),
+            );
+        }
+    }
+}
+
+fn check_axes(report: &mut Report, draft: &Draft) {
+    let Some(sweep) = &draft.sweep else { return };
+    let referenced: BTreeSet<&str> = draft
+        .command
+        .iter()
+        .flat_map(|element| pieces(&element.value))
+        .filter_map(|piece| match piece {
+            Piece::Reference(name) => Some(name),
+            Piece::Literal(_) => None,
+        })
+        .collect();
+    for (axis, at) in &sweep.axes {
+        if axis == "seed" {
+            if draft.seed == Seed::None {
+                report.add(
+                    *at,
+                    code::CONFLICT,
+                    "`seed` is swept, and `seed: none` declares that no randomness is drawn",
+                    "remove one of the two",
+                );
+            }
+        } else if !draft.params_named.contains(axis) && !referenced.contains(axis.as_str()) {
+            let known = draft
+                .params_named
+                .iter()
+                .map(String::as_str)
+                .chain(referenced.iter().copied());
+            report.add(
+                *at,
+                code::REFERENCE,
+                format!(
+                    "`{axis}` is swept, and neither `params` nor `command` names it{}",
+                    did_you_mean(axis, known)
+                ),
+                format!("use `${{{axis}}}` in `command`, or declare it in `params`"),
+            );
+        }
+    }
+}
+
+fn check_references(report: &mut Report, draft: &Draft) {
+    if draft.sweep_broken {
+        // What the sweep would have named is not known.
+        return;
+    }
+    let axes = || {
+        draft
+            .sweep
+            .iter()
+            .flat_map(|sweep| &sweep.axes)
+            .map(|(axis, _)| axis.as_str())
+    };
+    let swept: BTreeSet<&str> = axes().collect();
+    let has_seed = draft.seed_at.is_some() && draft.seed != Seed::None || swept.contains("seed");
+    for element in &draft.command {
+        for piece in pieces(&element.value) {
+            if report.is_full() {
+                return;
+            }
+            let Piece::Reference(name) = piece else {
+                continue;
+            };
+            if name == "seed" {
+                if !has_seed {
+                    report.add(
+                        element.at,
+                        code::REFERENCE,
+                        "`${seed}` is used and the recipe gives no seed",
+                        "add `seed: 7`, or remove `${seed}` from the command",
+                    );
+                }
+            } else if !draft.params_named.contains(name) && !swept.contains(name) {
+                let known = draft
+                    .params_named
+                    .iter()
+                    .map(String::as_str)
+                    .chain(swept.iter().copied());
+                report.add(
+                    element.at,
+                    code::REFERENCE,
+                    format!("`${{{name}}}` names no parameter{}", did_you_mean(name, known.chain(["seed"]))),
+                    format!("add `{name}` to `params:`; a `$` that is not followed by `{{name}}` is literal"),
+                );
+            }
+        }
+    }
+}
+
+impl Draft {
+    fn finish(self) -> Option<Experiment> {
+        let values = |placed: Vec<Placed<String>>| -> Vec<String> {
+            placed.into_iter().map(|placed| placed.value).collect()
+        };
+        let mut secrets = values(self.secrets);
+        secrets.sort();
+        Some(Experiment {
+            name: self.name?,
+            command: values(self.command),
+            params: self.params,
+            seed: self.seed,
+            sweep: self.sweep.map(|placed| -> Sweep { placed.sweep }),
+            environment: self.environment,
+            datasets: self
+                .datasets
+                .into_iter()
+                .map(|placed| placed.value)
+                .collect(),
+            outputs: values(self.outputs),
+            resources: self.resources,
+            env: self.env,
+            secrets,
+            network: self.network,
+            retries: self.retries,
+            retry_on: self
+                .retry_on
+                .into_iter()
+                .map(|placed| placed.value)
+                .collect(),
+            tolerance: self.tolerance,
+            sandbox: self.sandbox,
+            limits: self.limits,
+            after: values(self.after),
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! The way from text to workload.
+
+use mlmesh_model::Workload;
+
+use crate::error::{Position, RecipeErrors, Report, code, shown};
+use crate::experiment;
+use crate::table::{did_you_mean, wrong_type};
+use crate::tree::{self, Entry, Node, Value};
+
+/// Kinds of recipe that are known by name and not in this version.
+pub(crate) const LATER_KINDS: &[&str] = &["service", "client", "monitor", "training", "stack"];
+
+/// Reads a recipe. `file_name` is what errors show; nothing is opened.
+///
+/// # Errors
+/// All errors of the file by position, at most [`crate::ERRORS_MAX`] of them.
+pub fn parse(file_name: &str, text: &str) -> Result<Workload, RecipeErrors> {
+    let mut report = Report::new(file_name);
+    let workload = tree::read(text, &mut report).and_then(|root| workload(&mut report, &root));
+    match workload {
+        Some(workload) if report.is_empty() => Ok(workload),
+        _ => {
+            // Every way here has reported; this keeps a gap from becoming silence.
+            report.add_if_empty(
+                Position::START,
+                code::SYNTAX,
+                "the recipe could not be read",
+                "`ml init` writes a commented `train.yaml` to compare with",
+            );
+            Err(report.into_errors())
+        }
+    }
+}
+
+fn workload(report: &mut Report, root: &Node) -> Option<Workload> {
+    let Value::Mapping(entries) = &root.value else {
+        wrong_type(
+            report,
+            "recipe",
+            root,
+            "a mapping with the key `experiment`",
+            "`ml init` writes a commented `train.yaml` to start from",
+        );
+        return None;
+    };
+    for entry in entries.iter().filter(|entry| entry.key != "experiment") {
+        if report.is_full() {
+            return None;
+        }
+        unknown_kind(report, entry);
+    }
+    let Some(entry) = entries.iter().find(|entry| entry.key == "experiment") else {
+        report.add_if_empty(
+            root.at,
+            code::MISSING_KEY,
+            "the recipe lacks the key `experiment`",
+            "`ml init` writes a commented `train.yaml` to start from",
+        );
+        return None;
+    };
+    experiment::read(report, entry).map(|experiment| Workload::Experiment(Box::new(experiment)))
+}
+
+fn unknown_kind(report: &mut Report, entry: &Entry) {
+    let key = entry.key.as_str();
+    if LATER_KINDS.contains(&key) {
+        report.add(
+            entry.key_at,
+            code::KIND,
+            format!("`{key}` is not available in this version; a recipe holds one `experiment`"),
+            "write the work as `experiment:`",
+        );
+        return;
+    }
+    let hint = if experiment::EXPERIMENT
+        .keys
+        .iter()
+        .any(|known| known.name == key)
+    {
+        "it belongs below `experiment:`; indent it by two spaces"
+    } else {
+        "the only valid key at the top is `experiment`"
+    };
+    let nearest = did_you_mean(key, std::iter::once("experiment"));
+    report.add(
+        entry.key_at,
+        code::UNKNOWN_KEY,
+        format!(
+            "unknown key `{}` at the top of the recipe{nearest}",
+            shown(key)
+        ),
+        hint,
+    );
+}
