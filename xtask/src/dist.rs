@@ -52,13 +52,12 @@ fn man_pages(folder: &Path) -> Result<()> {
     fs::create_dir_all(&man)?;
     let printed = Command::new(folder.join("bin/ml"))
         .arg("man")
-        .arg("--out")
         .arg(&man)
         .output()
         .context("start `ml man`")?;
     if !printed.status.success() {
         step::tell(format_args!(
-            "no man pages: `ml man --out` failed: {}",
+            "no man pages: `ml man` failed: {}",
             String::from_utf8_lossy(&printed.stderr).trim()
         ));
         fs::remove_dir_all(folder.join("share"))?;

@@ -16,6 +16,8 @@ const CONSTRUCTORS: &[&str] = &[
     "deny(",
     "ErrorBody::new(",
     "ApiError::new(",
+    "Failure::failed(",
+    "Self::failed(",
 ];
 const DECLARATIONS: &[&str] = &[
     "mlmesh-api/src/error_code.rs",
