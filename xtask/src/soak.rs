@@ -41,27 +41,37 @@ pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
         "build",
         &mut step::cargo(&workspace.root, &["build", "--workspace", "--bins"]),
     )?;
+    let test = |words: &[&str]| {
+        let base = ["test", "--quiet", "--workspace", "--", "--ignored"];
+        let mut command = step::cargo(&workspace.root, &base);
+        command
+            .args(words)
+            .arg(&filter)
+            .env(SEED_VARIABLE, seed.to_string());
+        command
+    };
+    let names = step::read(&mut test(&["--list"]))?;
+    let names = listed(&names);
+    if names.is_empty() {
+        bail!(
+            "no soak is named `{filter}…`\nhint: a soak is an ignored test whose name begins with `soak_`"
+        );
+    }
+    step::say(names.join("\n"));
     let start = Instant::now();
-    step::run(
-        &format!("soak {filter}"),
-        step::cargo(
-            &workspace.root,
-            &[
-                "test",
-                "--workspace",
-                "--",
-                "--ignored",
-                "--nocapture",
-                &filter,
-            ],
-        )
-        .env(SEED_VARIABLE, seed.to_string()),
-    )?;
+    step::run("soak", &mut test(&["--nocapture", "--test-threads=1"]))?;
     step::say(format_args!(
         "seed {seed}: passed in {:.0} s",
         start.elapsed().as_secs_f64()
     ));
     Ok(())
+}
+
+/// The names in what `cargo test -- --list` prints.
+fn listed(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .collect()
 }
 
 #[expect(
@@ -73,4 +83,25 @@ fn fresh_seed() -> Result<u64> {
         .duration_since(UNIX_EPOCH)
         .context("the clock stands before 1970")?;
     Ok(now.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_from_cargos_list() {
+        let text = "it::soak_kills: test\n\n1 test, 0 benchmarks\n0 tests, 0 benchmarks\n";
+        assert_eq!(listed(text), ["it::soak_kills"]);
+    }
+
+    #[test]
+    fn a_name_that_would_be_an_option_is_refused() {
+        let nowhere = Workspace {
+            root: "/nowhere".into(),
+            target: "/nowhere".into(),
+        };
+        let error = run(&nowhere, Some("--all")).unwrap_err().to_string();
+        assert!(error.contains("`--all`"), "{error}");
+    }
 }
