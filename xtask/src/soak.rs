@@ -1,7 +1,7 @@
 //! `cargo xtask soak [NAME]`: the suites that are too long for the gate.
 //!
 //! A soak is a test that is named `soak_…` and marked `#[ignore]`. It takes its seed
-//! from `MLMESH_SOAK_SEED`, so that a failure can be repeated; results are recorded
+//! from `MLMESH_SEED`, so that a failure can be repeated; results are recorded
 //! with date and seed in `docs/BENCHMARKS.md`.
 
 use std::env;
@@ -13,7 +13,7 @@ use crate::step;
 use crate::workspace::Workspace;
 
 /// Where a soak reads its seed.
-pub const SEED_VARIABLE: &str = "MLMESH_SOAK_SEED";
+pub const SEED_VARIABLE: &str = "MLMESH_SEED";
 
 /// Runs the soaks whose name contains `soak_NAME`, or all of them.
 pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
