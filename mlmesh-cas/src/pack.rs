@@ -183,9 +183,17 @@ impl OpenPack {
         Ok(Self::at(pack, open("log")?, pack_end, journal_end, objects))
     }
 
-    const fn at(pack: PackFile, journal: File, pack_end: u64, journal_end: u64, objects: usize) -> Self {
-        let (buffer, staged) = (Vec::new(), Vec::new());
-        Self { pack, journal, pack_end, journal_end, objects, buffer, staged_bytes: 0, staged }
+    fn at(pack: PackFile, journal: File, pack_end: u64, journal_end: u64, objects: usize) -> Self {
+        Self {
+            pack,
+            journal,
+            pack_end,
+            journal_end,
+            objects,
+            buffer: Vec::new(),
+            staged_bytes: 0,
+            staged: Vec::new(),
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {

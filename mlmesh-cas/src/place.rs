@@ -50,7 +50,7 @@ pub(crate) fn list_fanned(root: &Path) -> io::Result<Vec<Digest>> {
         let Some(first) = name.to_str().filter(|name| name.len() == 2) else { continue };
         for file in fs::read_dir(folder.path())? {
             let name = file?.file_name();
-            let digest = name.to_str().and_then(|rest| format!("{first}{rest}").parse().ok());
+            let digest: Option<Digest> = name.to_str().and_then(|rest| format!("{first}{rest}").parse().ok());
             digests.extend(digest);
         }
     }

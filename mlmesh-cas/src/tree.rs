@@ -183,7 +183,8 @@ impl Tree {
         self.entries.get(index)
     }
 
-    fn check(&self) -> Result<(), TreeError> {
+    /// Checks the rules of a tree, whose entries anybody may have changed.
+    pub(crate) fn check(&self) -> Result<(), TreeError> {
         let error = |path: &str, rule| TreeError::Path { path: path.to_owned(), rule };
         let mut previous = "";
         for entry in &self.entries {

@@ -1,0 +1,607 @@
+//! The object store: blobs named by their SHA-256.
+//!
+//! ```text
+//! objects/
+//!   format              "mlmesh-objects 1\n"
+//!   lock                flock: one process writes, any number read
+//!   packs/              objects below LOOSE_BYTES_MIN, see `format` and `pack`
+//!   loose/ab/cdef…      each larger object as it is, so that a checkout can reflink
+//!   commits/ab/cdef…    listings of trees; one is there only if its objects are
+//!   chunks/ab/cdef…     chunk lists of large objects; a cache
+//!   partial/ab/cdef…    uploads that are not whole yet
+//!   leases/             commits that other processes use, see `lease`
+//!   tmp/                files on their way to a name
+//! ```
+//!
+//! What `put_*` has returned is on disk and survives a crash; what a crash cut
+//! short is not there. Every content is checked against its digest when it comes
+//! in and when it goes out. One store belongs to one tenant: a have-check must
+//! not tell one what another has. The lookup of an object asks memory (8 to 16
+//! bytes for each object) and confirms a hit by one read.
+//!
+//! Locks are taken in the order `maintenance`, `writer`, `table`, `touched`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use mlmesh_model::{Digest, ObjectId};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
+
+use crate::format::{IndexEntry, Location};
+use crate::pack::{self, OpenIndex, OpenPack, PackFile, SealedPack, prefix};
+use crate::place;
+use crate::reader::ObjectReader;
+use crate::recover::{self, Recovery};
+use crate::touched::Touched;
+
+/// Objects of this size and above are files of their own.
+pub const LOOSE_BYTES_MIN: u64 = 128 << 10;
+
+/// A content-addressed store below one folder.
+#[derive(Debug)]
+pub struct ObjectStore {
+    pub(crate) root: PathBuf,
+    access: Access,
+    writer: Mutex<Option<OpenPack>>,
+    table: RwLock<Table>,
+    pub(crate) touched: Mutex<Touched>,
+    /// Held by a prune or a scrub, which change or read everything.
+    pub(crate) maintenance: Mutex<()>,
+    recovered: Vec<Recovery>,
+}
+
+#[derive(Debug)]
+enum Access {
+    /// Holds the lock for as long as it lives.
+    Writer { _lock: File },
+    Reader,
+}
+
+/// What lookups ask.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// The pack that is written to.
+    pub(crate) open: Option<(PackFile, OpenIndex)>,
+    /// Newest first: a repaired copy stands before the broken one.
+    pub(crate) sealed: Vec<Arc<SealedPack>>,
+    /// Prefixes of the ids of loose objects and of commits.
+    pub(crate) loose: HashSet<u64>,
+    pub(crate) commits: HashSet<u64>,
+    /// Objects that were found broken and count as absent until they come again.
+    pub(crate) broken: HashSet<ObjectId>,
+    pub(crate) next_pack: u32,
+}
+
+/// Where an object was found.
+#[derive(Debug, Clone)]
+pub(crate) enum Found {
+    Packed(PackFile, Location),
+    /// A file of its own.
+    Loose(PathBuf),
+}
+
+/// What a put has added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Added {
+    /// Objects that were not there before.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What the store refuses or fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error("object store: {action} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process has the store open for writing.
+    #[error("the object store `{}` is in use by another process\nhint: one daemon writes to a store, `ml doctor` shows which", path.display())]
+    InUse {
+        /// Folder of the store.
+        path: PathBuf,
+    },
+    /// A store of another version.
+    #[error("the object store `{}` has format `{found}`, this program reads `mlmesh-objects 1`", path.display())]
+    Format {
+        /// Folder of the store.
+        path: PathBuf,
+        /// First line of its `format` file.
+        found: String,
+    },
+    /// A store that was opened for reading was asked to write.
+    #[error("the object store is open for reading only")]
+    ReadOnly,
+    /// Content that has another digest than it says.
+    #[error("content that is said to be object `{expected}` has the digest `{actual}`\nhint: the file changed while it was sent, take the snapshot again")]
+    Digest {
+        /// The digest that was named.
+        expected: ObjectId,
+        /// The digest of the bytes.
+        actual: Digest,
+    },
+    /// It is not there.
+    #[error("object `{0}` is not in the store")]
+    Missing(ObjectId),
+    /// It is there and no longer what its digest says.
+    #[error("object `{0}` is damaged in the store\nhint: send it again; `ml doctor` looks for more damage")]
+    Corrupt(ObjectId),
+    /// Larger than the caller takes.
+    #[error("object `{id}` has {size} bytes, {bytes_max} are allowed")]
+    TooLarge {
+        /// The object.
+        id: ObjectId,
+        /// Its size.
+        size: u64,
+        /// The most that was allowed.
+        bytes_max: u64,
+    },
+    /// A tree whose objects have not all arrived.
+    #[error("the tree lists {} objects that are not in the store, such as `{}`\nhint: send them first", missing.len(), missing.first().map(ToString::to_string).unwrap_or_default())]
+    Incomplete {
+        /// The objects, each once.
+        missing: Vec<ObjectId>,
+    },
+    /// A tree that a checkout could not or must not write.
+    #[error("tree entry `{}`: {rule}", path.escape_debug())]
+    Entry {
+        /// Path of the entry.
+        path: String,
+        /// What is wrong with it.
+        rule: String,
+    },
+    /// What is stored as a commit is no tree.
+    #[error("the listing of a commit")]
+    Tree(#[from] crate::tree::TreeError),
+    /// The transfer broke the rules of its form.
+    #[error("the transfer")]
+    Frame(#[from] crate::frame::FrameError),
+}
+
+const FORMAT: &str = "mlmesh-objects 1\n";
+const FOLDERS: [&str; 7] = ["packs", "loose", "commits", "chunks", "partial", "leases", "tmp"];
+const COPY_BUFFER_BYTES: usize = 256 << 10;
+
+impl ObjectStore {
+    /// Opens the store in `root` for reading and writing, and creates it.
+    /// Finishes or forgets what a crash has cut short.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let io = |action| move |source| io_error(action, root, source);
+        fs::create_dir_all(root).map_err(io("create"))?;
+        let lock = lock_for_writing(root)?;
+        check_format(root, true)?;
+        for folder in FOLDERS {
+            place::create_folder(&root.join(folder)).map_err(io("create a folder in"))?;
+        }
+        place::sync_folder(root).map_err(io("sync"))?;
+        let tmp = root.join("tmp");
+        for leftover in fs::read_dir(&tmp).map_err(io("list tmp of"))?.flatten() {
+            let _ = fs::remove_file(leftover.path());
+        }
+        let loaded = recover::load_for_writing(root)?;
+        Ok(Self {
+            root: root.to_owned(),
+            access: Access::Writer { _lock: lock },
+            writer: Mutex::new(loaded.open),
+            table: RwLock::new(loaded.table),
+            touched: Mutex::new(Touched::default()),
+            maintenance: Mutex::new(()),
+            recovered: loaded.recovered,
+        })
+    }
+
+    /// Opens an existing store for reading, beside a process that writes.
+    pub fn open_read_only(root: &Path) -> Result<Self, StoreError> {
+        check_format(root, false)?;
+        Ok(Self {
+            root: root.to_owned(),
+            access: Access::Reader,
+            writer: Mutex::new(None),
+            table: RwLock::new(recover::load_for_reading(root)?),
+            touched: Mutex::new(Touched::default()),
+            maintenance: Mutex::new(()),
+            recovered: Vec::new(),
+        })
+    }
+
+    /// What opening had to repair.
+    pub fn recovered(&self) -> &[Recovery] {
+        &self.recovered
+    }
+
+    /// Which of `ids` are there. What this answers with yes stays through a prune
+    /// that runs now, and for the grace time of later ones.
+    pub fn has(&self, ids: &[ObjectId]) -> Result<Vec<bool>, StoreError> {
+        let table = self.table_read();
+        self.touch(ids);
+        let answers: Result<Vec<bool>, _> = ids.iter().map(|id| Ok(self.find_in(&table, *id)?.is_some())).collect();
+        if !self.is_reader() || !matches!(&answers, Ok(all) if all.contains(&false)) {
+            return answers;
+        }
+        drop(table);
+        self.refresh()?;
+        let table = self.table_read();
+        ids.iter().map(|id| Ok(self.find_in(&table, *id)?.is_some())).collect()
+    }
+
+    /// Stores objects; returns when they are on disk. One wrong object refuses
+    /// the batch, of which earlier parts may then be stored.
+    pub fn put_batch<Content: AsRef<[u8]>>(
+        &self,
+        objects: impl IntoIterator<Item = (ObjectId, Content)>,
+    ) -> Result<Added, StoreError> {
+        let _operation = self.operation();
+        let mut writer = self.writer()?;
+        let mut added = Added::default();
+        let mut staged = HashSet::new();
+        let result = objects.into_iter().try_for_each(|(id, content)| {
+            let content = content.as_ref();
+            let actual = Digest::of(content);
+            if actual != id.0 {
+                return Err(StoreError::Digest { expected: id, actual });
+            }
+            if staged.contains(&id) || self.has_one(id)? {
+                return Ok(());
+            }
+            added.objects += 1;
+            added.bytes += content.len() as u64;
+            if content.len() as u64 >= LOOSE_BYTES_MIN {
+                return self.put_loose(id, content);
+            }
+            self.stage(&mut writer, id, content)?;
+            staged.insert(id);
+            Ok(())
+        });
+        let result = result.and_then(|()| self.commit_staged(&mut writer));
+        if let (Err(_), Some(open)) = (&result, writer.as_mut()) {
+            open.abandon();
+        }
+        result.map(|()| added)
+    }
+
+    /// Stores what `reader` gives, in bounded memory. With `expected`, content of
+    /// another digest is refused.
+    pub fn put_stream(
+        &self,
+        mut reader: impl Read,
+        expected: Option<ObjectId>,
+    ) -> Result<ObjectId, StoreError> {
+        self.require_writer()?;
+        let _operation = self.operation();
+        let source_error = |source| io_error("read the content of an object for", &self.root, source);
+        let mut head = Vec::new();
+        (&mut reader).take(LOOSE_BYTES_MIN).read_to_end(&mut head).map_err(source_error)?;
+        if (head.len() as u64) < LOOSE_BYTES_MIN {
+            let id = expected.unwrap_or_else(|| ObjectId(Digest::of(&head)));
+            self.put_batch([(id, head)])?;
+            return Ok(id);
+        }
+        let (mut file, temporary) = self.temporary()?;
+        let mut hasher = Sha256::new();
+        let mut buffer = head;
+        buffer.reserve(COPY_BUFFER_BYTES.saturating_sub(buffer.len()));
+        while !buffer.is_empty() {
+            hasher.update(&buffer);
+            file.write_all(&buffer).map_err(|source| io_error("write", &temporary.0, source))?;
+            buffer.clear();
+            (&mut reader).take(COPY_BUFFER_BYTES as u64).read_to_end(&mut buffer).map_err(source_error)?;
+        }
+        let actual = Digest::from_bytes(hasher.finalize().into());
+        match expected {
+            Some(expected) if expected.0 != actual => Err(StoreError::Digest { expected, actual }),
+            _ => self.adopt_loose(&file, &temporary.0, ObjectId(actual)).map(|()| ObjectId(actual)),
+        }
+    }
+
+    /// Opens an object for reading. A small one has been checked when this
+    /// returns; a large one is checked as it is read, and its last read fails when
+    /// it is damaged.
+    pub fn reader(&self, id: ObjectId) -> Result<ObjectReader, StoreError> {
+        self.touch(&[id]);
+        match self.find(id)?.ok_or(StoreError::Missing(id))? {
+            Found::Packed(pack, location) => self.read_packed(id, &pack, location).map(ObjectReader::checked),
+            Found::Loose(path) => {
+                let file = File::open(&path).map_err(|source| io_error("open", &path, source))?;
+                ObjectReader::unchecked(id, file).map_err(|source| io_error("open", &path, source))
+            }
+        }
+    }
+
+    /// Reads a whole object of at most `bytes_max` bytes.
+    pub fn read(&self, id: ObjectId, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let mut reader = self.reader(id)?;
+        let size = reader.size();
+        if size > bytes_max {
+            return Err(StoreError::TooLarge { id, size, bytes_max });
+        }
+        let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        match reader.read_to_end(&mut content) {
+            Ok(_) => Ok(content),
+            Err(source) => Err(self.read_error(id, source)),
+        }
+    }
+
+    /// Size of an object that is there.
+    pub fn size(&self, id: ObjectId) -> Result<Option<u64>, StoreError> {
+        match self.find(id)? {
+            None => Ok(None),
+            Some(found) => found.size().map(Some).map_err(|source| io_error("look at object in", &self.root, source)),
+        }
+    }
+
+    /// Objects in packs and objects in files of their own.
+    pub fn counts(&self) -> (u64, u64) {
+        let table = self.table_read();
+        let open = table.open.as_ref().map_or(0, |(_, index)| index.len());
+        let sealed: usize = table.sealed.iter().map(|pack| pack.prefixes.len()).sum();
+        ((open + sealed) as u64, table.loose.len() as u64)
+    }
+}
+
+/// What the other files of this crate use.
+impl ObjectStore {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(crate) fn require_writer(&self) -> Result<(), StoreError> {
+        if self.is_reader() { Err(StoreError::ReadOnly) } else { Ok(()) }
+    }
+
+    pub(crate) const fn is_reader(&self) -> bool {
+        matches!(self.access, Access::Reader)
+    }
+
+    /// Until the guard goes, a prune spares what is touched from now on.
+    pub(crate) fn operation(&self) -> Operation<'_> {
+        Operation { touched: &self.touched, number: lock(&self.touched).begin_sync() }
+    }
+
+    pub(crate) fn writer(&self) -> Result<MutexGuard<'_, Option<OpenPack>>, StoreError> {
+        self.require_writer()?;
+        Ok(lock(&self.writer))
+    }
+
+    pub(crate) fn table_read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table_write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Protects `ids` from prunes. Comes before the lookup whose answer it protects.
+    pub(crate) fn touch(&self, ids: &[ObjectId]) {
+        lock(&self.touched).touch(ids.iter().map(|id| prefix(*id)));
+    }
+
+    pub(crate) fn temporary(&self) -> Result<(File, place::Temporary), StoreError> {
+        let folder = self.folder("tmp");
+        place::create_temporary(&folder).map_err(|source| io_error("create a file in", &folder, source))
+    }
+
+    pub(crate) fn find(&self, id: ObjectId) -> Result<Option<Found>, StoreError> {
+        let found = self.find_in(&self.table_read(), id)?;
+        if found.is_some() || !self.is_reader() {
+            return Ok(found);
+        }
+        self.refresh()?;
+        self.find_in(&self.table_read(), id)
+    }
+
+    pub(crate) fn find_in(&self, table: &Table, id: ObjectId) -> Result<Option<Found>, StoreError> {
+        if !table.broken.is_empty() && table.broken.contains(&id) {
+            return Ok(None);
+        }
+        if let Some((pack, index)) = &table.open
+            && let Some(location) = index.get(&id)
+        {
+            return Ok(Some(Found::Packed(pack.clone(), *location)));
+        }
+        for sealed in &table.sealed {
+            let found = sealed.find(id).map_err(|source| io_error("read a pack of", &self.root, source))?;
+            if let Some(location) = found {
+                return Ok(Some(Found::Packed(sealed.pack.clone(), location)));
+            }
+        }
+        // A reader's sets may be old; the file system is not.
+        if self.is_reader() || table.loose.contains(&prefix(id)) {
+            let path = place::fanned(&self.folder("loose"), id.0);
+            if path.exists() {
+                return Ok(Some(Found::Loose(path)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn read_packed(
+        &self,
+        id: ObjectId,
+        pack: &PackFile,
+        location: Location,
+    ) -> Result<Vec<u8>, StoreError> {
+        let content = pack.read(id, location).map_err(|source| io_error("read a pack of", &self.root, source))?;
+        content.ok_or_else(|| self.corrupt(id))
+    }
+
+    /// Tells damage from trouble with reading, and remembers the damage.
+    pub(crate) fn read_error(&self, id: ObjectId, source: io::Error) -> StoreError {
+        match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => self.corrupt(id),
+            _ => io_error("read an object of", &self.root, source),
+        }
+    }
+
+    /// From now on the object counts as absent, so that a sync brings it again.
+    pub(crate) fn corrupt(&self, id: ObjectId) -> StoreError {
+        self.table_write().broken.insert(id);
+        StoreError::Corrupt(id)
+    }
+
+    /// Gives the written and verified file `temporary` its place as object `id`.
+    pub(crate) fn adopt_loose(&self, file: &File, temporary: &Path, id: ObjectId) -> Result<(), StoreError> {
+        if self.has_one(id)? {
+            return Ok(());
+        }
+        let path = place::fanned(&self.folder("loose"), id.0);
+        place::place(file, temporary, &path, &place::LOOSE).map_err(|source| io_error("store", &path, source))?;
+        let mut table = self.table_write();
+        table.broken.remove(&id);
+        table.loose.insert(prefix(id));
+        Ok(())
+    }
+
+    /// Seals the open pack, if there is one, so that a prune can look at it.
+    pub(crate) fn seal_open(&self, writer: &mut Option<OpenPack>) -> Result<(), StoreError> {
+        self.commit_staged(writer)?;
+        let Some(open) = writer.take() else { return Ok(()) };
+        let mut entries: Vec<IndexEntry> = match &self.table_read().open {
+            Some((_, index)) => index.iter().map(|(id, location)| (*id, *location)).collect(),
+            None => Vec::new(),
+        };
+        let folder = self.folder("packs");
+        let sealed = pack::seal(&folder, open.pack.clone(), &mut entries);
+        match sealed {
+            Ok(sealed) => {
+                let mut table = self.table_write();
+                table.open = None;
+                table.sealed.insert(0, Arc::new(sealed));
+                Ok(())
+            }
+            Err(source) => {
+                *writer = Some(open);
+                Err(io_error("seal a pack in", &folder, source))
+            }
+        }
+    }
+
+    fn has_one(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let table = self.table_read();
+        self.touch(&[id]);
+        Ok(self.find_in(&table, id)?.is_some())
+    }
+
+    fn put_loose(&self, id: ObjectId, content: &[u8]) -> Result<(), StoreError> {
+        let (mut file, temporary) = self.temporary()?;
+        file.write_all(content).map_err(|source| io_error("write", &temporary.0, source))?;
+        self.adopt_loose(&file, &temporary.0, id)
+    }
+
+    fn stage(&self, writer: &mut Option<OpenPack>, id: ObjectId, content: &[u8]) -> Result<(), StoreError> {
+        if writer.as_ref().is_some_and(OpenPack::is_full) {
+            self.seal_open(writer)?;
+        }
+        let folder = self.folder("packs");
+        let io = |source| io_error("write a pack in", &folder, source);
+        let open = match writer {
+            Some(open) => open,
+            None => {
+                let number = self.take_pack_number();
+                let open = OpenPack::create(&folder, number).map_err(io)?;
+                self.table_write().open = Some((open.pack.clone(), HashMap::new()));
+                writer.insert(open)
+            }
+        };
+        open.stage(id, content).map_err(io)
+    }
+
+    fn commit_staged(&self, writer: &mut Option<OpenPack>) -> Result<(), StoreError> {
+        let Some(open) = writer else { return Ok(()) };
+        let entries = open.commit().map_err(|source| io_error("write a pack in", &self.folder("packs"), source))?;
+        let mut table = self.table_write();
+        for (id, _) in &entries {
+            table.broken.remove(id);
+        }
+        if let Some((_, index)) = &mut table.open {
+            index.extend(entries);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take_pack_number(&self) -> u32 {
+        let mut table = self.table_write();
+        table.next_pack += 1;
+        table.next_pack
+    }
+
+    /// Reads again what another process has written.
+    fn refresh(&self) -> Result<(), StoreError> {
+        let fresh = recover::load_for_reading(&self.root)?;
+        *self.table_write() = fresh;
+        Ok(())
+    }
+}
+
+/// One call that must not lose to a prune what it has begun with.
+pub(crate) struct Operation<'a> {
+    touched: &'a Mutex<Touched>,
+    number: u64,
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        lock(self.touched).end_sync(self.number);
+    }
+}
+
+impl Found {
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        match self {
+            Self::Packed(_, location) => Ok(u64::from(location.length)),
+            Self::Loose(path) => Ok(fs::metadata(path)?.len()),
+        }
+    }
+}
+
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), source }
+}
+
+/// A panic while a lock was held leaves only data that its next user overwrites.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock_for_writing(root: &Path) -> Result<File, StoreError> {
+    let path = root.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| io_error("open", &path, source))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: root.to_owned() }),
+        Err(errno) => Err(io_error("lock", &path, errno.into())),
+    }
+}
+
+fn check_format(root: &Path, create: bool) -> Result<(), StoreError> {
+    let path = root.join("format");
+    match fs::read(&path) {
+        Ok(bytes) if bytes == FORMAT.as_bytes() => Ok(()),
+        Ok(bytes) => {
+            let found = String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().chars().take(80).collect();
+            Err(StoreError::Format { path: root.to_owned(), found })
+        }
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+            let temporary = root.join("format.tmp");
+            place::write_synced(&temporary, FORMAT.as_bytes())
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(|source| io_error("create", &path, source))
+        }
+        Err(source) => Err(io_error("read", &path, source)),
+    }
+}
