@@ -1,0 +1,270 @@
+//! The one preflight: what a submission becomes, and every reason why it may not run.
+//!
+//! `ml explain` shows the result, `ml queue` acts on it. It collects all refusals
+//! instead of stopping at the first, and plans as far as a plan can be made, so
+//! that a person sees everything at once.
+
+use std::sync::Arc;
+
+use mlmesh_model::{
+    CommitId, DatasetRef, DepsDigest, Digest, Experiment, Name, Placement, Plan, PlanDigest,
+    PlanSeed, Refusal, ReproPolicy, Resources, Seed, Submission, Trust, TrustLevel, Workload,
+    sweep_digest,
+};
+use mlmesh_recipe::{Point, expand, substitute};
+use serde::Serialize;
+
+use crate::World;
+use crate::rules::{self, Resolved};
+use crate::template::Template;
+
+/// What a submission would do now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preflight {
+    /// The runs, in sweep order; empty when no plan can be made.
+    pub runs: Vec<PlannedRun>,
+    /// Digest of the plan, or of the sweep; null when no plan can be made.
+    pub plan_sha256: Option<PlanDigest>,
+    /// Whether the runs are points of a sweep.
+    pub sweep: bool,
+    /// The level that can be reached, and what keeps it from the next ones.
+    pub trust: Trust,
+    /// Everything beside the plan.
+    pub placement: Placement,
+    /// Why it may not be enqueued; empty when it may.
+    pub refusals: Vec<Refusal>,
+    /// Why it could wait once enqueued.
+    pub waits: Vec<Refusal>,
+    /// What it is made of, for people.
+    pub groups: Groups,
+}
+
+/// One run that would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedRun {
+    /// Its place in the sweep, from 0.
+    pub index: u32,
+    /// `plan_sha256`.
+    pub plan_sha256: PlanDigest,
+    /// The plan.
+    pub plan: Arc<Plan>,
+}
+
+/// The parts that identify an experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Groups {
+    /// The source tree.
+    pub commit: CommitId,
+    /// The experiment and its digest.
+    pub experiment: ExperimentGroup,
+    /// The environment; null without one or when it is not known.
+    pub deps: Option<DepsGroup>,
+    /// The snapshot of the tree.
+    pub snapshot: SnapshotGroup,
+    /// The data, in recipe order.
+    pub datasets: Vec<DatasetGroup>,
+    /// What a run may use.
+    pub resources: Resources,
+    /// Digest of the image that would be used; null on `process`.
+    pub candidate_image: Option<Digest>,
+}
+
+/// The experiment in [`Groups`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExperimentGroup {
+    /// Its name.
+    pub name: Name,
+    /// Digest of its plan or sweep.
+    pub sha256: Option<PlanDigest>,
+    /// Number of runs.
+    pub runs: u32,
+}
+
+/// The environment in [`Groups`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DepsGroup {
+    /// Path of the lock in the tree, or `current`.
+    pub name: String,
+    /// Interpreter version.
+    pub python: String,
+    /// Its digest.
+    pub sha256: DepsDigest,
+}
+
+/// The snapshot in [`Groups`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotGroup {
+    /// First digits of the commit, as people name it.
+    pub id: String,
+    /// Digest of the tree's listing.
+    pub sha256: Digest,
+}
+
+/// A dataset in [`Groups`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatasetGroup {
+    /// Its name.
+    pub name: Name,
+    /// Its version, if the recipe names one.
+    pub version: Option<String>,
+    /// The checksum that the recipe names.
+    pub checksum: Option<Digest>,
+    /// Where the job finds it.
+    pub mount: String,
+    /// Whether it is registered under this checksum.
+    pub registered: bool,
+}
+
+/// Judges `submission` in `world`. The only source of refusals of plans.
+pub fn preflight(submission: &Submission, world: &World) -> Preflight {
+    let Workload::Experiment(experiment) = &submission.workload;
+    let mut refusals = rules::shape(experiment);
+    let resolved = rules::resolve(submission, experiment, world, &mut refusals);
+    refusals.extend(rules::host(experiment, submission, world, &resolved));
+    let trust = Trust::of(&resolved.trust);
+    if submission.policy == ReproPolicy::Strict && trust.level < TrustLevel::L3 {
+        refusals.extend(strict_refusals(&trust, &refusals));
+    }
+    let runs = match plan_runs(submission, experiment, &resolved) {
+        Ok(runs) => runs,
+        Err(refusal) => {
+            refusals.push(*refusal);
+            Vec::new()
+        }
+    };
+    let sweep = experiment.sweep.is_some();
+    let plan_sha256 = match runs.as_slice() {
+        [] => None,
+        [only] if !sweep => Some(only.plan_sha256),
+        runs => Some(sweep_digest(runs.iter().map(|run| run.plan_sha256))),
+    };
+    refusals.extend(rules::moved(submission.expected_plan, plan_sha256));
+    Preflight {
+        sweep,
+        trust,
+        waits: rules::waits(experiment, world),
+        groups: groups(submission, experiment, &resolved, plan_sha256, runs.len()),
+        placement: placement(submission, experiment, &resolved),
+        plan_sha256,
+        runs,
+        refusals,
+    }
+}
+
+/// Under strict every reason that keeps a run from L3 is a refusal, unless a more
+/// exact one was given for the same thing.
+fn strict_refusals(trust: &Trust, given: &[Refusal]) -> Vec<Refusal> {
+    let said = |code: &str| given.iter().any(|refusal| refusal.code == code);
+    trust
+        .reasons
+        .iter()
+        .filter(|reason| match reason.code.as_str() {
+            "sees_host_files" => !said("sandbox_unavailable"),
+            "data_unverified" => !given.iter().any(is_about_data),
+            _ => true,
+        })
+        .map(|reason| Refusal::new(&reason.code, reason.message.clone(), reason.hint.clone()))
+        .collect()
+}
+
+fn is_about_data(refusal: &Refusal) -> bool {
+    refusal.code.starts_with("dataset_")
+}
+
+fn plan_runs(
+    submission: &Submission,
+    experiment: &Experiment,
+    resolved: &Resolved,
+) -> Result<Vec<PlannedRun>, Box<Refusal>> {
+    let Some(shared) = resolved.shared_plan(submission, experiment) else {
+        return Ok(Vec::new());
+    };
+    let unplannable = |error: &dyn std::fmt::Display| {
+        Box::new(Refusal::new(
+            "plan_not_canonical",
+            format!("the plan has no canonical form: {error}"),
+            "use ASCII names, and write numbers other than integers below 2^53 as strings",
+        ))
+    };
+    let template = Template::of(&shared).map_err(|error| unplannable(&error))?;
+    expand(experiment)?
+        .into_iter()
+        .zip(0_u32..)
+        .map(|(point, index)| {
+            let argv = substitute(experiment, &point)?;
+            let Point { params, seed } = point;
+            let seed = match seed {
+                Seed::Absent => PlanSeed::Absent,
+                Seed::None => PlanSeed::None,
+                Seed::Value(seed) => PlanSeed::Value(seed),
+            };
+            let plan_sha256 = template
+                .digest(&argv, &params, seed)
+                .map_err(|error| unplannable(&error))?;
+            let plan = Arc::new(Plan {
+                argv,
+                params,
+                seed,
+                ..shared.clone()
+            });
+            Ok(PlannedRun {
+                index,
+                plan_sha256,
+                plan,
+            })
+        })
+        .collect()
+}
+
+fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolved) -> Placement {
+    Placement {
+        executor: submission.executor.unwrap_or(Placement::default().executor),
+        node: None,
+        priority: submission.priority,
+        retries: experiment.retries,
+        retry_on: experiment.retry_on.clone(),
+        after: resolved.after.clone(),
+        policy: submission.policy,
+        sandbox: resolved.sandbox,
+        limits: experiment.limits,
+        tolerance: experiment.tolerance.clone(),
+        current_environment: resolved.current_prefix.clone(),
+        site: std::collections::BTreeMap::new(),
+    }
+}
+
+fn groups(
+    submission: &Submission,
+    experiment: &Experiment,
+    resolved: &Resolved,
+    plan_sha256: Option<PlanDigest>,
+    runs: usize,
+) -> Groups {
+    let dataset = |reference: &DatasetRef| DatasetGroup {
+        name: reference.name.clone(),
+        version: reference.version.clone(),
+        checksum: reference.checksum,
+        mount: reference.mount.clone(),
+        registered: !resolved.unverifiable.contains(reference.name.as_str()),
+    };
+    Groups {
+        commit: submission.commit,
+        experiment: ExperimentGroup {
+            name: experiment.name.clone(),
+            sha256: plan_sha256,
+            runs: u32::try_from(runs).unwrap_or(u32::MAX),
+        },
+        deps: resolved.deps.as_ref().map(|deps| DepsGroup {
+            name: deps.name.clone(),
+            python: deps.python.clone(),
+            sha256: deps.sha256,
+        }),
+        snapshot: SnapshotGroup {
+            id: submission.commit.0.short(),
+            sha256: submission.commit.0,
+        },
+        datasets: experiment.datasets.iter().map(dataset).collect(),
+        resources: experiment.resources,
+        candidate_image: None,
+    }
+}

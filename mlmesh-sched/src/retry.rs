@@ -1,0 +1,204 @@
+//! What becomes of a run when one of its attempts has ended.
+
+use mlmesh_model::{Attempt, Cause, Phase, RetryOn};
+
+/// Delay before the first retry.
+pub const BACKOFF_FIRST_MS: u64 = 1_000;
+
+/// Longest delay before a retry.
+pub const BACKOFF_MAX_MS: u64 = 300_000;
+
+/// What is recorded of an ended attempt's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The run has ended.
+    End {
+        /// In this phase.
+        phase: Phase,
+        /// Why, when not by exit code 0.
+        cause: Option<Cause>,
+    },
+    /// It goes back into the queue.
+    Requeue {
+        /// Why the attempt ended; null when its command was never executed.
+        cause: Option<Cause>,
+        /// It waits at least this long.
+        delay_ms: u64,
+    },
+}
+
+/// How an attempt's end is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it ended; null for exit code 0 with everything that was declared.
+    pub cause: Option<Cause>,
+    /// Retries that earlier attempts used up; see [`retries_used`].
+    pub retries_used: u32,
+}
+
+/// Decides between an end and another try.
+///
+/// Somebody's wish that the run stops (`stop`) explains every end that the job did
+/// not reach by itself; limits that ended it and success are told as they are.
+pub(crate) fn verdict(
+    outcome: Outcome,
+    stop: Option<Cause>,
+    retries: u32,
+    retry_on_exit: bool,
+) -> Verdict {
+    let Some(cause) = outcome.cause else {
+        return Verdict::End {
+            phase: Phase::Completed,
+            cause: None,
+        };
+    };
+    let end = |cause: Cause| Verdict::End {
+        phase: cause.end_phase(),
+        cause: Some(cause),
+    };
+    if let Some(stop) = stop {
+        let by_limit = matches!(cause, Cause::Timeout | Cause::OutOfMemory);
+        return end(if by_limit { cause } else { stop });
+    }
+    if is_retried(cause, retry_on_exit) && outcome.retries_used < retries {
+        return Verdict::Requeue {
+            cause: Some(cause),
+            delay_ms: backoff_ms(outcome.retries_used),
+        };
+    }
+    end(cause)
+}
+
+/// Counts the retries that the recorded attempts used up, the newest one not
+/// included. A person's `ml retry` starts a new count: it follows an attempt
+/// after which nothing was left.
+pub fn retries_used(earlier: &[Attempt], retries: u32, retry_on: &[RetryOn]) -> u32 {
+    let on_exit = retry_on.contains(&RetryOn::Exit);
+    let mut used = 0;
+    for attempt in earlier {
+        match attempt.cause {
+            // Its command was never executed: nothing was used up.
+            None => {}
+            Some(cause) if is_retried(cause, on_exit) && used < retries => used += 1,
+            Some(_) => used = 0,
+        }
+    }
+    used
+}
+
+fn is_retried(cause: Cause, on_exit: bool) -> bool {
+    match cause {
+        Cause::Lost | Cause::Reboot => true,
+        Cause::Exit => on_exit,
+        Cause::Signal
+        | Cause::OutOfMemory
+        | Cause::Timeout
+        | Cause::Cancelled
+        | Cause::Shutdown
+        | Cause::OutputMissing
+        | Cause::DatasetChanged
+        | Cause::PrepareFailed
+        | Cause::EnvironmentFailed
+        | Cause::IsolationFailed
+        | Cause::CommandNotFound
+        | Cause::CollectFailed
+        | Cause::DependencyFailed => false,
+    }
+}
+
+fn backoff_ms(retries_used: u32) -> u64 {
+    BACKOFF_FIRST_MS
+        .saturating_mul(1_u64.checked_shl(retries_used).unwrap_or(u64::MAX))
+        .min(BACKOFF_MAX_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlmesh_model::{AttemptNumber, FencingToken, Micros, RunId};
+
+    fn after(cause: Option<Cause>, used: u32, stop: Option<Cause>, on_exit: bool) -> Verdict {
+        let outcome = Outcome {
+            cause,
+            retries_used: used,
+        };
+        verdict(outcome, stop, 2, on_exit)
+    }
+
+    #[test]
+    fn each_end_and_what_follows() {
+        use Cause::*;
+        let end = |cause: Cause| Verdict::End {
+            phase: cause.end_phase(),
+            cause: Some(cause),
+        };
+        let completed = Verdict::End {
+            phase: Phase::Completed,
+            cause: None,
+        };
+        let again = |cause, delay_ms| Verdict::Requeue {
+            cause: Some(cause),
+            delay_ms,
+        };
+        let cases = [
+            (after(None, 0, None, false), completed),
+            (after(None, 0, Some(Cancelled), false), completed),
+            (after(Some(Exit), 0, None, false), end(Exit)),
+            (after(Some(Exit), 0, None, true), again(Exit, 1_000)),
+            (after(Some(Lost), 1, None, false), again(Lost, 2_000)),
+            (after(Some(Lost), 2, None, false), end(Lost)),
+            (after(Some(Reboot), 0, None, false), again(Reboot, 1_000)),
+            (after(Some(Signal), 0, None, true), end(Signal)),
+            (after(Some(Exit), 0, Some(Cancelled), true), end(Cancelled)),
+            (after(Some(Lost), 0, Some(Shutdown), false), end(Shutdown)),
+            (
+                after(Some(Timeout), 0, Some(Cancelled), false),
+                end(Timeout),
+            ),
+            (
+                after(Some(OutputMissing), 0, None, true),
+                end(OutputMissing),
+            ),
+        ];
+        for (place, (seen, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(seen, expected, "case {place}");
+        }
+    }
+
+    #[test]
+    fn the_delay_doubles_up_to_its_limit() {
+        assert_eq!([0, 1, 2].map(backoff_ms), [1_000, 2_000, 4_000]);
+        assert_eq!(backoff_ms(40), BACKOFF_MAX_MS);
+        assert_eq!(backoff_ms(400), BACKOFF_MAX_MS);
+    }
+
+    #[test]
+    fn attempts_that_never_ran_and_retries_by_hand_use_nothing_up() {
+        let attempts = |causes: &[Option<Cause>]| -> Vec<Attempt> {
+            causes
+                .iter()
+                .zip(1..)
+                .map(|(cause, number)| Attempt {
+                    run: RunId::from_random(1),
+                    number: AttemptNumber(number),
+                    token: FencingToken(u64::from(number)),
+                    node: "n".parse().unwrap(),
+                    boot_id: "b".into(),
+                    leased_at: Micros(0),
+                    started_at: None,
+                    ended_at: None,
+                    exit: None,
+                    cause: *cause,
+                })
+                .collect()
+        };
+        let used = |causes: &[Option<Cause>]| retries_used(&attempts(causes), 1, &[]);
+        let lost = Some(Cause::Lost);
+        assert_eq!(used(&[]), 0);
+        assert_eq!(used(&[None, None]), 0);
+        assert_eq!(used(&[None, lost]), 1);
+        assert_eq!(used(&[lost, lost]), 0, "ended, then retried by hand");
+        assert_eq!(used(&[lost, lost, lost]), 1);
+        assert_eq!(used(&[Some(Cause::Exit)]), 0);
+    }
+}

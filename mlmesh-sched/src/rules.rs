@@ -1,0 +1,559 @@
+//! The single rules of preflight. Each looks at one thing and says what is wrong
+//! with it; [`crate::preflight()`] holds the order.
+
+use std::collections::BTreeSet;
+
+use mlmesh_model::{
+    DatasetRef, DepsDigest, DepsKind, Digest, Environment, EnvironmentFact, Experiment,
+    LimitsPolicy, LockFacts, Network, NetworkFact, PLAN_VERSION, Phase, Plan, PlanDataset,
+    PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Refusal, ReproPolicy, RunId, Seed, Submission,
+    TrustFacts, deps_digest,
+};
+
+use crate::world::{LockSeen, ParentSeen, World};
+
+/// What the world makes of the recipe's names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Resolved {
+    pub(crate) deps: Option<PlanDeps>,
+    /// Set when the recipe names an environment whose digest is not known.
+    pub(crate) deps_unknown: bool,
+    /// Null where a checksum is not known, so that no plan can be made.
+    pub(crate) datasets: Option<Vec<PlanDataset>>,
+    /// Datasets that cannot be verified at start.
+    pub(crate) unverifiable: BTreeSet<String>,
+    pub(crate) after: Vec<RunId>,
+    pub(crate) sandbox: bool,
+    pub(crate) network: Option<PlanNetwork>,
+    pub(crate) current_prefix: Option<String>,
+    pub(crate) trust: TrustFacts,
+}
+
+impl Resolved {
+    /// The plan without what differs between the points of a sweep.
+    pub(crate) fn shared_plan(
+        &self,
+        submission: &Submission,
+        experiment: &Experiment,
+    ) -> Option<Plan> {
+        if self.deps_unknown {
+            return None;
+        }
+        Some(Plan {
+            plan_version: PLAN_VERSION,
+            commit: submission.commit,
+            argv: Vec::new(),
+            params: Default::default(),
+            env: experiment.env.clone(),
+            secrets: experiment.secrets.clone(),
+            deps: self.deps.clone(),
+            datasets: self.datasets.clone()?,
+            seed: PlanSeed::Absent,
+            outputs: experiment.outputs.clone(),
+            resources: experiment.resources,
+            image: None,
+            network: self.network.clone()?,
+        })
+    }
+}
+
+/// Paths that the client names and the executor will use: they stay inside the
+/// working directory whatever the client sends.
+pub(crate) fn shape(experiment: &Experiment) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    if experiment.command.is_empty() {
+        refusals.push(Refusal::new(
+            "command_empty",
+            "the recipe has no command",
+            "add `command: [python, train.py]`",
+        ));
+    }
+    let mounts = experiment
+        .datasets
+        .iter()
+        .map(|dataset| dataset.mount.as_str());
+    let outputs = experiment.outputs.iter().map(String::as_str);
+    for path in mounts.clone().chain(outputs) {
+        if !stays_inside(path) {
+            refusals.push(Refusal::new(
+                "path_outside",
+                format!("`{path}` does not stay inside the working directory"),
+                "use a relative path without `..` and without control characters",
+            ));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for mount in mounts {
+        if !seen.insert(mount) {
+            refusals.push(Refusal::new(
+                "mount_taken",
+                format!("two datasets have the mount `{mount}`"),
+                "give each dataset a `mount:` of its own",
+            ));
+        }
+    }
+    refusals
+}
+
+fn stays_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.starts_with('/')
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| part != "..")
+}
+
+/// Looks up what the recipe names, and refuses what is not there.
+pub(crate) fn resolve(
+    submission: &Submission,
+    experiment: &Experiment,
+    world: &World,
+    refusals: &mut Vec<Refusal>,
+) -> Resolved {
+    let strict = submission.policy == ReproPolicy::Strict;
+    let mut resolved = Resolved {
+        sandbox: strict || experiment.sandbox,
+        ..Resolved::default()
+    };
+    environment(submission, experiment, world, &mut resolved, refusals);
+    datasets(experiment, world, &mut resolved, refusals);
+    parents(experiment, world, &mut resolved, refusals);
+    resolved.network = Some(match &experiment.network {
+        Some(Network::None) => PlanNetwork::None,
+        Some(Network::Open) => PlanNetwork::Open,
+        Some(Network::Hosts(hosts)) => {
+            let sorted: BTreeSet<&String> = hosts.iter().collect();
+            PlanNetwork::Hosts(sorted.into_iter().cloned().collect())
+        }
+        None if strict => PlanNetwork::None,
+        None => PlanNetwork::Open,
+    });
+    let enforced = |able: bool| match able {
+        true => NetworkFact::Enforced,
+        false => NetworkFact::NotEnforced,
+    };
+    resolved.trust.network = match &resolved.network {
+        Some(PlanNetwork::None) => enforced(world.abilities.network_none),
+        Some(PlanNetwork::Hosts(_)) => enforced(world.abilities.network_hosts),
+        Some(PlanNetwork::Open) | None => NetworkFact::Open,
+    };
+    resolved.trust.code_pinned = true;
+    resolved.trust.seed_recorded = experiment.seed != Seed::Absent || sweeps_seed(experiment);
+    resolved.trust.datasets_unverified = resolved.unverifiable.iter().cloned().collect();
+    resolved.trust.sees_more = if !resolved.sandbox {
+        Some("the files of this machine that its user can read".into())
+    } else if !world.abilities.sandbox {
+        Some("the files of this machine, since the sandbox is not possible here".into())
+    } else {
+        None
+    };
+    resolved
+}
+
+fn sweeps_seed(experiment: &Experiment) -> bool {
+    use mlmesh_model::Sweep;
+    match &experiment.sweep {
+        Some(Sweep::Grid(axes) | Sweep::Zip(axes)) => axes.iter().any(|axis| axis.param == "seed"),
+        Some(Sweep::Random { axes, .. }) => axes.iter().any(|axis| axis.param == "seed"),
+        None => false,
+    }
+}
+
+fn environment(
+    submission: &Submission,
+    experiment: &Experiment,
+    world: &World,
+    resolved: &mut Resolved,
+    refusals: &mut Vec<Refusal>,
+) {
+    match &experiment.environment {
+        None => resolved.trust.environment = EnvironmentFact::Absent,
+        Some(Environment::Current) => current(submission, world, resolved, refusals),
+        Some(Environment::Locked { python, lock }) => {
+            refusals.extend(python_found(python, world));
+            match lock_facts(lock, submission, world) {
+                Ok(facts) => {
+                    resolved.deps = deps_digest(python, facts.sha256)
+                        .ok()
+                        .map(|sha256| PlanDeps {
+                            kind: DepsKind::Lock,
+                            name: lock.clone(),
+                            python: python.clone(),
+                            sha256,
+                        });
+                    resolved.trust.environment = if facts.unhashed.is_empty() {
+                        EnvironmentFact::Pinned
+                    } else {
+                        EnvironmentFact::Unhashed(facts.unhashed.clone())
+                    };
+                }
+                Err(refusal) => {
+                    refusals.push(*refusal);
+                    // Not a matter of trust: what the lock would pin is unknown.
+                    resolved.trust.environment = EnvironmentFact::Pinned;
+                }
+            }
+            resolved.deps_unknown = resolved.deps.is_none();
+        }
+    }
+}
+
+fn current(
+    submission: &Submission,
+    world: &World,
+    resolved: &mut Resolved,
+    refusals: &mut Vec<Refusal>,
+) {
+    resolved.trust.environment = EnvironmentFact::Current;
+    let Some(current) = &submission.current else {
+        resolved.deps_unknown = true;
+        refusals.push(Refusal::new(
+            "current_environment_absent",
+            "`environment: current` needs an active virtual environment, and there is none",
+            "activate one (`. .venv/bin/activate`), or name a lock in `environment:`",
+        ));
+        return;
+    };
+    if !world.caller_is_daemon_owner {
+        refusals.push(Refusal::new(
+            "current_environment_foreign",
+            "`environment: current` names a folder of the daemon's machine, which is open to its owner only",
+            "name a lock in `environment:`",
+        ));
+    }
+    let list: String = current
+        .frozen
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    resolved.deps = Some(PlanDeps {
+        kind: DepsKind::Current,
+        name: "current".into(),
+        python: current.python.clone(),
+        sha256: DepsDigest(Digest::of(list.as_bytes())),
+    });
+    resolved.current_prefix = Some(current.prefix.clone());
+}
+
+fn python_found(python: &str, world: &World) -> Option<Refusal> {
+    let found = world
+        .interpreters
+        .iter()
+        .any(|interpreter| interpreter.version == python || interpreter.exact == python);
+    if found {
+        return None;
+    }
+    let mut versions: Vec<&str> = world
+        .interpreters
+        .iter()
+        .map(|interpreter| interpreter.version.as_str())
+        .collect();
+    versions.dedup();
+    let there = if versions.is_empty() {
+        "install one; this machine has none that was found".to_owned()
+    } else {
+        format!(
+            "install it, or name one that is there: {}",
+            versions
+                .iter()
+                .map(|version| format!("`{version}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
+    Some(Refusal::new(
+        "python_not_found",
+        format!("python `{python}` is not on this machine"),
+        there,
+    ))
+}
+
+fn lock_facts<'a>(
+    lock: &str,
+    submission: &'a Submission,
+    world: &'a World,
+) -> Result<&'a LockFacts, Box<Refusal>> {
+    let missing = || {
+        Box::new(Refusal::new(
+            "lock_missing",
+            format!("the tree has no lock file `{lock}`"),
+            "write it (`ml deps lock`, `uv lock` or `pip-compile --generate-hashes`), or correct the path",
+        ))
+    };
+    let sent = submission.lock.as_ref().filter(|facts| facts.path == lock);
+    match &world.lock {
+        LockSeen::NotRead => sent.ok_or_else(missing),
+        LockSeen::Missing => Err(missing()),
+        LockSeen::Unreadable(what) => Err(Box::new(Refusal::new(
+            "lock_unreadable",
+            format!("`{lock}` is not a lock file: {what}"),
+            "name a `requirements` file with hashes or a `uv.lock`",
+        ))),
+        LockSeen::Read(facts) if sent.is_some_and(|sent| sent != facts) => {
+            Err(Box::new(Refusal::new(
+                "lock_differs",
+                format!("what the client says of `{lock}` is not what the tree holds"),
+                "sync again with this version of `ml`",
+            )))
+        }
+        LockSeen::Read(facts) => Ok(facts),
+    }
+}
+
+fn datasets(
+    experiment: &Experiment,
+    world: &World,
+    resolved: &mut Resolved,
+    refusals: &mut Vec<Refusal>,
+) {
+    let mut planned = Vec::new();
+    let mut complete = true;
+    for reference in &experiment.datasets {
+        let refused = dataset(reference, world);
+        if !refused.is_empty() {
+            resolved.unverifiable.insert(reference.name.to_string());
+        }
+        refusals.extend(refused);
+        match reference.checksum {
+            Some(checksum) => planned.push(PlanDataset {
+                name: reference.name.clone(),
+                version: reference.version.clone(),
+                checksum,
+                mount: reference.mount.clone(),
+            }),
+            None => complete = false,
+        }
+    }
+    resolved.datasets = complete.then_some(planned);
+}
+
+fn dataset(reference: &DatasetRef, world: &World) -> Vec<Refusal> {
+    let name = &reference.name;
+    let known: Vec<_> = world
+        .datasets
+        .iter()
+        .filter(|dataset| dataset.name == *name)
+        .collect();
+    let fits_version = |version: &str| {
+        reference
+            .version
+            .as_deref()
+            .is_none_or(|wanted| wanted == version)
+    };
+    let candidates: Vec<_> = known
+        .iter()
+        .filter(|dataset| fits_version(&dataset.version))
+        .collect();
+    let Some(checksum) = reference.checksum else {
+        let hint = match candidates.last() {
+            Some(dataset) => format!(
+                "add `checksum: \"sha256:{}\"`, as version `{}` is registered",
+                dataset.checksum, dataset.version
+            ),
+            None => format!(
+                "register it with `ml data add {name} VERSION PATH`, which prints its checksum"
+            ),
+        };
+        return vec![Refusal::new(
+            "dataset_checksum_missing",
+            format!(
+                "dataset `{name}` has no checksum, and the checksum alone says what the data are"
+            ),
+            hint,
+        )];
+    };
+    if candidates.is_empty() {
+        let (message, hint) = match (known.is_empty(), &reference.version) {
+            (false, Some(version)) => (
+                format!("dataset `{name}` has no version `{version}`"),
+                format!(
+                    "registered versions: {}",
+                    known
+                        .iter()
+                        .map(|dataset| format!("`{}`", dataset.version))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            ),
+            _ => (
+                format!("dataset `{name}` is not registered"),
+                format!("register it with `ml data add {name} VERSION PATH`"),
+            ),
+        };
+        return vec![Refusal::new("dataset_unknown", message, hint)];
+    }
+    if candidates
+        .iter()
+        .any(|dataset| dataset.checksum == checksum)
+    {
+        return Vec::new();
+    }
+    let there = candidates
+        .iter()
+        .map(|dataset| {
+            format!(
+                "version `{}` has checksum sha256:{}",
+                dataset.version, dataset.checksum
+            )
+        })
+        .collect::<Vec<_>>()
+        .join("; ");
+    vec![Refusal::new(
+        "dataset_checksum_differs",
+        format!("dataset `{name}` is registered with another checksum than sha256:{checksum}"),
+        format!("{there}; correct the recipe, or register the data that it means as a new version"),
+    )]
+}
+
+fn parents(
+    experiment: &Experiment,
+    world: &World,
+    resolved: &mut Resolved,
+    refusals: &mut Vec<Refusal>,
+) {
+    for entry in &experiment.after {
+        match world.after.get(entry) {
+            Some(ParentSeen::Found { id, phase }) => {
+                if phase.is_ended() && *phase != Phase::Completed {
+                    refusals.push(Refusal::new(
+                        "after_not_completed",
+                        format!(
+                            "`after: {entry}` names a run that is {phase} and will not complete"
+                        ),
+                        format!("`ml retry {id}` first, or wait for another run"),
+                    ));
+                }
+                if !resolved.after.contains(id) {
+                    resolved.after.push(*id);
+                }
+            }
+            Some(ParentSeen::Ambiguous(count)) => refusals.push(Refusal::new(
+                "after_ambiguous",
+                format!("`after: {entry}` fits {count} runs"),
+                "write more characters of the id",
+            )),
+            Some(ParentSeen::Unknown) | None => refusals.push(Refusal::new(
+                "after_unknown",
+                format!("`after: {entry}` names no run"),
+                "`ml list` shows the runs",
+            )),
+        }
+    }
+}
+
+/// What this host cannot give.
+pub(crate) fn host(
+    experiment: &Experiment,
+    submission: &Submission,
+    world: &World,
+    resolved: &Resolved,
+) -> Vec<Refusal> {
+    let abilities = &world.abilities;
+    let mut refusals = world.capacity.never_fits(&experiment.resources);
+    if resolved.sandbox && !abilities.sandbox {
+        let why = abilities
+            .sandbox_missing
+            .as_deref()
+            .unwrap_or("namespaces are missing");
+        refusals.push(Refusal::new(
+            "sandbox_unavailable",
+            format!("the sandbox is not possible on this host: {why}"),
+            "`ml doctor` says how to allow it; `--repro-policy relaxed` runs without it",
+        ));
+    }
+    if !abilities.separates_users && !world.caller_is_daemon_owner {
+        refusals.push(Refusal::new(
+            "owner_only",
+            "this host cannot keep a job away from the daemon's files, so only the daemon's owner may queue",
+            "ask the owner, or let `ml doctor` say what the host lacks",
+        ));
+    }
+    if experiment.limits == LimitsPolicy::Required {
+        refusals.extend(limits_required(experiment, abilities));
+    }
+    for name in &experiment.secrets {
+        if !world.secrets.contains(name) && !submission.secret_values.contains_key(name) {
+            refusals.push(Refusal::new(
+                "secret_without_value",
+                format!("secret `{name}` has no value"),
+                format!("set it in your environment (`export {name}=…`) when you queue"),
+            ));
+        }
+    }
+    refusals
+}
+
+fn limits_required(experiment: &Experiment, abilities: &mlmesh_model::Abilities) -> Vec<Refusal> {
+    let asked = [
+        ("cpu", true),
+        ("memory", experiment.resources.memory_bytes.is_some()),
+        ("time", experiment.resources.time_s.is_some()),
+    ];
+    asked
+        .into_iter()
+        .filter(|(name, asked)| *asked && !abilities.limits.iter().any(|able| able == name))
+        .map(|(name, _)| {
+            Refusal::new(
+                "limit_not_enforced",
+                format!("`limits: required`, and this host cannot enforce the limit `{name}`"),
+                "`ml doctor` says what the host lacks; without `limits: required` the run records it",
+            )
+        })
+        .collect()
+}
+
+/// `--plan`: the world has moved since the caller looked.
+pub(crate) fn moved(expected: Option<PlanDigest>, seen: Option<PlanDigest>) -> Option<Refusal> {
+    let expected = expected?;
+    if seen == Some(expected) {
+        return None;
+    }
+    let now = seen.map_or("none".to_owned(), |seen| format!("sha256:{seen}"));
+    Some(Refusal::new(
+        "plan_moved",
+        format!("the plan is {now} now, not sha256:{expected} as expected"),
+        "`ml explain` shows commit, environment, data and resources as they are now",
+    ))
+}
+
+/// Why an accepted run would not start at once.
+pub(crate) fn waits(experiment: &Experiment, world: &World) -> Vec<Refusal> {
+    let mut waits = Vec::new();
+    let load = &world.load;
+    let asks = &experiment.resources;
+    if !world.commit_complete {
+        waits.push(Refusal::new(
+            "commit_not_synced",
+            "the tree is not complete in the content store",
+            "`ml queue` sends it; `ml sync` sends it now",
+        ));
+    }
+    for entry in &experiment.after {
+        if let Some(ParentSeen::Found { id, phase }) = world.after.get(entry)
+            && !phase.is_ended()
+        {
+            waits.push(Refusal::new(
+                "waits_for_run",
+                format!("run `{id}` must complete first; it is {phase}"),
+                format!("`ml watch {id}` follows it"),
+            ));
+        }
+    }
+    if asks.cpu_milli > load.free_cpu_milli
+        || asks.memory_bytes.unwrap_or(0) > load.free_memory_bytes
+        || asks.gpus > load.free_gpus
+    {
+        waits.push(Refusal::new(
+            "waits_for_resources",
+            "live runs hold resources that it needs",
+            "`ml status` shows them",
+        ));
+    }
+    if load.queued > 0 {
+        waits.push(Refusal::new(
+            "waits_for_turn",
+            format!("{} runs are queued", load.queued),
+            "`--priority` moves it forward",
+        ));
+    }
+    waits
+}
