@@ -1,0 +1,198 @@
+//! A project: its root, the recipe in it, and what git says.
+//!
+//! The root is the nearest folder above the recipe (its own included) that has
+//! `mlmesh.toml` or `.git`, else the recipe's folder. Git's files are read
+//! directly: a child process would cost more than the whole submission.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use mlmesh_model::GitFacts;
+
+use crate::error::{Failure, Outcome};
+
+/// A recipe's text and place.
+#[derive(Debug)]
+pub(crate) struct RecipeFile {
+    /// The folder that is snapshotted.
+    pub(crate) root: PathBuf,
+    /// Relative to the root, with `/`.
+    pub(crate) relative: String,
+    /// Its text.
+    pub(crate) text: String,
+}
+
+/// Reads a recipe and finds its project.
+pub(crate) fn read_recipe(path: &Path) -> Outcome<RecipeFile> {
+    let text = read_text(path)?;
+    let real = fs::canonicalize(path).map_err(|error| Failure::io("read", path, &error))?;
+    let folder = real.parent().unwrap_or(Path::new("/"));
+    let root = root_of(folder);
+    let relative = real.strip_prefix(&root).unwrap_or(&real);
+    Ok(RecipeFile {
+        relative: relative.to_string_lossy().into_owned(),
+        root,
+        text,
+    })
+}
+
+/// The text of a recipe; larger files than a recipe may be are refused unread.
+pub(crate) fn read_text(path: &Path) -> Outcome<String> {
+    let missing = |error: &io::Error| {
+        let mut failure = Failure::io("read", path, error);
+        failure.exit = crate::error::Exit::Usage;
+        if error.kind() == io::ErrorKind::NotFound {
+            failure.code = "recipe_absent".to_owned();
+            failure.hint = "`ml init` writes a commented `train.yaml`".to_owned();
+        }
+        failure
+    };
+    let file = fs::File::open(path).map_err(|error| missing(&error))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Failure::usage(
+            format!("`{}` is a folder, a recipe is a file", path.display()),
+            "name the recipe, such as `train.yaml`",
+        ));
+    }
+    let limit = mlmesh_recipe::FILE_BYTES_MAX as u64 + 1;
+    let mut bytes = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| missing(&error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::usage(
+            format!(
+                "{}: byte {} is not UTF-8, a recipe must be",
+                path.display(),
+                error.utf8_error().valid_up_to()
+            ),
+            "save the file as UTF-8",
+        )
+    })
+}
+
+/// The root of the project that `folder` lies in.
+pub(crate) fn root_of(folder: &Path) -> PathBuf {
+    folder
+        .ancestors()
+        .find(|folder| is_root(folder))
+        .unwrap_or(folder)
+        .to_owned()
+}
+
+fn is_root(folder: &Path) -> bool {
+    folder.join("mlmesh.toml").is_file() || folder.join(".git").exists()
+}
+
+/// HEAD and branch of the repository that the folder is the root of, or lies in.
+pub(crate) fn git_facts(root: &Path) -> Option<GitFacts> {
+    let git = root.ancestors().find_map(|folder| {
+        let git = folder.join(".git");
+        git.exists().then_some(git)
+    })?;
+    let git = if git.is_file() {
+        // A worktree or submodule: `gitdir: PATH`.
+        let text = read_small(&git)?;
+        let target = text.trim().strip_prefix("gitdir: ")?;
+        git.parent()?.join(target)
+    } else {
+        git
+    };
+    let head = read_small(&git.join("HEAD"))?;
+    let head = head.trim();
+    let Some(reference) = head.strip_prefix("ref: ") else {
+        return is_object_name(head).then(|| GitFacts {
+            head: head.to_owned(),
+            branch: None,
+        });
+    };
+    let common = read_small(&git.join("commondir"))
+        .map_or_else(|| git.clone(), |text| git.join(text.trim()));
+    let name = resolve(&git, reference).or_else(|| resolve(&common, reference))?;
+    Some(GitFacts {
+        head: name,
+        branch: reference.strip_prefix("refs/heads/").map(str::to_owned),
+    })
+}
+
+fn resolve(git: &Path, reference: &str) -> Option<String> {
+    if reference.contains("..") || reference.starts_with('/') {
+        return None;
+    }
+    if let Some(text) = read_small(&git.join(reference)) {
+        let name = text.trim();
+        return is_object_name(name).then(|| name.to_owned());
+    }
+    let packed = read_small(&git.join("packed-refs"))?;
+    packed.lines().find_map(|line| {
+        let (name, of) = line.split_once(' ')?;
+        (of == reference && is_object_name(name)).then(|| name.to_owned())
+    })
+}
+
+fn is_object_name(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn read_small(path: &Path) -> Option<String> {
+    const BYTES_MAX: u64 = 4 << 20;
+    let mut text = String::new();
+    fs::File::open(path)
+        .ok()?
+        .take(BYTES_MAX)
+        .read_to_string(&mut text)
+        .ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "0123456789012345678901234567890123456789";
+
+    #[test]
+    fn the_nearest_marked_folder_is_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b/c");
+        fs::create_dir_all(&inner).unwrap();
+        fs::create_dir(folder.path().join(".git")).unwrap();
+        assert_eq!(root_of(&inner), folder.path());
+        fs::write(folder.path().join("a/mlmesh.toml"), "").unwrap();
+        assert_eq!(root_of(&inner), folder.path().join("a"));
+        let recipe = inner.join("train.yaml");
+        fs::write(&recipe, "experiment: {}\n").unwrap();
+        let read = read_recipe(&recipe).unwrap();
+        assert_eq!(read.relative, "b/c/train.yaml");
+        assert_eq!(read.root, fs::canonicalize(folder.path().join("a")).unwrap());
+    }
+
+    #[test]
+    fn git_is_read_loose_packed_and_detached() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = folder.path().join(".git");
+        assert_eq!(git_facts(folder.path()), None);
+        fs::create_dir_all(git.join("refs/heads")).unwrap();
+        fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        assert_eq!(git_facts(folder.path()), None, "no commit yet");
+        fs::write(git.join("packed-refs"), format!("# x\n{NAME} refs/heads/main\n")).unwrap();
+        let facts = git_facts(folder.path()).unwrap();
+        assert_eq!((facts.head.as_str(), facts.branch.as_deref()), (NAME, Some("main")));
+        let newer = NAME.replace('0', "f");
+        fs::write(git.join("refs/heads/main"), &newer).unwrap();
+        assert_eq!(git_facts(folder.path()).unwrap().head, newer);
+        fs::write(git.join("HEAD"), NAME).unwrap();
+        assert_eq!(git_facts(folder.path()).unwrap().branch, None);
+        fs::write(git.join("HEAD"), "ref: ../../etc/passwd").unwrap();
+        assert_eq!(git_facts(folder.path()), None);
+    }
+
+    #[test]
+    fn a_folder_is_not_a_recipe() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read_text(folder.path()).unwrap_err().exit.code(), 2);
+        let absent = read_text(&folder.path().join("x.yaml")).unwrap_err();
+        assert_eq!((absent.code.as_str(), absent.exit.code()), ("recipe_absent", 2));
+    }
+}
