@@ -364,6 +364,9 @@ pub enum StoreError {
     /// The run is not known to this tenant.
     #[error("no run `{0}`")]
     NoRun(RunId),
+    /// A submission brought an id that a run already has.
+    #[error("run `{0}` exists already")]
+    RunExists(RunId),
     /// Somebody else took it, or it was cancelled.
     #[error("run `{0}` is not queued")]
     NotQueued(RunId),

@@ -1,0 +1,198 @@
+//! The `Store` port on both backends: each method names its work and hands it to
+//! the backend's writer or to one of its readers.
+
+/// Implements [`Store`](mlmesh_model::Store) for a type with `write` and `read`.
+macro_rules! store_port {
+    ($store:ty) => {
+        impl mlmesh_model::Store for $store {
+            fn submit(&self, submit: Submit) -> BoxFuture<'_, Result<Submitted, StoreError>> {
+                self.write(WriteKind::Submit, |tx| Box::pin(write::submit(tx, submit)))
+            }
+
+            fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Attempt, StoreError>> {
+                self.write(WriteKind::Claim, |tx| Box::pin(write::claim(tx, claim)))
+            }
+
+            fn advance(&self, advance: Advance) -> BoxFuture<'_, Result<Run, StoreError>> {
+                self.write(WriteKind::Advance, |tx| {
+                    Box::pin(write::advance(tx, advance))
+                })
+            }
+
+            fn move_unleased(
+                &self,
+                change: UnleasedMove,
+            ) -> BoxFuture<'_, Result<Run, StoreError>> {
+                self.write(WriteKind::Move, |tx| {
+                    Box::pin(write::move_unleased(tx, change))
+                })
+            }
+
+            fn set_metrics(
+                &self,
+                run: RunId,
+                token: FencingToken,
+                metrics: BTreeMap<String, MetricSummary>,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.write(WriteKind::Other, move |tx| {
+                    Box::pin(write::set_metrics(tx, run, token, metrics))
+                })
+            }
+
+            fn run(
+                &self,
+                tenant: &Tenant,
+                id: RunId,
+            ) -> BoxFuture<'_, Result<Option<Run>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| Box::pin(async move { read::run(sql, &tenant, id).await }))
+            }
+
+            fn ids_by_prefix(
+                &self,
+                tenant: &Tenant,
+                prefix: &str,
+                limit: u32,
+            ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>> {
+                let (tenant, prefix) = (tenant.clone(), prefix.to_owned());
+                self.read(move |sql| {
+                    Box::pin(async move { read::ids_by_prefix(sql, &tenant, &prefix, limit).await })
+                })
+            }
+
+            fn runs(&self, query: RunQuery) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+                self.read(move |sql| Box::pin(async move { read::runs(sql, &query).await }))
+            }
+
+            fn counts(
+                &self,
+                tenant: &Tenant,
+            ) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| Box::pin(async move { read::counts(sql, &tenant).await }))
+            }
+
+            fn open_runs(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+                self.read(|sql| Box::pin(read::open_runs(sql)))
+            }
+
+            fn attempts(&self, run: RunId) -> BoxFuture<'_, Result<Vec<Attempt>, StoreError>> {
+                self.read(move |sql| Box::pin(read::attempts(sql, run)))
+            }
+
+            fn events(
+                &self,
+                tenant: &Tenant,
+                after: Sequence,
+                limit: u32,
+            ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| {
+                    Box::pin(async move { read::events(sql, &tenant, after, limit).await })
+                })
+            }
+
+            fn last_event(&self) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+                self.read(|sql| Box::pin(read::last_event(sql)))
+            }
+
+            fn record(
+                &self,
+                event: Option<Event>,
+                audit: Option<AuditNote>,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.write(WriteKind::Other, |tx| {
+                    Box::pin(write::record(tx, event, audit))
+                })
+            }
+
+            fn audit_rows(
+                &self,
+                after: u64,
+                limit: u32,
+            ) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+                self.read(move |sql| Box::pin(read::audit_rows(sql, after, limit)))
+            }
+
+            fn put_dataset(
+                &self,
+                dataset: Dataset,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.write(WriteKind::Other, |tx| {
+                    Box::pin(catalog::put_dataset(tx, dataset, audit))
+                })
+            }
+
+            fn datasets(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Dataset>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| Box::pin(async move { catalog::datasets(sql, &tenant).await }))
+            }
+
+            fn remove_dataset(
+                &self,
+                tenant: &Tenant,
+                name: &Name,
+                version: &str,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<bool, StoreError>> {
+                let (tenant, name, version) = (tenant.clone(), name.clone(), version.to_owned());
+                self.write(WriteKind::Other, move |tx| {
+                    Box::pin(async move {
+                        catalog::remove_dataset(tx, &tenant, &name, &version, audit).await
+                    })
+                })
+            }
+
+            fn put_key(
+                &self,
+                key: ApiKey,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.write(WriteKind::Other, |tx| {
+                    Box::pin(catalog::put_key(tx, key, audit))
+                })
+            }
+
+            fn keys(&self) -> BoxFuture<'_, Result<Vec<ApiKey>, StoreError>> {
+                self.read(|sql| Box::pin(catalog::keys(sql)))
+            }
+
+            fn references(&self) -> BoxFuture<'_, Result<References, StoreError>> {
+                self.read(|sql| Box::pin(catalog::references(sql)))
+            }
+
+            fn prune_runs(
+                &self,
+                tenant: &Tenant,
+                ended_before: Micros,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>> {
+                let tenant = tenant.clone();
+                self.write(WriteKind::Other, move |tx| {
+                    Box::pin(
+                        async move { catalog::prune_runs(tx, &tenant, ended_before, audit).await },
+                    )
+                })
+            }
+
+            fn check(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.write(WriteKind::Other, |tx| Box::pin(catalog::check(tx)))
+            }
+        }
+    };
+}
+
+use std::collections::BTreeMap;
+
+use mlmesh_model::{
+    Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Event, FencingToken,
+    MetricSummary, Micros, Name, Phase, References, Run, RunId, RunQuery, Sequence, StoreError,
+    Submit, Submitted, Tenant, UnleasedMove,
+};
+
+use crate::crash::WriteKind;
+use crate::sqlite::SqliteStore;
+use crate::{catalog, read, write};
+
+store_port!(SqliteStore);

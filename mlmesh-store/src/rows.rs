@@ -1,0 +1,512 @@
+//! Runs as rows: what a run becomes in the `runs` table and how it comes back
+//! exactly as it was.
+//!
+//! A sweep's points differ in little. The parent's row therefore carries a
+//! template made of its first point, and each point stores only what differs:
+//!
+//! ```text
+//!   parent.template   {name, commit, placement, git, trust, plan}
+//!   point.plan        {"argv": …, "params": …}       other columns NULL
+//! ```
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mlmesh_model::{
+    CommitId, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId, ObjectId, PHASES,
+    Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Resources, Run,
+    RunId, RunKind, Sequence, StoreError, Trust,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::laws::phase_code;
+use crate::sql::{Param, Row, Sql, from_json, to_json};
+
+/// Columns of `runs` in the order in which rows are written and read.
+macro_rules! run_columns {
+    () => {
+        "seq, id, tenant, owner, kind, parent, idx, name, tree, plan, plan_sha256, placement, git, \
+         phase, cause, message, exit, attempts, token, node, queued_at, started_at, ended_at, \
+         trust, metrics, outputs, manifest_sha256, isolation"
+    };
+}
+pub(crate) use run_columns;
+
+pub(crate) const INSERT_RUN: &str = concat!(
+    "INSERT INTO runs (",
+    run_columns!(),
+    ", template) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+     $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29) ON CONFLICT (id) DO NOTHING"
+);
+
+const UPDATE_RUN: &str = "UPDATE runs SET phase = $1, cause = $2, message = $3, exit = $4, \
+     attempts = $5, token = $6, node = $7, started_at = $8, ended_at = $9, trust = $10, \
+     metrics = $11, outputs = $12, manifest_sha256 = $13, isolation = $14 WHERE seq = $15";
+
+const SELECT_RUN: &str = concat!("SELECT ", run_columns!(), " FROM runs WHERE id = $1");
+
+/// A run and the sequence of its sweep's parent.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) run: Run,
+    pub(crate) parent: Option<i64>,
+    /// Whether the trust column is to stay NULL: the run has its template's.
+    template_trust: Option<Trust>,
+}
+
+/// Reads a run by its id, of whatever tenant.
+pub(crate) async fn load(sql: &mut impl Sql, id: RunId) -> Result<Option<Loaded>, StoreError> {
+    let rows = sql
+        .rows(SELECT_RUN, &[Param::owned(id.to_string())])
+        .await?;
+    Ok(decode_all(sql, rows).await?.pop())
+}
+
+/// Turns rows of [`run_columns`] into runs, reading each sweep's template once.
+pub(crate) async fn decode_all(
+    sql: &mut impl Sql,
+    rows: Vec<Row>,
+) -> Result<Vec<Loaded>, StoreError> {
+    let mut templates = HashMap::new();
+    let mut loaded = Vec::with_capacity(rows.len());
+    for mut row in rows {
+        let head = RowHead::read(&mut row)?;
+        if let Some(parent) = head.parent
+            && !templates.contains_key(&parent)
+        {
+            templates.insert(parent, Template::load(sql, parent).await?);
+        }
+        let template = head.parent.and_then(|parent| templates.get(&parent));
+        loaded.push(decode(head, row, template)?);
+    }
+    Ok(loaded)
+}
+
+/// Writes back what claims and moves change.
+pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), StoreError> {
+    let run = &loaded.run;
+    let params = [
+        Param::Int(phase_code(run.phase) as i64),
+        Param::or_null(run.cause.map(|cause| Param::text(cause.as_str()))),
+        message_param(run),
+        json_or_null(run.exit.as_ref())?,
+        Param::int(run.attempts),
+        Param::count(run.token.0),
+        Param::or_null(node_param(run)),
+        time_param(run.started_at),
+        time_param(run.ended_at),
+        trust_param(run, loaded.parent.map(|_| &loaded.template_trust))?,
+        metrics_param(run)?,
+        Param::or_null(run.outputs.as_ref().map(|id| Param::digest(&id.0))),
+        Param::or_null(run.manifest_sha256.as_ref().map(Param::digest)),
+        json_or_null(run.isolation.as_ref())?,
+        Param::count(run.seq.0),
+    ];
+    sql.run(UPDATE_RUN, &params).await?;
+    Ok(())
+}
+
+/// What the points of a sweep have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Template {
+    parent: RunId,
+    common: Common,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Common {
+    name: Name,
+    commit: CommitId,
+    placement: Placement,
+    git: Option<GitFacts>,
+    trust: Option<Trust>,
+    plan: Option<Arc<Plan>>,
+}
+
+impl Template {
+    /// Made of the first point of a sweep.
+    pub(crate) fn of(parent: RunId, point: &Run) -> Self {
+        let mut placement = point.placement.clone();
+        placement.node = None;
+        let common = Common {
+            name: point.name.clone(),
+            commit: point.commit,
+            placement,
+            git: point.git.clone(),
+            trust: point.trust.clone(),
+            plan: point.plan.clone(),
+        };
+        Self { parent, common }
+    }
+
+    pub(crate) fn to_text(&self) -> Result<String, StoreError> {
+        to_json(&self.common)
+    }
+
+    pub(crate) async fn load(sql: &mut impl Sql, parent: i64) -> Result<Self, StoreError> {
+        let found = sql
+            .row(
+                "SELECT id, template FROM runs WHERE seq = $1",
+                &[Param::Int(parent)],
+            )
+            .await?;
+        let missing = || StoreError::Damaged(format!("sweep {parent} has no template"));
+        let mut row = found.ok_or_else(missing)?;
+        Ok(Self {
+            parent: row.parsed()?,
+            common: row.opt_json()?.ok_or_else(missing)?,
+        })
+    }
+}
+
+/// The parameters of [`INSERT_RUN`]. A point comes with its parent's sequence and
+/// template, a parent with the text of the template that it carries.
+pub(crate) fn insert_params<'a>(
+    run: &'a Run,
+    parent: Option<(i64, &Template)>,
+    carries: Option<String>,
+) -> Result<Vec<Param<'a>>, StoreError> {
+    let (kind, idx) = match run.kind {
+        RunKind::Single => (0, Param::Null),
+        RunKind::Parent { children } => (1, Param::int(children)),
+        RunKind::Child { index, .. } => (2, Param::int(index)),
+    };
+    let common = parent.map(|(_, template)| &template.common);
+    let same_name = common.is_some_and(|common| common.name == run.name);
+    let same_commit = common.is_some_and(|common| common.commit == run.commit);
+    let same_git = common.is_some_and(|common| common.git == run.git);
+    Ok(vec![
+        Param::count(run.seq.0),
+        Param::owned(run.id.to_string()),
+        Param::text(run.tenant.as_str()),
+        Param::text(run.owner.as_str()),
+        Param::Int(kind),
+        Param::or_null(parent.map(|(seq, _)| Param::Int(seq))),
+        idx,
+        Param::or_null((!same_name).then(|| Param::text(run.name.as_str()))),
+        Param::or_null((!same_commit).then(|| Param::digest(&run.commit.0))),
+        plan_param(run, common.and_then(|common| common.plan.as_deref()))?,
+        Param::digest(&run.plan_sha256.0),
+        placement_param(run, common)?,
+        if same_git {
+            Param::Null
+        } else {
+            Param::owned(to_json(&run.git)?)
+        },
+        Param::Int(phase_code(run.phase) as i64),
+        Param::or_null(run.cause.map(|cause| Param::text(cause.as_str()))),
+        message_param(run),
+        json_or_null(run.exit.as_ref())?,
+        Param::int(run.attempts),
+        Param::count(run.token.0),
+        Param::or_null(node_param(run)),
+        Param::Int(run.queued_at.0),
+        time_param(run.started_at),
+        time_param(run.ended_at),
+        trust_param(run, common.map(|common| &common.trust))?,
+        metrics_param(run)?,
+        Param::or_null(run.outputs.as_ref().map(|id| Param::digest(&id.0))),
+        Param::or_null(run.manifest_sha256.as_ref().map(Param::digest)),
+        json_or_null(run.isolation.as_ref())?,
+        Param::or_null(carries.map(Param::owned)),
+    ])
+}
+
+/// The first columns of a row: what is needed to find the template.
+struct RowHead {
+    seq: Sequence,
+    id: RunId,
+    tenant: mlmesh_model::Tenant,
+    owner: mlmesh_model::Owner,
+    kind: i64,
+    parent: Option<i64>,
+    idx: Option<i64>,
+}
+
+impl RowHead {
+    fn read(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            seq: Sequence(row.number()?),
+            id: row.parsed()?,
+            tenant: row.parsed()?,
+            owner: row.parsed()?,
+            kind: row.int()?,
+            parent: row.opt_int()?,
+            idx: row.opt_int()?,
+        })
+    }
+
+    fn kind(&self, template: Option<&Template>) -> Result<RunKind, StoreError> {
+        let damaged = || StoreError::Damaged(format!("run `{}` has no sound kind", self.id));
+        let idx = || {
+            let idx = self.idx.ok_or_else(damaged)?;
+            u32::try_from(idx).map_err(|_| damaged())
+        };
+        match (self.kind, template) {
+            (0, None) => Ok(RunKind::Single),
+            (1, None) => Ok(RunKind::Parent { children: idx()? }),
+            (2, Some(template)) => Ok(RunKind::Child {
+                parent: template.parent,
+                index: idx()?,
+            }),
+            _ => Err(damaged()),
+        }
+    }
+}
+
+fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Loaded, StoreError> {
+    let kind = head.kind(template)?;
+    let common = template.map(|template| &template.common);
+    let id = head.id;
+    let inherited = |what: &'static str| {
+        move || StoreError::Damaged(format!("run `{id}` has no {what} and no template"))
+    };
+    let name = row.opt_parsed()?;
+    let tree = row.opt_digest()?.map(CommitId);
+    let plan_text = row.opt_text()?;
+    let plan_sha256 = PlanDigest(row.digest()?);
+    let placement = row.opt_json::<Placement>()?;
+    let git = row.opt_json::<Option<GitFacts>>()?;
+    let code: usize = row.number()?;
+    let phase = *PHASES
+        .get(code)
+        .ok_or_else(|| StoreError::Damaged(format!("run `{id}` has phase {code}")))?;
+    let cause = row
+        .opt_text()?
+        .map(|name| {
+            mlmesh_model::Cause::from_name(&name)
+                .ok_or_else(|| StoreError::Damaged(format!("run `{id}` has cause `{name}`")))
+        })
+        .transpose()?;
+    let message = row.opt_text()?.unwrap_or_default();
+    let exit = row.opt_json()?;
+    let attempts = row.number()?;
+    let token = mlmesh_model::FencingToken(row.number()?);
+    let node: Option<NodeId> = row.opt_parsed()?;
+    let queued_at = Micros(row.int()?);
+    let started_at = row.opt_int()?.map(Micros);
+    let ended_at = row.opt_int()?.map(Micros);
+    let own_trust = row.opt_json::<Option<Trust>>()?;
+    let metrics = metrics_of(row.opt_json()?);
+    let outputs = row.opt_digest()?.map(ObjectId);
+    let manifest_sha256 = row.opt_digest()?;
+    let isolation = row.opt_json()?;
+    let mut placement = match placement {
+        Some(placement) => placement,
+        None => common
+            .map(|common| common.placement.clone())
+            .ok_or_else(inherited("placement"))?,
+    };
+    placement.node = node;
+    let run = Run {
+        id,
+        seq: head.seq,
+        tenant: head.tenant,
+        owner: head.owner,
+        name: name
+            .or_else(|| common.map(|common| common.name.clone()))
+            .ok_or_else(inherited("name"))?,
+        kind,
+        commit: tree
+            .or_else(|| common.map(|common| common.commit))
+            .ok_or_else(inherited("commit"))?,
+        plan: plan_of(plan_text, common.and_then(|common| common.plan.as_ref()))?,
+        plan_sha256,
+        placement,
+        git: match git {
+            Some(git) => git,
+            None => common
+                .map(|common| common.git.clone())
+                .ok_or_else(inherited("git facts"))?,
+        },
+        phase,
+        cause,
+        message,
+        exit,
+        attempts,
+        token,
+        queued_at,
+        started_at,
+        ended_at,
+        trust: match own_trust {
+            Some(trust) => trust,
+            None => common.and_then(|common| common.trust.clone()),
+        },
+        metrics,
+        outputs,
+        manifest_sha256,
+        isolation,
+    };
+    Ok(Loaded {
+        run,
+        parent: head.parent,
+        template_trust: common.and_then(|common| common.trust.clone()),
+    })
+}
+
+fn message_param(run: &Run) -> Param<'_> {
+    Param::or_null((!run.message.is_empty()).then(|| Param::text(&run.message)))
+}
+
+fn node_param(run: &Run) -> Option<Param<'_>> {
+    let node = run.placement.node.as_ref()?;
+    Some(Param::text(node.as_str()))
+}
+
+fn time_param(time: Option<Micros>) -> Param<'static> {
+    Param::or_null(time.map(|time| Param::Int(time.0)))
+}
+
+fn json_or_null<T: Serialize>(value: Option<&T>) -> Result<Param<'static>, StoreError> {
+    Ok(Param::or_null(
+        value.map(to_json).transpose()?.map(Param::owned),
+    ))
+}
+
+/// NULL stands for the template's trust in a point and for none elsewhere; JSON
+/// `null` stands for none in a point.
+fn trust_param(run: &Run, template: Option<&Option<Trust>>) -> Result<Param<'static>, StoreError> {
+    match template {
+        Some(trust) if *trust == run.trust => Ok(Param::Null),
+        Some(_) => Ok(Param::owned(to_json(&run.trust)?)),
+        None => json_or_null(run.trust.as_ref()),
+    }
+}
+
+fn placement_param(run: &Run, common: Option<&Common>) -> Result<Param<'static>, StoreError> {
+    if common.is_some_and(|common| common.placement == run.placement) {
+        return Ok(Param::Null);
+    }
+    let mut placement = run.placement.clone();
+    placement.node = None;
+    if common.is_some_and(|common| common.placement == placement) {
+        return Ok(Param::Null);
+    }
+    Ok(Param::owned(to_json(&placement)?))
+}
+
+/// Metrics in the store: values as text that reads back to the same bits, which
+/// a JSON number does not promise.
+#[derive(Serialize, Deserialize)]
+struct StoredMetric(String, String, String, u64);
+
+fn metrics_param(run: &Run) -> Result<Param<'static>, StoreError> {
+    if run.metrics.is_empty() {
+        return Ok(Param::Null);
+    }
+    let text = |value: MetricValue| format!("{:?}", value.0);
+    let stored: BTreeMap<&String, StoredMetric> = run
+        .metrics
+        .iter()
+        .map(|(name, summary)| {
+            let MetricSummary {
+                last,
+                min,
+                max,
+                steps,
+            } = *summary;
+            (name, StoredMetric(text(last), text(min), text(max), steps))
+        })
+        .collect();
+    Ok(Param::owned(to_json(&stored)?))
+}
+
+fn metrics_of(stored: Option<BTreeMap<String, StoredMetric>>) -> BTreeMap<String, MetricSummary> {
+    let value = |text: &str| MetricValue(text.parse().unwrap_or(f64::NAN));
+    stored
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, StoredMetric(last, min, max, steps))| {
+            let summary = MetricSummary {
+                last: value(&last),
+                min: value(&min),
+                max: value(&max),
+                steps,
+            };
+            (name, summary)
+        })
+        .collect()
+}
+
+fn plan_param(run: &Run, template: Option<&Plan>) -> Result<Param<'static>, StoreError> {
+    let text = match (&run.plan, template) {
+        (None, _) => return Ok(Param::Null),
+        (Some(plan), None) => to_json(plan)?,
+        (Some(plan), Some(template)) => to_json(&PlanChange::of(plan, template))?,
+    };
+    Ok(Param::owned(text))
+}
+
+fn plan_of(
+    text: Option<String>,
+    template: Option<&Arc<Plan>>,
+) -> Result<Option<Arc<Plan>>, StoreError> {
+    match (text, template) {
+        (None, _) => Ok(None),
+        (Some(text), None) => Ok(Some(Arc::new(from_json(&text)?))),
+        (Some(text), Some(template)) => {
+            let changes: PlanChanges = from_json(&text)?;
+            Ok(Some(Arc::new(changes.applied(template))))
+        }
+    }
+}
+
+/// Defines the two forms of a plan's difference: borrowed for writing, owned for
+/// reading. The list is checked against `Plan` by the compiler: a field that is
+/// missing here does not destructure.
+macro_rules! plan_changes {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        #[derive(Serialize)]
+        struct PlanChange<'a> {
+            $(#[serde(skip_serializing_if = "Option::is_none")] $field: Option<&'a $type>,)*
+        }
+
+        impl<'a> PlanChange<'a> {
+            fn of(plan: &'a Plan, template: &Plan) -> Self {
+                let Plan { $($field),* } = plan;
+                Self { $($field: (*$field != template.$field).then_some($field),)* }
+            }
+        }
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct PlanChanges {
+            $(#[serde(default, deserialize_with = "present")] $field: Option<$type>,)*
+        }
+
+        impl PlanChanges {
+            fn applied(self, template: &Plan) -> Plan {
+                Plan { $($field: self.$field.unwrap_or_else(|| template.$field.clone()),)* }
+            }
+        }
+    };
+}
+
+plan_changes! {
+    plan_version: u32,
+    commit: CommitId,
+    argv: Vec<String>,
+    params: BTreeMap<String, mlmesh_model::ParamValue>,
+    env: BTreeMap<String, String>,
+    secrets: Vec<String>,
+    deps: Option<PlanDeps>,
+    datasets: Vec<PlanDataset>,
+    seed: PlanSeed,
+    outputs: Vec<String>,
+    resources: Resources,
+    image: Option<mlmesh_model::Digest>,
+    network: PlanNetwork,
+}
+
+/// Tells a field that is null from one that is absent.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The commit that a template gives to points without one.
+pub(crate) fn template_commit(text: &str) -> Result<CommitId, StoreError> {
+    Ok(from_json::<Common>(text)?.commit)
+}

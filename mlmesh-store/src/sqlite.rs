@@ -1,0 +1,364 @@
+//! SQLite: one file in WAL mode with full synchronisation, one writer thread that
+//! commits in groups, a few reader connections on blocking threads.
+//!
+//! ```text
+//!   write ──► bounded channel ──► writer thread ── its connection ──► meshd.db-wal, fdatasync
+//!   read  ──► permit ──► blocking thread ── a connection of the pool (query_only)
+//! ```
+//!
+//! A connection that failed is dropped; the writer opens another one for the next
+//! group, so the store works again when the disk does.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use mlmesh_model::{BoxFuture, Sequence, StoreError};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::audit::AuditHead;
+use crate::crash::WriteKind;
+use crate::group::{Job, Tx, WRITES_WAITING_MAX, gathered, gone, reason_of, run_group};
+use crate::migrate::{self, migrate};
+use crate::read;
+use crate::sql::{Cell, Param, Row, Sql, ready};
+
+/// Readers at work at once, each with its connection.
+const READERS_MAX: usize = 4;
+
+/// Statements that a connection keeps compiled.
+const STATEMENTS_CACHED_MAX: usize = 64;
+
+/// How long a connection waits for a lock that another process holds.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+
+/// The store of a daemon without further configuration.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    jobs: Option<mpsc::Sender<Job<SqliteSession>>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    readers: Arc<Mutex<Vec<SqliteSession>>>,
+    permits: Arc<Semaphore>,
+    committed: watch::Receiver<Sequence>,
+}
+
+impl SqliteStore {
+    /// Opens or creates the database and brings it to this program's schema.
+    /// Blocks; its methods need a tokio runtime.
+    pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+        let mut session = SqliteSession::open(path)?;
+        let newest = ready(prepare(&mut session))?;
+        let (jobs, waiting) = mpsc::channel(WRITES_WAITING_MAX);
+        let (committed_now, committed) = watch::channel(newest);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn({
+                let path = path.to_owned();
+                move || write_groups(&path, session, waiting, &committed_now)
+            })
+            .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            jobs: Some(jobs),
+            writer: Some(writer),
+            readers: Arc::new(Mutex::new(Vec::new())),
+            permits: Arc::new(Semaphore::new(READERS_MAX)),
+            committed,
+        }))
+    }
+
+    /// Changes when events have been committed; holds the newest one's sequence.
+    pub fn watch(&self) -> watch::Receiver<Sequence> {
+        self.committed.clone()
+    }
+
+    /// The store's own note of where the audit chain ends.
+    pub fn audit_head(&self) -> BoxFuture<'_, Result<AuditHead, StoreError>> {
+        self.read(|sql| Box::pin(read::audit_head(sql)))
+    }
+
+    pub(crate) fn write<T, W>(
+        &self,
+        kind: WriteKind,
+        work: W,
+    ) -> BoxFuture<'_, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        W: for<'t> FnOnce(&'t mut Tx<SqliteSession>) -> LocalBoxFuture<'t, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
+        let (job, answered) = Job::new(kind, work);
+        Box::pin(async move {
+            let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+            jobs.send(job).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        })
+    }
+
+    pub(crate) fn read<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        W: for<'t> FnOnce(&'t mut SqliteSession) -> LocalBoxFuture<'t, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
+        Box::pin(async move {
+            let permit = Arc::clone(&self.permits).acquire_owned().await;
+            let (readers, path) = (Arc::clone(&self.readers), self.path.clone());
+            let reading = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let pooled = locked(&readers).pop();
+                let mut session = match pooled {
+                    Some(session) => session,
+                    None => SqliteSession::open_reader(&path)?,
+                };
+                let outcome = ready(read_once(&mut session, work));
+                if !matches!(outcome, Err(StoreError::Unavailable(_))) {
+                    locked(&readers).push(session);
+                }
+                outcome
+            });
+            reading.await.map_err(|_| gone())?
+        })
+    }
+}
+
+impl Drop for SqliteStore {
+    /// Lets the writer finish what it has been handed.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer has been reported by its own thread.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn read_once<T, W>(session: &mut SqliteSession, work: W) -> Result<T, StoreError>
+where
+    W: for<'t> FnOnce(&'t mut SqliteSession) -> LocalBoxFuture<'t, Result<T, StoreError>>,
+{
+    session.batch(SqliteSession::BEGIN_READ).await?;
+    let outcome = work(session).await;
+    session.batch("COMMIT").await?;
+    outcome
+}
+
+async fn prepare(session: &mut SqliteSession) -> Result<Sequence, StoreError> {
+    session.batch(SqliteSession::BEGIN_WRITE).await?;
+    migrate(session, &migrate::SQLITE).await?;
+    let newest = read::last_event(session).await?;
+    session.batch("COMMIT").await?;
+    Ok(newest)
+}
+
+/// The writer thread: until the store is dropped.
+fn write_groups(
+    path: &Path,
+    session: SqliteSession,
+    mut waiting: mpsc::Receiver<Job<SqliteSession>>,
+    committed: &watch::Sender<Sequence>,
+) {
+    let mut tx = Some(Tx::new(session));
+    while let Some(first) = waiting.blocking_recv() {
+        let group = gathered(first, &mut waiting);
+        if tx.is_none() {
+            match SqliteSession::open(path) {
+                Ok(session) => tx = Some(Tx::new(session)),
+                Err(error) => {
+                    tracing::error!(%error, "store cannot be opened again");
+                    for job in group {
+                        job.refuse(&reason_of(&error));
+                    }
+                    continue;
+                }
+            }
+        }
+        if let Some(open) = &mut tx
+            && let Err(error) = ready(run_group(open, group, committed))
+        {
+            tracing::error!(%error, "store write failed");
+            tx = None;
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct SqliteSession {
+    connection: Connection,
+}
+
+impl SqliteSession {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let session = Self::connect(path, flags)?;
+        // The WAL is flushed at each commit (FULL), checkpointed every 16 MiB and
+        // cut back to that size afterwards.
+        session.pragmas(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+             PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 16777216; \
+             PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;",
+        )?;
+        Ok(session)
+    }
+
+    fn open_reader(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let session = Self::connect(path, flags)?;
+        session.pragmas("PRAGMA query_only = 1; PRAGMA temp_store = MEMORY;")?;
+        Ok(session)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let connection = Connection::open_with_flags(path, flags).map_err(store_error)?;
+        connection.busy_timeout(BUSY_MAX).map_err(store_error)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
+        Ok(Self { connection })
+    }
+
+    fn pragmas(&self, text: &str) -> Result<(), StoreError> {
+        self.connection.execute_batch(text).map_err(store_error)
+    }
+
+    fn statement(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>, StoreError> {
+        self.connection.prepare_cached(sql).map_err(store_error)
+    }
+}
+
+impl Sql for SqliteSession {
+    const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head";
+    const LOCK_QUEUED: &'static str =
+        "SELECT q.seq FROM queue q JOIN runs r ON r.seq = q.seq WHERE r.id = $1";
+    const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
+    const BEGIN_READ: &'static str = "BEGIN";
+
+    async fn batch(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        // Migrations are several statements; everything else is one, kept compiled.
+        if sql.contains(';') {
+            return self.connection.execute_batch(sql).map_err(store_error);
+        }
+        self.statement(sql)?
+            .raw_execute()
+            .map(drop)
+            .map_err(store_error)
+    }
+
+    async fn run(&mut self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        let mut statement = self.statement(sql)?;
+        bind(&mut statement, params)?;
+        let touched = statement.raw_execute().map_err(store_error)?;
+        Ok(touched as u64)
+    }
+
+    async fn run_each(
+        &mut self,
+        sql: &'static str,
+        rows: &[Vec<Param<'_>>],
+    ) -> Result<Option<usize>, StoreError> {
+        let mut statement = self.statement(sql)?;
+        for (place, params) in rows.iter().enumerate() {
+            bind(&mut statement, params)?;
+            if statement.raw_execute().map_err(store_error)? == 0 {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn rows(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut statement = self.statement(sql)?;
+        bind(&mut statement, params)?;
+        let columns = statement.column_count();
+        let mut found = Vec::new();
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(store_error)? {
+            let mut cells = Vec::with_capacity(columns);
+            for column in 0..columns {
+                cells.push(cell(row.get_ref(column).map_err(store_error)?)?);
+            }
+            found.push(Row::new(cells));
+        }
+        Ok(found)
+    }
+}
+
+fn bind(statement: &mut rusqlite::Statement<'_>, params: &[Param<'_>]) -> Result<(), StoreError> {
+    debug_assert_eq!(statement.parameter_count(), params.len());
+    for (place, param) in params.iter().enumerate() {
+        debug_assert_eq!(
+            statement.parameter_name(place + 1),
+            Some(format!("${}", place + 1).as_str()),
+            "parameters appear in the order of their numbers"
+        );
+        statement
+            .raw_bind_parameter(place + 1, param)
+            .map_err(store_error)?;
+    }
+    Ok(())
+}
+
+impl ToSql for Param<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Int(value) => ValueRef::Integer(*value),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+fn cell(value: ValueRef<'_>) -> Result<Cell, StoreError> {
+    match value {
+        ValueRef::Null => Ok(Cell::Null),
+        ValueRef::Integer(value) => Ok(Cell::Int(value)),
+        ValueRef::Text(bytes) => String::from_utf8(bytes.to_vec())
+            .map(Cell::Text)
+            .map_err(|_| StoreError::Damaged("a text is not UTF-8".into())),
+        ValueRef::Blob(bytes) => Ok(Cell::Bytes(bytes.to_vec())),
+        ValueRef::Real(value) => Err(StoreError::Damaged(format!(
+            "a column holds {value}, and no column holds fractions"
+        ))),
+    }
+}
+
+/// What fails for reasons outside the file can be tried again; everything else
+/// means that the file is not what this program wrote.
+fn store_error(error: rusqlite::Error) -> StoreError {
+    let outside = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DiskFull
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OutOfMemory
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::PermissionDenied
+                | ErrorCode::OperationAborted
+        )
+    );
+    if outside {
+        StoreError::Unavailable(format!("SQLite: {error}"))
+    } else {
+        StoreError::Damaged(format!("SQLite: {error}"))
+    }
+}

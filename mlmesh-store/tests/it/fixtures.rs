@@ -1,0 +1,222 @@
+//! Small builders for runs, submissions and notes.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mlmesh_model::*;
+
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// An id that no other test of this process uses.
+pub(crate) fn new_id() -> RunId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Spread over the alphabet, as random ids are.
+    RunId::from_random(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+pub(crate) fn tenant() -> Tenant {
+    Tenant::default()
+}
+
+pub(crate) fn plan(argument: &str) -> Plan {
+    Plan {
+        plan_version: PLAN_VERSION,
+        commit: CommitId(Digest::of(b"tree")),
+        argv: vec!["python".into(), "train.py".into(), argument.into()],
+        params: BTreeMap::from([("lr".into(), ParamValue::Text(argument.into()))]),
+        env: BTreeMap::from([("OMP_NUM_THREADS".into(), "1".into())]),
+        secrets: vec![],
+        deps: Some(PlanDeps {
+            kind: DepsKind::Lock,
+            name: "requirements.lock".into(),
+            python: "3.11".into(),
+            sha256: DepsDigest(Digest::of(b"lock")),
+        }),
+        datasets: vec![PlanDataset {
+            name: "digits".parse().unwrap(),
+            version: Some("1".into()),
+            checksum: Digest::of(b"digits"),
+            mount: "data/digits".into(),
+        }],
+        seed: PlanSeed::Value(7),
+        outputs: vec!["model.npz".into(), "plots/*.svg".into()],
+        resources: Resources::default(),
+        image: None,
+        network: PlanNetwork::None,
+    }
+}
+
+/// A run as control makes it: queued, without sequence.
+pub(crate) fn run() -> Run {
+    run_of(plan("0.1"))
+}
+
+pub(crate) fn run_of(plan: Plan) -> Run {
+    Run {
+        id: new_id(),
+        seq: Sequence(0),
+        tenant: tenant(),
+        owner: "ada".parse().unwrap(),
+        name: "digits".parse().unwrap(),
+        kind: RunKind::Single,
+        commit: plan.commit,
+        plan_sha256: plan.digest().unwrap(),
+        plan: Some(Arc::new(plan)),
+        placement: Placement {
+            retries: 2,
+            tolerance: BTreeMap::from([(
+                "accuracy".into(),
+                Tolerance {
+                    abs: Some("0".into()),
+                    rel: None,
+                },
+            )]),
+            ..Placement::default()
+        },
+        git: Some(GitFacts {
+            head: "0123abcd".into(),
+            branch: Some("main".into()),
+        }),
+        phase: Phase::Queued,
+        cause: None,
+        message: String::new(),
+        exit: None,
+        attempts: 0,
+        token: FencingToken(0),
+        queued_at: Micros(1_000_000),
+        started_at: None,
+        ended_at: None,
+        trust: Some(Trust {
+            level: TrustLevel::L3,
+            reasons: vec![],
+        }),
+        metrics: BTreeMap::new(),
+        outputs: None,
+        manifest_sha256: None,
+        isolation: None,
+    }
+}
+
+/// A parent and its points.
+pub(crate) fn sweep(points: u32) -> Vec<Run> {
+    let children: Vec<Run> = (0..points)
+        .map(|index| run_of(plan(&format!("0.{index}"))))
+        .collect();
+    sweep_of(children)
+}
+
+pub(crate) fn sweep_of(mut children: Vec<Run>) -> Vec<Run> {
+    let mut parent = run();
+    parent.plan = None;
+    parent.plan_sha256 = sweep_digest(children.iter().map(|child| child.plan_sha256));
+    parent.kind = RunKind::Parent {
+        children: children.len() as u32,
+    };
+    for (index, child) in (0..).zip(&mut children) {
+        child.kind = RunKind::Child {
+            parent: parent.id,
+            index,
+        };
+    }
+    let mut runs = vec![parent];
+    runs.append(&mut children);
+    runs
+}
+
+pub(crate) fn note(action: &str) -> AuditNote {
+    AuditNote {
+        time: Micros(2_000_000),
+        tenant: tenant(),
+        owner: "ada".parse().unwrap(),
+        key: "owner.key".into(),
+        remote: "local".into(),
+        action: action.into(),
+        subject: "subject".into(),
+        details_sha256: None,
+    }
+}
+
+pub(crate) fn submission(runs: Vec<Run>) -> Submit {
+    Submit {
+        runs,
+        idempotency_key: None,
+        request_sha256: Digest::of(b"request"),
+        audit: note("run.submit"),
+    }
+}
+
+pub(crate) fn claim_of(run: RunId) -> Claim {
+    Claim {
+        run,
+        node: "node-1".parse().unwrap(),
+        boot_id: "boot-1".into(),
+        time: Micros(3_000_000),
+    }
+}
+
+pub(crate) fn advance_of(attempt: &Attempt, to: &[Phase]) -> Advance {
+    Advance {
+        run: attempt.run,
+        token: attempt.token,
+        to: to.to_vec(),
+        time: Micros(4_000_000),
+        record: RunUpdate::default(),
+        not_before: None,
+    }
+}
+
+pub(crate) fn unleased(run: RunId, from: Phase, to: Phase) -> UnleasedMove {
+    UnleasedMove {
+        run,
+        from,
+        to,
+        time: Micros(5_000_000),
+        cause: (to == Phase::Cancelled).then_some(Cause::Cancelled),
+        message: "asked for".into(),
+        audit: Some(note("run.move")),
+    }
+}
+
+pub(crate) fn query() -> RunQuery {
+    RunQuery {
+        tenant: tenant(),
+        phases: vec![],
+        parent: None,
+        owner: None,
+        cursor: None,
+        limit: 100,
+    }
+}
+
+/// Submits runs and returns them as stored, in order.
+pub(crate) async fn submitted(store: &dyn Store, runs: Vec<Run>) -> Vec<Run> {
+    let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
+    store.submit(submission(runs)).await.unwrap();
+    let mut stored = Vec::new();
+    for id in ids {
+        stored.push(stored_run(store, id).await);
+    }
+    stored
+}
+
+pub(crate) async fn stored_run(store: &dyn Store, id: RunId) -> Run {
+    store.run(&tenant(), id).await.unwrap().unwrap()
+}
+
+/// Counts that are not zero.
+pub(crate) async fn counted(store: &dyn Store) -> Vec<(Phase, u64)> {
+    let counts = store.counts(&tenant()).await.unwrap();
+    assert_eq!(counts.len(), PHASES.len());
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}

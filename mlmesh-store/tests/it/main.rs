@@ -1,0 +1,6 @@
+//! Integration tests of the store: one conformance suite on both backends, then
+//! what each backend promises on its own.
+
+mod conformance;
+mod fixtures;
+mod sqlite;
