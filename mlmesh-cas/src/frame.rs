@@ -23,7 +23,6 @@ pub const FRAME_VERSION: u8 = 1;
 const MAGIC: [u8; 8] = *b"mlfrme\0\x01";
 const RECORD: u8 = 1;
 const END: u8 = 0;
-const COPY_BUFFER_BYTES: usize = 64 << 10;
 /// Small objects are stored together up to this size, with one sync.
 const STORE_BATCH_BYTES: usize = 8 << 20;
 
@@ -93,6 +92,8 @@ pub struct FrameReader<R: Read> {
     bytes: u64,
     checksum: Sha256,
     state: State,
+    /// What the last failed read through [`Read`] failed at.
+    failure: Option<FrameError>,
 }
 
 #[derive(Debug)]
@@ -169,6 +170,7 @@ impl<R: Read> FrameReader<R> {
             bytes: 0,
             checksum: Sha256::new_with_prefix(MAGIC),
             state: State::Start,
+            failure: None,
         }
     }
 
@@ -277,9 +279,14 @@ impl<R: Read> FrameReader<R> {
 /// The content of the present record. Damage is an error of kind `InvalidData`.
 impl<R: Read> Read for FrameReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_content(buffer).map_err(|error| match error {
-            FrameError::Io(error) => error,
-            other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+        self.read_content(buffer).map_err(|error| {
+            let kind = match &error {
+                FrameError::Io(error) => error.kind(),
+                _ => io::ErrorKind::InvalidData,
+            };
+            let told = io::Error::new(kind, error.to_string());
+            self.failure = Some(error);
+            told
         })
     }
 }
@@ -300,8 +307,8 @@ impl ObjectStore {
             };
             if record.length >= LOOSE_BYTES_MIN {
                 let new = !self.has(&[record.id])?[0];
-                if let Err(error) = self.put_stream(io::BufReader::with_capacity(COPY_BUFFER_BYTES, &mut frames), Some(record.id)) {
-                    break Err(error);
+                if let Err(error) = self.put_stream(&mut frames, Some(record.id)) {
+                    break Err(frames.failure.take().map_or(error, StoreError::Frame));
                 }
                 added += Added { objects: u64::from(new), bytes: if new { record.length } else { 0 } };
                 continue;

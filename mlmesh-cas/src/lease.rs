@@ -13,13 +13,13 @@ use mlmesh_model::{CommitId, ObjectId};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::place;
+use crate::place::{self, Locked};
 use crate::store::{ObjectStore, StoreError, io_error, lock};
 
 /// Keeps one commit and its objects until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    _locked: File,
+    _locked: Locked,
     _name: place::Temporary,
 }
 
@@ -38,14 +38,14 @@ impl ObjectStore {
         // Shared with other leases; a prune holds it alone while it looks at them.
         let gate = self.gate(FlockOperation::LockShared)?;
         let (mut file, name) = place::create_temporary(&folder).map_err(io)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|errno| io(errno.into()))?;
         file.write_all(commit.to_string().as_bytes()).map_err(io)?;
+        let locked = Locked::new(file, FlockOperation::LockExclusive).map_err(|errno| io(errno.into()))?;
         let there = self.has_commit(commit)?;
         drop(gate);
         if !there {
             return Err(StoreError::Missing(ObjectId(commit.0)));
         }
-        Ok(Lease { _locked: file, _name: name })
+        Ok(Lease { _locked: locked, _name: name })
     }
 
     /// Begins a sync: until the guard is dropped, no prune removes what is put or
@@ -55,12 +55,11 @@ impl ObjectStore {
         SyncGuard { store: Arc::clone(self), number }
     }
 
-    pub(crate) fn gate(&self, operation: FlockOperation) -> Result<File, StoreError> {
+    pub(crate) fn gate(&self, operation: FlockOperation) -> Result<Locked, StoreError> {
         let path = self.folder("leases").join("gate");
-        let open = || -> io::Result<File> {
+        let open = || -> io::Result<Locked> {
             let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-            flock(&file, operation)?;
-            Ok(file)
+            Ok(Locked::new(file, operation)?)
         };
         open().map_err(|source| io_error("lock", &path, source))
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mlmesh_model::Digest;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::fault;
 
@@ -95,6 +97,24 @@ pub(crate) struct Temporary(pub(crate) PathBuf);
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A file under an advisory lock of its own. The lock is given up explicitly: a
+/// child between fork and exec still has the descriptor and would hold it on.
+#[derive(Debug)]
+pub(crate) struct Locked(pub(crate) File);
+
+impl Locked {
+    pub(crate) fn new(file: File, operation: FlockOperation) -> Result<Self, Errno> {
+        flock(&file, operation)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -217,12 +217,14 @@ impl ObjectStore {
     ) -> Result<Rewrite, StoreError> {
         let folder = self.folder("packs");
         let io = |source| io_error("rewrite packs in", &folder, source);
-        let Some(mut live) = live_entries(victims, keep).map_err(io)? else { return Ok(Rewrite::Damaged) };
+        let Some(live) = live_entries(&folder, victims, keep).map_err(io)? else { return Ok(Rewrite::Damaged) };
+        let numbers: HashSet<u32> = victims.iter().map(|victim| victim.pack.number).collect();
+        let elsewhere = |id| self.is_whole_outside(id, &numbers);
         let output = if live.is_empty() {
             None
         } else {
             let number = self.take_pack_number();
-            match write_pack(&folder, number, &mut live).map_err(io)? {
+            match write_pack(&folder, number, &live, elsewhere).map_err(io)? {
                 Some(pack) => Some(Arc::new(pack)),
                 None => return Ok(Rewrite::Damaged),
             }
@@ -237,8 +239,7 @@ impl ObjectStore {
             garbage().map(|(id, _)| *id).filter(|id| touched.protects(*id, since)).collect()
         };
         if wanted.is_empty() {
-            let number = |pack: &Arc<SealedPack>| pack.pack.number;
-            table.sealed.retain(|pack| !victims.iter().any(|victim| number(victim) == number(pack)));
+            table.sealed.retain(|pack| !numbers.contains(&pack.pack.number));
             if let Some(output) = output {
                 table.sealed.push(output);
             }
@@ -257,6 +258,25 @@ impl ObjectStore {
             recover::remove_pack(&folder, output.pack.number).map_err(io)?;
         }
         Ok(Rewrite::Wanted(wanted))
+    }
+
+    /// Whether another pack has a good copy, which came after this one was damaged.
+    fn is_whole_outside(&self, id: ObjectId, victims: &HashSet<u32>) -> io::Result<bool> {
+        let table = self.table_read();
+        let mut copies = Vec::new();
+        if let Some((pack, index)) = &table.open {
+            copies.extend(index.get(&id).map(|location| (pack.clone(), *location)));
+        }
+        for sealed in table.sealed.iter().filter(|sealed| !victims.contains(&sealed.pack.number)) {
+            copies.extend(sealed.find(id)?.map(|location| (sealed.pack.clone(), location)));
+        }
+        drop(table);
+        for (pack, location) in copies {
+            if pack.read(id, location)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn commit_digests(&self) -> Result<Vec<Digest>, StoreError> {
@@ -312,46 +332,60 @@ fn groups(packs: &[Arc<SealedPack>], keep: &HashSet<u64>, percent_max: u64) -> V
     groups
 }
 
-/// The records to copy, each object once; `None` when a header is damaged.
-fn live_entries(victims: &[Arc<SealedPack>], keep: &HashSet<u64>) -> io::Result<Option<Vec<(PackFile, IndexEntry)>>> {
+/// The records to copy; `None` when an index is damaged.
+fn live_entries(
+    folder: &Path,
+    victims: &[Arc<SealedPack>],
+    keep: &HashSet<u64>,
+) -> io::Result<Option<Vec<(PackFile, IndexEntry)>>> {
     let mut live = Vec::new();
-    let mut seen = HashSet::new();
     for pack in victims {
-        for (id, location) in pack.prefixes.iter().zip(&pack.locations) {
-            if !keep.contains(id) {
-                continue;
-            }
-            match pack.pack.header(*location)? {
-                Some((id, length)) if length == location.length => {
-                    if seen.insert(id) {
-                        live.push((pack.pack.clone(), (id, *location)));
-                    }
-                }
-                _ => return Ok(None),
-            }
-        }
+        let index = fs::read(pack_path(folder, pack.pack.number, "idx"))?;
+        let Some(entries) = format::parse_index(&index) else { return Ok(None) };
+        let entries = entries.into_iter().filter(|(id, _)| keep.contains(&prefix(*id)));
+        live.extend(entries.map(|entry| (pack.pack.clone(), entry)));
     }
+    live.sort_unstable_by_key(|(pack, (_, location))| (pack.number, location.offset));
     Ok(Some(live))
 }
 
-/// Writes, syncs and names a pack and its index; `None` when a content is damaged.
-fn write_pack(folder: &Path, number: u32, live: &mut Vec<(PackFile, IndexEntry)>) -> io::Result<Option<SealedPack>> {
+/// Writes, syncs and names a pack and its index, each object once; `None` when a
+/// content is damaged of which there is no good copy `elsewhere`.
+fn write_pack(
+    folder: &Path,
+    number: u32,
+    live: &[(PackFile, IndexEntry)],
+    elsewhere: impl Fn(ObjectId) -> io::Result<bool>,
+) -> io::Result<Option<SealedPack>> {
     let temporary = place::Temporary(pack_path(folder, number, "pack.tmp"));
-    let mut output = io::BufWriter::with_capacity(1 << 20, fs::File::create_new(&temporary.0)?);
+    let mut output = io::BufWriter::with_capacity(1 << 20, create_private(&temporary.0)?);
     output.write_all(PACK_MAGIC)?;
     let mut offset = MAGIC_BYTES as u64;
     let mut entries: Vec<IndexEntry> = Vec::with_capacity(live.len());
+    let mut copied = HashSet::with_capacity(live.len());
+    let mut damaged = Vec::new();
     let mut header = Vec::with_capacity(RECORD_HEADER_BYTES);
-    live.sort_unstable_by_key(|(pack, (_, location))| (pack.number, location.offset));
-    for (pack, (id, location)) in live.iter() {
-        let Some(content) = pack.read(*id, *location)? else { return Ok(None) };
+    for (pack, (id, location)) in live {
+        if copied.contains(id) {
+            continue;
+        }
+        let Some(content) = pack.read(*id, *location)? else {
+            damaged.push(*id);
+            continue;
+        };
+        copied.insert(*id);
         header.clear();
         format::push_record_header(*id, location.length, &mut header);
         output.write_all(&header)?;
         output.write_all(&content)?;
-        let copied = Location { offset: offset as u32, length: location.length };
-        entries.push((*id, copied));
-        offset = copied.end();
+        let place = Location { offset: offset as u32, length: location.length };
+        entries.push((*id, place));
+        offset = place.end();
+    }
+    for id in damaged {
+        if !copied.contains(&id) && !elsewhere(id)? {
+            return Ok(None);
+        }
     }
     output.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     fault::point("cas.prune.copied");
@@ -363,6 +397,11 @@ fn write_pack(folder: &Path, number: u32, live: &mut Vec<(PackFile, IndexEntry)>
     place::sync_folder(folder)?;
     fault::point("cas.prune.indexed");
     Ok(Some(SealedPack::new(PackFile::open(folder, number)?, &entries)))
+}
+
+fn create_private(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Removes a file and says how long it was.

@@ -28,12 +28,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use mlmesh_model::{Digest, ObjectId};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 use crate::format::{IndexEntry, Location};
 use crate::pack::{self, OpenIndex, OpenPack, PackFile, SealedPack, prefix};
-use crate::place;
+use crate::place::{self, Locked};
 use crate::reader::ObjectReader;
 use crate::recover::{self, Recovery};
 use crate::touched::Touched;
@@ -57,7 +57,7 @@ pub struct ObjectStore {
 #[derive(Debug)]
 enum Access {
     /// Holds the lock for as long as it lives.
-    Writer { _lock: File },
+    Writer { _lock: Locked },
     Reader,
 }
 
@@ -573,7 +573,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn lock_for_writing(root: &Path) -> Result<File, StoreError> {
+fn lock_for_writing(root: &Path) -> Result<Locked, StoreError> {
     let path = root.join("lock");
     let file = File::options()
         .create(true)
@@ -581,8 +581,8 @@ fn lock_for_writing(root: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(&path)
         .map_err(|source| io_error("open", &path, source))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+    match Locked::new(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(lock) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: root.to_owned() }),
         Err(errno) => Err(io_error("lock", &path, errno.into())),
     }

@@ -46,7 +46,6 @@ print(hashlib.sha256(("mlmesh-tree 1\n" + "".join(map(line, sorted(files, key=os
 fn ten_lines_of_python_compute_the_same_commit_id() {
     let folder = tempdir().unwrap();
     write_files(folder.path(), SAMPLE);
-    #[expect(clippy::disallowed_methods, reason = "the wrapper for commands belongs to the executor")]
     let output = Command::new("python3").args(["-c", PYTHON]).arg(folder.path()).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(printed.trim(), take(folder.path()).commit.to_string(), "{}", String::from_utf8_lossy(&output.stderr));

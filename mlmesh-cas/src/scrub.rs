@@ -1,0 +1,250 @@
+//! Scrub: reading everything that the store holds and naming what is damaged.
+//!
+//! Damaged objects count as absent from then on, so that the next sync brings
+//! them again; the new copy stands before the old one in every later lookup.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use mlmesh_model::{CommitId, ObjectId};
+
+use crate::chunks;
+use crate::format::{self, IndexEntry, MAGIC_BYTES, PACK_MAGIC};
+use crate::pack::{PackFile, pack_path, prefix};
+use crate::place;
+use crate::reader::ObjectReader;
+use crate::store::{Found, ObjectStore, StoreError, io_error, lock};
+use crate::tree::Tree;
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Defect {
+    /// An object is not what its id says.
+    Object {
+        /// The object.
+        id: ObjectId,
+        /// The file that holds it.
+        file: PathBuf,
+    },
+    /// The listing of a tree is not what its id says.
+    Listing {
+        /// The commit.
+        commit: CommitId,
+        /// The file that holds it.
+        file: PathBuf,
+    },
+    /// An index, a journal, a pack's first bytes or a chunk list. Opening the
+    /// store makes them anew.
+    Index {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A listing names an object that is not there.
+    Missing {
+        /// The commit.
+        commit: CommitId,
+        /// The object.
+        id: ObjectId,
+    },
+}
+
+/// How far a scrub has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrubProgress {
+    /// Objects and listings that were read.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+const COPY_BUFFER_BYTES: usize = 256 << 10;
+
+impl ObjectStore {
+    /// Reads everything and returns what is damaged; `progress` is called for each
+    /// object.
+    pub fn scrub(&self, progress: &mut dyn FnMut(ScrubProgress)) -> Result<Vec<Defect>, StoreError> {
+        let _one_at_a_time = lock(&self.maintenance);
+        let mut scrub = Scrub { done: ScrubProgress::default(), progress, defects: Vec::new() };
+        self.scrub_packs(&mut scrub)?;
+        self.scrub_loose(&mut scrub)?;
+        self.remember_broken(&scrub.defects)?;
+        // After that, so that a damaged object counts as missing here.
+        self.scrub_commits(&mut scrub)?;
+        self.scrub_chunk_lists(&mut scrub)?;
+        Ok(scrub.defects)
+    }
+
+    /// What was read whole is not broken, whatever was seen before; what is damaged
+    /// is broken unless a later copy in a pack is good.
+    fn remember_broken(&self, defects: &[Defect]) -> Result<(), StoreError> {
+        self.table_write().broken.clear();
+        for defect in defects {
+            let Defect::Object { id, .. } = defect else { continue };
+            match self.find(*id)? {
+                // Reading it tells, and remembers.
+                Some(Found::Packed(pack, location)) => {
+                    let _ = self.read_packed(*id, &pack, location);
+                }
+                Some(Found::Loose(_)) | None => {
+                    self.table_write().broken.insert(*id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scrub_packs(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
+        let folder = self.folder("packs");
+        let io = |source| io_error("read packs in", &folder, source);
+        let open = {
+            let table = self.table_read();
+            table.open.as_ref().map(|(pack, index)| {
+                (pack.clone(), index.iter().map(|(id, location)| (*id, *location)).collect::<Vec<_>>())
+            })
+        };
+        let sealed = self.table_read().sealed.clone();
+        if let Some((pack, entries)) = open {
+            let path = pack_path(&folder, pack.number, "log");
+            let journal = fs::read(&path).map_err(io)?;
+            let (_, whole) = format::parse_journal(&journal);
+            // Another thread may have begun a batch behind the ones known here.
+            let (known, _) = format::parse_journal(&journal[..whole]);
+            if entries.iter().any(|entry| !known.contains(entry)) && self.pack_is_open(pack.number) {
+                scrub.defects.push(Defect::Index { file: path });
+            }
+            scrub.pack(&folder, &pack, entries).map_err(io)?;
+        }
+        for pack in sealed {
+            let path = pack_path(&folder, pack.pack.number, "idx");
+            let entries = match format::parse_index(&fs::read(&path).map_err(io)?) {
+                Some(entries) => entries,
+                None => {
+                    scrub.defects.push(Defect::Index { file: path });
+                    let headers = pack.locations.iter().zip(&pack.prefixes);
+                    let mut entries = Vec::with_capacity(pack.locations.len());
+                    for (location, wanted) in headers {
+                        match pack.pack.header(*location).map_err(io)? {
+                            Some((id, _)) if prefix(id) == *wanted => entries.push((id, *location)),
+                            _ => scrub.defects.push(Defect::Index { file: pack_path(&folder, pack.pack.number, "pack") }),
+                        }
+                    }
+                    entries
+                }
+            };
+            scrub.pack(&folder, &pack.pack, entries).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn pack_is_open(&self, number: u32) -> bool {
+        self.table_read().open.as_ref().is_some_and(|(pack, _)| pack.number == number)
+    }
+
+    fn scrub_loose(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
+        let folder = self.folder("loose");
+        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+            let path = place::fanned(&folder, digest);
+            let id = ObjectId(digest);
+            let whole = |path: &Path| -> io::Result<u64> {
+                let mut reader = ObjectReader::unchecked(id, File::open(path)?)?;
+                let mut buffer = vec![0; COPY_BUFFER_BYTES];
+                let mut bytes = 0;
+                loop {
+                    match reader.read(&mut buffer)? {
+                        0 => return Ok(bytes),
+                        read => bytes += read as u64,
+                    }
+                }
+            };
+            match whole(&path) {
+                Ok(bytes) => scrub.count(bytes),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    scrub.count(0);
+                    scrub.defects.push(Defect::Object { id, file: path });
+                }
+                Err(source) => return Err(io_error("read", &path, source)),
+            }
+        }
+        Ok(())
+    }
+
+    fn scrub_commits(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
+        let folder = self.folder("commits");
+        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+            let commit = CommitId(digest);
+            match self.listing(commit) {
+                Ok(listing) => {
+                    scrub.count(listing.len() as u64);
+                    let missing = self.missing_objects(&Tree::parse(&listing)?)?;
+                    scrub.defects.extend(missing.into_iter().map(|id| Defect::Missing { commit, id }));
+                }
+                Err(StoreError::Corrupt(_)) => {
+                    scrub.defects.push(Defect::Listing { commit, file: place::fanned(&folder, digest) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn scrub_chunk_lists(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
+        let folder = self.folder("chunks");
+        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+            let path = place::fanned(&folder, digest);
+            let bytes = fs::read(&path).map_err(|source| io_error("read", &path, source))?;
+            if chunks::ChunkManifest::parse(&bytes).is_none_or(|manifest| manifest.object.0 != digest) {
+                let _ = fs::remove_file(&path);
+                scrub.defects.push(Defect::Index { file: path });
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Scrub<'a> {
+    done: ScrubProgress,
+    progress: &'a mut dyn FnMut(ScrubProgress),
+    defects: Vec<Defect>,
+}
+
+impl Scrub<'_> {
+    fn pack(&mut self, folder: &Path, pack: &PackFile, mut entries: Vec<IndexEntry>) -> io::Result<()> {
+        use std::os::unix::fs::FileExt as _;
+
+        let file = pack_path(folder, pack.number, "pack");
+        let mut magic = [0_u8; MAGIC_BYTES];
+        pack.file.read_exact_at(&mut magic, 0)?;
+        if magic != *PACK_MAGIC {
+            self.defects.push(Defect::Index { file: file.clone() });
+        }
+        entries.sort_unstable_by_key(|(_, location)| location.offset);
+        for (id, location) in entries {
+            let whole = pack.read(id, location)?.is_some();
+            self.count(u64::from(location.length));
+            if !whole {
+                self.defects.push(Defect::Object { id, file: file.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.done.objects += 1;
+        self.done.bytes += bytes;
+        (self.progress)(self.done);
+    }
+}
+
+/// One line for a person.
+impl std::fmt::Display for Defect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Object { id, file } => write!(f, "object `{id}` in `{}` is damaged", file.display()),
+            Self::Listing { commit, file } => write!(f, "the listing of commit `{commit}` in `{}` is damaged", file.display()),
+            Self::Index { file } => write!(f, "`{}` is damaged and will be made anew", file.display()),
+            Self::Missing { commit, id } => write!(f, "commit `{commit}` needs object `{id}`, which is not there"),
+        }
+    }
+}
+
