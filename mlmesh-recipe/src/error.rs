@@ -65,6 +65,7 @@ pub(crate) mod code {
     pub(crate) const CONFLICT: &str = "recipe_conflict";
     pub(crate) const OVERRIDE: &str = "override_refused";
     pub(crate) const SWEEP: &str = "sweep_refused";
+    pub(crate) const LOCK: &str = "lock_refused";
     pub(crate) const ARGUMENT: &str = "argument_refused";
 }
 

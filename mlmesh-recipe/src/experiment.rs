@@ -221,13 +221,7 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
 };
 
 fn command(report: &mut Report, entry: &Entry, draft: &mut Draft) {
-    let hint = match &entry.value.value {
-        Value::Scalar(scalar) if !scalar.text.contains(['"', '\'', '\\', '|', '>', '&', ';']) => {
-            let words: Vec<&str> = scalar.text.split_whitespace().take(8).collect();
-            format!("write `[{}]`; no shell is involved", shown(&words.join(", ")))
-        }
-        _ => "write the program and its arguments as a list, like `[python, train.py]`; no shell is involved".to_owned(),
-    };
+    let hint = command_hint(&entry.value);
     read_list(
         report,
         "command",
@@ -253,6 +247,35 @@ fn command(report: &mut Report, entry: &Entry, draft: &mut Draft) {
             "`command` names no program; its first element is one",
             "write it like `[python, train.py]`",
         );
+    }
+}
+
+/// For a command typed as one line: the same as a list, where that is certain.
+fn command_hint(node: &Node) -> String {
+    let words: Vec<String> = match &node.value {
+        Value::Scalar(scalar)
+            if !scalar
+                .text
+                .contains(['"', '\'', '\\', '|', '>', '<', '&', ';', '`']) =>
+        {
+            scalar.text.split_whitespace().map(flow_word).collect()
+        }
+        _ => Vec::new(),
+    };
+    let list = words.join(", ");
+    if list.is_empty() || list.len() > 200 || list.contains(char::is_control) {
+        return "write the program and its arguments as a list, like `[python, train.py]`; no shell is involved".to_owned();
+    }
+    format!("write `[{list}]`; no shell is involved")
+}
+
+fn flow_word(word: &str) -> String {
+    if word.contains([
+        '[', ']', '{', '}', ',', ':', '#', '*', '!', '%', '@', '?', '~',
+    ]) {
+        format!("\"{word}\"")
+    } else {
+        word.to_owned()
     }
 }
 

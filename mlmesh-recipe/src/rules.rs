@@ -142,9 +142,7 @@ pub(crate) fn glob(text: &str) -> Result<(), Fault> {
     while let Some(character) = characters.next() {
         match character {
             '\\' => {
-                if characters.next().is_none() {
-                    return Err(unbalanced(text, "\\"));
-                }
+                characters.next().ok_or_else(|| unbalanced(text, "\\"))?;
             }
             ']' if class => class = false,
             _ if class => {}

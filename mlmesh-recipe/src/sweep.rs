@@ -200,7 +200,7 @@ fn bounded(report: &mut Report, at: Position, points: Option<usize>) -> Option<(
     report.add(
         at,
         code::TOO_LARGE,
-        format!("the sweep has {seen} points; at most {POINTS_MAX} are accepted"),
+        format!("`sweep` has `{seen}` points; at most {POINTS_MAX} are accepted"),
         "draw a sample with `random: {count: …}`, or split the sweep",
     );
     None

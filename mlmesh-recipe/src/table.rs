@@ -36,17 +36,20 @@ impl<T> Table<T> {
             );
             return;
         };
+        let mut meant = Vec::new();
         for entry in entries {
             if report.is_full() {
                 return;
             }
             match self.keys.iter().find(|key| key.name == entry.key) {
                 Some(key) => (key.read)(report, entry, target),
-                None => self.unknown(report, entry),
+                None => meant.extend(self.unknown(report, entry)),
             }
         }
         for key in self.keys.iter().filter(|key| key.required) {
-            if !entries.iter().any(|entry| entry.key == key.name) {
+            // A misspelt key is reported once, where it stands.
+            let stands = entries.iter().any(|entry| entry.key == key.name);
+            if !stands && !meant.contains(&key.name) {
                 report.add(
                     at,
                     code::MISSING_KEY,
@@ -60,8 +63,9 @@ impl<T> Table<T> {
         }
     }
 
-    fn unknown(&self, report: &mut Report, entry: &Entry) {
-        let names = self.keys.iter().map(|key| key.name);
+    /// Reports an unknown key and gives the one that was probably meant.
+    fn unknown(&self, report: &mut Report, entry: &Entry) -> Option<&'static str> {
+        let names = || self.keys.iter().map(|key| key.name);
         report.add(
             entry.key_at,
             code::UNKNOWN_KEY,
@@ -69,10 +73,13 @@ impl<T> Table<T> {
                 "unknown key `{}` in `{}`{}",
                 shown(&entry.key),
                 self.name,
-                did_you_mean(&entry.key, names)
+                did_you_mean(&entry.key, names())
             ),
             format!("valid keys are {}", self.list()),
         );
+        nearest(&entry.key, names())
+            .filter(|near| near.close)
+            .map(|near| near.name)
     }
 
     fn list(&self) -> String {
@@ -112,27 +119,37 @@ impl<T> Table<T> {
 
 /// `; did you mean `x`?`, or where nothing is close, `; the nearest valid one is `x``.
 pub(crate) fn did_you_mean<'a>(wrong: &str, valid: impl Iterator<Item = &'a str>) -> String {
+    match nearest(wrong, valid) {
+        Some(Nearest { name, close: true }) => format!("; did you mean `{name}`?"),
+        Some(Nearest { name, close: false }) => format!("; the nearest valid one is `{name}`"),
+        None => String::new(),
+    }
+}
+
+struct Nearest<'a> {
+    name: &'a str,
+    /// Near enough to be what was meant.
+    close: bool,
+}
+
+fn nearest<'a>(wrong: &str, valid: impl Iterator<Item = &'a str>) -> Option<Nearest<'a>> {
     const CHARACTERS_MAX: usize = 40;
     let wrong: String = wrong
         .chars()
         .take(CHARACTERS_MAX)
         .collect::<String>()
         .to_lowercase();
-    let nearest = valid
+    valid
         .map(|name| {
-            (
-                strsim::damerau_levenshtein(&wrong, &name.to_lowercase()),
-                name,
-            )
+            let lower = name.to_lowercase();
+            let begins = name.len() >= 3
+                && (wrong.starts_with(&lower) || lower.starts_with(&wrong) && wrong.len() >= 3);
+            let distance = strsim::damerau_levenshtein(&wrong, &lower);
+            let close = begins || distance <= 1.max(name.len() / 3);
+            (!close, distance, name)
         })
-        .min();
-    match nearest {
-        Some((distance, name)) if distance <= 2.max(name.len() / 3) => {
-            format!("; did you mean `{name}`?")
-        }
-        Some((_, name)) => format!("; the nearest valid one is `{name}`"),
-        None => String::new(),
-    }
+        .min()
+        .map(|(far, _, name)| Nearest { name, close: !far })
 }
 
 /// The names in backticks, separated by commas.
@@ -149,6 +166,7 @@ pub(crate) fn wrong_type(report: &mut Report, name: &str, node: &Node, needs: &s
         Value::Scalar(scalar) if !scalar.is_null() => {
             format!("`{}` is a single value", shown(&scalar.text))
         }
+        Value::Scalar(_) => "nothing follows it".to_owned(),
         _ => format!("this is {}", node.kind()),
     };
     report.add(

@@ -77,7 +77,7 @@ pub(crate) fn read(text: &str, report: &mut Report) -> Option<Node> {
             Position::START,
             code::TOO_LARGE,
             format!(
-                "the file has {} bytes; a recipe has at most {FILE_BYTES_MAX}",
+                "the file has `{}` bytes; a recipe has at most {FILE_BYTES_MAX}",
                 text.len()
             ),
             "keep data out of the recipe: register it with `ml data add`",
@@ -180,7 +180,7 @@ impl<'t, 'r> Reader<'t, 'r> {
             self.report.add(
                 at,
                 code::TOO_LARGE,
-                format!("collections are nested too deeply; at most {DEPTH_MAX} levels are read"),
+                format!("collections are nested too deeply; at most `{DEPTH_MAX}` levels are read"),
                 "a recipe needs no more than five levels",
             );
             return Err(Broken);
@@ -268,7 +268,7 @@ impl<'t, 'r> Reader<'t, 'r> {
             self.report.add(
                 key_at,
                 code::WRONG_TYPE,
-                format!("a key is a single word; this one is {}", key.kind()),
+                format!("a key is a single word, as in `key: value`; this one is {}", key.kind()),
                 "check for a stray `?`, `[` or `{` at the start of the line; a value that starts so needs quotes",
             );
             return None;
@@ -326,7 +326,7 @@ impl<'t, 'r> Reader<'t, 'r> {
             at,
             code::TOO_LARGE,
             format!(
-                "the recipe has more than {NODES_MAX} values, those repeated by aliases included"
+                "the recipe has more than `{NODES_MAX}` values, those repeated by aliases included"
             ),
             "write less, or `random:` instead of long lists in `sweep:`",
         );
@@ -353,6 +353,10 @@ fn syntax_fault(kind: &ErrorKind) -> (String, String) {
         | ErrorKind::ExpectedFlowMappingSeparator => {
             "close the mapping with `}`, and put a comma between its entries"
         }
+        ErrorKind::UnclosedFlowCollection { .. } | ErrorKind::MisplacedFlowCollectionEnd => {
+            "close each `[` with `]` and each `{` with `}`"
+        }
+        ErrorKind::UnclosedQuotedScalar => "close the quote",
         ErrorKind::RecursionLimitExceeded => "a recipe needs no more than five levels",
         ErrorKind::InvalidIndentation
         | ErrorKind::ExpectedBlockMappingKey
