@@ -16,6 +16,10 @@ pub const AUDIT_SCHEMA: &str = "mlmesh.audit/1";
 pub const AUDIT_VERDICT_SCHEMA: &str = "mlmesh.audit_verdict/1";
 /// Schema name of [`CommitDto`].
 pub const COMMIT_SCHEMA: &str = "mlmesh.commit/1";
+/// Schema name of [`AddedDto`].
+pub const ADDED_SCHEMA: &str = "mlmesh.added/1";
+/// Schema name of [`UploadDto`].
+pub const UPLOAD_SCHEMA: &str = "mlmesh.upload/1";
 /// Schema name of [`ChangedRunsDto`].
 pub const CHANGED_RUNS_SCHEMA: &str = "mlmesh.changed_runs/1";
 /// Schema name of [`PruneDto`].
@@ -176,6 +180,28 @@ pub struct CommitDto {
     pub files: u64,
 }
 
+/// What a batch of frames has added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AddedDto {
+    /// [`ADDED_SCHEMA`].
+    pub schema: String,
+    /// Objects that were not there before.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far an upload in pieces has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UploadDto {
+    /// [`UPLOAD_SCHEMA`].
+    pub schema: String,
+    /// The next byte to send.
+    pub offset: u64,
+    /// Whether the object is in the store.
+    pub complete: bool,
+}
+
 /// Which runs of a sweep are put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -205,9 +231,13 @@ pub struct PruneRequestDto {
     /// Also runs that ended longer ago than this; absent removes no run.
     #[serde(default)]
     pub ended_before_s: Option<u64>,
-    /// Only say what would go.
+    /// Only say which runs would go.
     #[serde(default)]
     pub dry_run: bool,
+    /// What was written or asked for within this time stays, whatever refers to it: a
+    /// sync may be about to name it. At most an hour; absent means ten minutes.
+    #[serde(default)]
+    pub grace_s: Option<u64>,
 }
 
 /// What was removed, or would be.
@@ -220,10 +250,10 @@ pub struct PruneDto {
     /// Runs.
     #[schemars(schema_with = "wire::run_ids")]
     pub runs: Vec<RunId>,
-    /// Objects of the content store.
-    pub objects: u64,
+    /// Objects of the content store; null on a dry run, since only a prune finds them.
+    pub objects: Option<u64>,
     /// Bytes that they took.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
 }
 
 /// How the daemon goes down.

@@ -4,17 +4,18 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use mlmesh_model::{CommitId, ObjectId, Phase, Submission};
+use mlmesh_model::{CommitId, Digest, ObjectId, Phase, Submission};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::daemon_file::read_small;
 use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
 use crate::{
-    AcceptedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError, CommitDto,
-    DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto,
-    IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto, RegisterDatasetDto,
-    RetryDto, RunDto, RunsDto, StatusDto, StopDto, StopRequestDto, read_key,
+    AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError,
+    CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto,
+    HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto,
+    RegisterDatasetDto, RetryDto, RunDto, RunsDto, StatusDto, StopDto, StopRequestDto, UploadDto,
+    read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -191,22 +192,69 @@ impl Client {
     }
 
     /// Sends objects in the frames of the content store.
-    pub fn send_frames(&self, frames: &[u8]) -> Result<(), ClientError> {
-        self.binary("/v1/objects/batch", frames, None).map(drop)
+    pub fn send_frames(&self, frames: &[u8]) -> Result<AddedDto, ClientError> {
+        const ROUTE: &str = "/v1/objects/batch";
+        answer_json(ROUTE, &self.binary(ROUTE, frames, None)?)
     }
 
     /// Declares a tree complete: its canonical listing, whose objects are all there.
     pub fn commit(&self, listing: &[u8], key: &IdempotencyKey) -> Result<CommitDto, ClientError> {
         let answer = self.binary("/v1/commits", listing, Some(key))?;
-        serde_json::from_slice(&answer).map_err(|error| ClientError::Answer {
-            route: "POST /v1/commits".to_owned(),
-            reason: error.to_string(),
-        })
+        answer_json("/v1/commits", &answer)
     }
 
-    /// A binary call of the large-file protocol below `/v1/chunks/`.
-    pub fn chunks(&self, action: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
-        self.binary(&format!("/v1/chunks/{}", encoded(action)), body, None)
+    /// How far the upload of a large object has come.
+    pub fn upload_position(&self, id: ObjectId) -> Result<UploadDto, ClientError> {
+        self.get(format!("/v1/uploads/{id}"))
+    }
+
+    /// Sends the piece of a large object of `size` bytes that begins at `offset`. A
+    /// piece that does not begin where the upload stands changes nothing; the answer
+    /// says where it stands.
+    pub fn upload_piece(
+        &self,
+        id: ObjectId,
+        size: u64,
+        offset: u64,
+        piece: &[u8],
+    ) -> Result<UploadDto, ClientError> {
+        let path = format!("/v1/uploads/{id}?size={size}&offset={offset}");
+        answer_json(&path, &self.binary(&path, piece, None)?)
+    }
+
+    /// Digests of those chunks of `manifest` (in the content store's byte form) that
+    /// the daemon cannot take out of the objects `bases`; each once, in order.
+    pub fn missing_chunks(
+        &self,
+        bases: &[ObjectId],
+        manifest: &[u8],
+    ) -> Result<Vec<Digest>, ClientError> {
+        const ROUTE: &str = "/v1/chunks/missing";
+        let answer = self.binary(ROUTE, &chunk_body(bases, manifest, &[]), None)?;
+        let (digests, rest) = answer.as_chunks::<32>();
+        if rest.is_empty() {
+            Ok(digests
+                .iter()
+                .map(|bytes| Digest::from_bytes(*bytes))
+                .collect())
+        } else {
+            Err(ClientError::Answer {
+                route: format!("POST {ROUTE}"),
+                reason: format!("{} bytes are no list of digests", answer.len()),
+            })
+        }
+    }
+
+    /// Has the daemon put an object together from chunks of `bases` and those in
+    /// `frames`, which brings what [`Client::missing_chunks`] named, in that order.
+    pub fn put_chunks(
+        &self,
+        bases: &[ObjectId],
+        manifest: &[u8],
+        frames: &[u8],
+    ) -> Result<(), ClientError> {
+        let body = chunk_body(bases, manifest, frames);
+        self.binary("/v1/chunks", &body, None).map(drop)
     }
 
     /// The bytes of an object, as a stream. The caller checks them against the id.
@@ -337,6 +385,28 @@ fn call<'a>(method: &'static str, path: String, body: CallBody<'a>) -> Call<'a> 
         key: None,
         timeout: CALL_TIMEOUT,
     }
+}
+
+/// `u8` number of bases, their ids, `u32` length of the manifest (little-endian), the
+/// manifest, frames.
+fn chunk_body(bases: &[ObjectId], manifest: &[u8], frames: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(5 + 32 * bases.len() + manifest.len() + frames.len());
+    let bases = &bases[..bases.len().min(usize::from(u8::MAX))];
+    body.push(bases.len() as u8);
+    for base in bases {
+        body.extend_from_slice(base.0.as_bytes());
+    }
+    body.extend_from_slice(&(manifest.len() as u32).to_le_bytes());
+    body.extend_from_slice(manifest);
+    body.extend_from_slice(frames);
+    body
+}
+
+fn answer_json<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::Answer {
+        route: format!("POST {path}"),
+        reason: error.to_string(),
+    })
 }
 
 fn json_bytes(path: &str, body: &impl Serialize) -> Result<Vec<u8>, ClientError> {

@@ -9,6 +9,20 @@ use crate::{Timestamp, wire};
 /// Schema name of [`EventDto`].
 pub const EVENT_SCHEMA: &str = "mlmesh.event/1";
 
+/// Schema name of [`EventsDto`].
+pub const EVENTS_SCHEMA: &str = "mlmesh.events/1";
+
+/// A page of events, for a reader without a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsDto {
+    /// [`EVENTS_SCHEMA`].
+    pub schema: String,
+    /// Events in commit order.
+    pub events: Vec<EventDto>,
+    /// Give this as `after` for what follows, now or later.
+    pub next_cursor: u64,
+}
+
 /// One committed event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventDto {
