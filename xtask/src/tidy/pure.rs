@@ -23,6 +23,7 @@ const ALLOWED: &[&str] = &[
     "strsim",
     "thiserror",
     "smallvec",
+    "toml",
 ];
 
 const BANNED: &[&str] = &[
