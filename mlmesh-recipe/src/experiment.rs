@@ -1,4 +1,4 @@
-//! The table of `experiment:` and what must hold between its keys.
+//! The table of `experiment:`. What must hold between its keys stands in `agreement`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,48 +10,46 @@ use serde_json::json;
 
 use crate::error::{Fault, Position, Report, code, shown};
 use crate::scalar::{INTEGER_END, clean_text, param_value, text};
-use crate::substitute::{ARGUMENT_BYTES_MAX, Piece, pieces};
+use crate::substitute::ARGUMENT_BYTES_MAX;
 use crate::sweep::PlacedSweep;
-use crate::table::{
-    Key, Table, did_you_mean, read_entries, read_list, read_scalar, read_text, read_word,
-};
+use crate::table::{Key, Table, read_entries, read_list, read_scalar, read_text, read_word};
 use crate::tree::{Entry, Node, Value};
-use crate::{fields, rules, sweep, units};
+use crate::{agreement, fields, rules, sweep, units};
 
 /// Elements of a command.
 pub(crate) const ARGUMENTS_MAX: usize = 4096;
 /// Parameters, variables, outputs, metrics with a tolerance: each of them.
-const ENTRIES_MAX: usize = 1024;
+pub(crate) const ENTRIES_MAX: usize = 1024;
 /// Datasets, secrets, hosts, runs to wait for: each of them.
-const ITEMS_MAX: usize = 256;
+pub(crate) const ITEMS_MAX: usize = 256;
 /// Retries of one run.
 pub(crate) const RETRIES_MAX: u64 = 100;
 
 /// A value and where it stands.
-struct Placed<T> {
-    at: Position,
-    value: T,
+pub(crate) struct Placed<T> {
+    pub(crate) at: Position,
+    pub(crate) value: T,
 }
 
 /// What the keys said, before it is known whether they agree.
 #[derive(Default)]
 pub(crate) struct Draft {
     name: Option<Name>,
-    command: Vec<Placed<String>>,
+    pub(crate) command: Vec<Placed<String>>,
     params: BTreeMap<String, ParamValue>,
     /// Also those whose value was wrong, so that one error is not reported twice.
-    params_named: BTreeSet<String>,
-    seed: Seed,
-    seed_at: Option<Position>,
-    sweep: Option<PlacedSweep>,
+    pub(crate) params_named: BTreeSet<String>,
+    pub(crate) seed: Seed,
+    pub(crate) seed_at: Option<Position>,
+    pub(crate) sweep: Option<PlacedSweep>,
     /// `sweep:` stands there and could not be read.
-    sweep_broken: bool,
+    pub(crate) sweep_broken: bool,
     environment: Option<Environment>,
-    datasets: Vec<Placed<DatasetRef>>,
+    pub(crate) datasets: Vec<Placed<DatasetRef>>,
     outputs: Vec<Placed<String>>,
     resources: Resources,
-    env: BTreeMap<String, String>,
-    secrets: Vec<Placed<String>>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) secrets: Vec<Placed<String>>,
     network: Option<Network>,
     retries: u32,
     retry_on: Vec<Placed<RetryOn>>,
@@ -65,7 +63,7 @@ pub(crate) struct Draft {
 pub(crate) fn read(report: &mut Report, entry: &Entry) -> Option<Experiment> {
     let mut draft = Draft::default();
     EXPERIMENT.read(report, entry.key_at, &entry.value, &mut draft);
-    check(report, &draft);
+    agreement::check(report, &draft);
     draft.finish()
 }
 
@@ -279,7 +277,7 @@ fn flow_word(word: &str) -> String {
     }
 }
 
-fn argument(text: &str) -> Result<String, Fault> {
+pub(crate) fn argument(text: &str) -> Result<String, Fault> {
     if text.len() > ARGUMENT_BYTES_MAX {
         return Err(Fault::new(
             format!(
@@ -424,7 +422,7 @@ fn network(report: &mut Report, node: &Node) -> Option<Network> {
             .map(|open| if open { Network::Open } else { Network::None });
     }
     let mut hosts: Vec<String> = Vec::new();
-    let hint = "write `none`, `open`, or a list of hosts like `[pypi.org]`";
+    let hint = "write `none`, `open`, or a list of hosts like `[example.org]`";
     read_list(
         report,
         "network",
@@ -559,138 +557,6 @@ fn repeated(report: &mut Report, at: Position, key: &str, value: &str) {
         format!("`{key}` lists `{}` twice", shown(value)),
         "remove one of the two",
     );
-}
-
-/// What must hold between keys.
-fn check(report: &mut Report, draft: &Draft) {
-    check_mounts(report, draft);
-    check_axes(report, draft);
-    check_references(report, draft);
-    for secret in &draft.secrets {
-        if draft.env.contains_key(&secret.value) {
-            report.add(
-                secret.at,
-                code::CONFLICT,
-                format!(
-                    "`{}` is both a secret and a variable of `env`; a name has one value",
-                    secret.value
-                ),
-                "keep it in `secrets` and remove it from `env`",
-            );
-        }
-    }
-}
-
-fn check_mounts(report: &mut Report, draft: &Draft) {
-    for (index, dataset) in draft.datasets.iter().enumerate() {
-        let mount = &dataset.value.mount;
-        let other = draft.datasets[..index]
-            .iter()
-            .find(|other| rules::overlap(&other.value.mount, mount));
-        if let Some(other) = other {
-            report.add(
-                dataset.at,
-                code::CONFLICT,
-                format!(
-                    "the mount `{}` overlaps `{}`; each dataset has a folder of its own",
-                    shown(mount),
-                    shown(&other.value.mount)
-                ),
-                format!(
-                    "give it a mount of its own, like `mount: data/{}-2`",
-                    dataset.value.name
-                ),
-            );
-        }
-    }
-}
-
-fn check_axes(report: &mut Report, draft: &Draft) {
-    let Some(sweep) = &draft.sweep else { return };
-    let referenced: BTreeSet<&str> = draft
-        .command
-        .iter()
-        .flat_map(|element| pieces(&element.value))
-        .filter_map(|piece| match piece {
-            Piece::Reference(name) => Some(name),
-            Piece::Literal(_) => None,
-        })
-        .collect();
-    for (axis, at) in &sweep.axes {
-        if axis == "seed" {
-            if draft.seed == Seed::None {
-                report.add(
-                    *at,
-                    code::CONFLICT,
-                    "`seed` is swept, and `seed: none` declares that no randomness is drawn",
-                    "remove one of the two",
-                );
-            }
-        } else if !draft.params_named.contains(axis) && !referenced.contains(axis.as_str()) {
-            let known = draft
-                .params_named
-                .iter()
-                .map(String::as_str)
-                .chain(referenced.iter().copied());
-            report.add(
-                *at,
-                code::REFERENCE,
-                format!(
-                    "`{axis}` is swept, and neither `params` nor `command` names it{}",
-                    did_you_mean(axis, known)
-                ),
-                format!("use `${{{axis}}}` in `command`, or declare it in `params`"),
-            );
-        }
-    }
-}
-
-fn check_references(report: &mut Report, draft: &Draft) {
-    if draft.sweep_broken {
-        // What the sweep would have named is not known.
-        return;
-    }
-    let axes = || {
-        draft
-            .sweep
-            .iter()
-            .flat_map(|sweep| &sweep.axes)
-            .map(|(axis, _)| axis.as_str())
-    };
-    let swept: BTreeSet<&str> = axes().collect();
-    let has_seed = draft.seed_at.is_some() && draft.seed != Seed::None || swept.contains("seed");
-    for element in &draft.command {
-        for piece in pieces(&element.value) {
-            if report.is_full() {
-                return;
-            }
-            let Piece::Reference(name) = piece else {
-                continue;
-            };
-            if name == "seed" {
-                if !has_seed {
-                    report.add(
-                        element.at,
-                        code::REFERENCE,
-                        "`${seed}` is used and the recipe gives no seed",
-                        "add `seed: 7`, or remove `${seed}` from the command",
-                    );
-                }
-            } else if !draft.params_named.contains(name) && !swept.contains(name) {
-                let known = draft
-                    .params_named
-                    .iter()
-                    .map(String::as_str)
-                    .chain(swept.iter().copied());
-                report.add(
-                    element.at,
-                    code::REFERENCE,
-                    format!("`${{{name}}}` names no parameter{}", did_you_mean(name, known.chain(["seed"]))),
-                    format!("add `{name}` to `params:`; a `$` that is not followed by `{{name}}` is literal"),
-                );
-            }
-        }
-    }
 }
 
 impl Draft {

@@ -227,7 +227,7 @@ fn checksum(scalar: &Scalar) -> Result<Digest, Fault> {
     })
 }
 
-fn bound(text: &str) -> Result<(), Fault> {
+pub(crate) fn bound(text: &str) -> Result<(), Fault> {
     match scalar::decimal(text) {
         Some(value) if value >= 0.0 => Ok(()),
         _ => Err(Fault::new(

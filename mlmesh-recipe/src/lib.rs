@@ -13,6 +13,8 @@
 
 #![warn(missing_docs)]
 
+mod agreement;
+mod check;
 mod error;
 mod expand;
 mod experiment;
@@ -31,6 +33,7 @@ mod template;
 mod tree;
 mod units;
 
+pub use check::check;
 pub use error::{ERRORS_MAX, RecipeError, RecipeErrors};
 pub use expand::{EXPANSION_BYTES_MAX, POINTS_MAX, Point, expand};
 pub use overrides::apply_overrides;

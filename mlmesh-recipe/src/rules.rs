@@ -193,7 +193,7 @@ pub(crate) fn host(text: &str) -> Result<(), Fault> {
     }
     let hint = match text.split_once("://") {
         Some((_, rest)) => format!("write `{}`", shown(rest.split('/').next().unwrap_or(rest))),
-        None => "write it like `pypi.org` or `example.org:443`".to_owned(),
+        None => "write it like `packages.example.org` or `example.org:443`".to_owned(),
     };
     Err(Fault::new(
         format!(
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn hosts_are_names_or_addresses_with_a_port_perhaps() {
         for good in [
-            "pypi.org",
+            "packages.example.org",
             "localhost:8080",
             "10.0.0.1",
             "[::1]:443",
@@ -332,7 +332,7 @@ mod tests {
         }
         for bad in [
             "",
-            "https://pypi.org/x",
+            "https://packages.example.org/x",
             "a b",
             "a:0",
             "a:65536",
@@ -347,8 +347,8 @@ mod tests {
             assert!(host(bad).is_err(), "{bad}");
         }
         assert_eq!(
-            host("https://pypi.org/x").unwrap_err().hint,
-            "write `pypi.org`"
+            host("https://packages.example.org/x").unwrap_err().hint,
+            "write `packages.example.org`"
         );
     }
 

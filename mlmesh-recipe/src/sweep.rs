@@ -16,7 +16,7 @@ use crate::tree::{Entry, Node, Value};
 use crate::{rules, units};
 
 /// Axes of one sweep.
-const AXES_MAX: usize = 64;
+pub(crate) const AXES_MAX: usize = 64;
 const HINT: &str =
     "write it like `{lr: [0.01, 0.1]}`, `{zip: {…}}` or `{random: {count: 20, seed: 1, …}}`";
 

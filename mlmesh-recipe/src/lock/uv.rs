@@ -18,7 +18,6 @@ const VERSION: u64 = 1;
 /// Edges that are followed, each as often as the condition of its start grows.
 const STEPS_MAX: usize = 500_000;
 const EXPORT_HINT: &str = "export it: `uv export --no-emit-project --no-dev -o requirements.lock`";
-const PYPI: &str = "https://pypi.org/simple";
 
 #[derive(Deserialize)]
 struct Lock {
@@ -293,13 +292,11 @@ impl Package {
         }) {
             return Some("its marker cannot be read".to_owned());
         }
+        // Which index serves a package does not matter where its hash is known.
         let registry = self.source.get("registry").and_then(toml::Value::as_str);
         match registry {
-            Some(registry) if registry.trim_end_matches('/') == PYPI => None,
-            Some(registry) => Some(format!(
-                "from the index `{}`; export such a lock with `uv export` and set the index on the machine",
-                shown(registry)
-            )),
+            Some(index) if index.starts_with("https://") || index.starts_with("http://") => None,
+            Some(folder) => Some(format!("from the folder `{}`, not an index", shown(folder))),
             None => {
                 let kinds: Vec<&str> = self.source.keys().map(String::as_str).collect();
                 Some(format!(

@@ -65,7 +65,7 @@ fn at_most_twenty_errors_are_shown_and_the_rest_is_counted() {
 }
 
 fn code(text: &str) -> &'static str {
-    parse("r", text).unwrap_err().errors[0].code
+    parse("r", text).expect_err("a refusal").errors[0].code
 }
 
 #[test]

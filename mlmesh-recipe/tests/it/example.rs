@@ -19,7 +19,7 @@ fn text(value: &str) -> ParamValue {
     ParamValue::Text(value.to_owned())
 }
 
-const FULL: &str = r#"
+pub(crate) const FULL: &str = r#"
 experiment:
   name: digits
   command: [python, train.py, --lr, "${lr}", --seed, "${seed}"]
@@ -165,7 +165,7 @@ fn the_other_keys_mean_what_they_say() {
       print('lines')
   seed: none
   environment: current
-  network: [example.org:443, pypi.org]
+  network: [example.org:443, packages.example.org]
   retry_on: [exit]
   sandbox: true
   limits: required
@@ -181,7 +181,7 @@ fn the_other_keys_mean_what_they_say() {
         experiment.network,
         Some(Network::Hosts(vec![
             "example.org:443".to_owned(),
-            "pypi.org".to_owned()
+            "packages.example.org".to_owned()
         ]))
     );
     assert_eq!(experiment.retry_on, [RetryOn::Exit]);

@@ -150,7 +150,7 @@ resolution-markers = ["python_full_version >= '3.11'", "python_full_version < '3
 [[package]]
 name = "colour"
 version = "0.4.6"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 wheels = [{ url = "https://f.org/c.whl", hash = "HASH_C", size = 1 }]
 
 [[package]]
@@ -158,8 +158,8 @@ name = "digits"
 version = "0.1.0"
 source = { virtual = "." }
 dependencies = [
-    { name = "numpy", version = "1.26.4", source = { registry = "https://pypi.org/simple" }, marker = "python_full_version < '3.11'" },
-    { name = "numpy", version = "2.1.0", source = { registry = "https://pypi.org/simple" }, marker = "python_full_version >= '3.11'" },
+    { name = "numpy", version = "1.26.4", source = { registry = "https://packages.example.org/simple" }, marker = "python_full_version < '3.11'" },
+    { name = "numpy", version = "2.1.0", source = { registry = "https://packages.example.org/simple" }, marker = "python_full_version >= '3.11'" },
     { name = "server", extra = ["standard"] },
 ]
 
@@ -172,21 +172,21 @@ requires-dist = [{ name = "numpy" }, { name = "server", extras = ["standard"] }]
 [[package]]
 name = "loop"
 version = "1.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 dependencies = [{ name = "server" }]
 sdist = { url = "https://f.org/l.tar.gz", hash = "HASH_L" }
 
 [[package]]
 name = "numpy"
 version = "1.26.4"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 resolution-markers = ["python_full_version < '3.11'"]
 wheels = [{ url = "https://f.org/n1.whl", hash = "HASH_N" }]
 
 [[package]]
 name = "numpy"
 version = "2.1.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 resolution-markers = ["python_full_version >= '3.11'"]
 sdist = { url = "https://f.org/n2.tar.gz", hash = "HASH_M" }
 wheels = [{ url = "https://f.org/n2.whl", hash = "HASH_N" }]
@@ -194,7 +194,7 @@ wheels = [{ url = "https://f.org/n2.whl", hash = "HASH_N" }]
 [[package]]
 name = "server"
 version = "2.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 dependencies = [{ name = "colour", marker = "sys_platform == 'win32'" }]
 wheels = [{ url = "https://f.org/s.whl", hash = "HASH_S" }]
 
@@ -207,7 +207,7 @@ standard = [
 [[package]]
 name = "tests"
 version = "1.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.example.org/simple" }
 wheels = [{ url = "https://f.org/t.whl" }]
 "#;
 
@@ -247,7 +247,7 @@ fn a_uv_lock_becomes_requirements_with_markers_and_hashes() {
 #[test]
 fn forks_without_a_version_keep_their_own_markers() {
     let text = uv().replace(
-        ", version = \"1.26.4\", source = { registry = \"https://pypi.org/simple\" }, marker = \"python_full_version < '3.11'\" },",
+        ", version = \"1.26.4\", source = { registry = \"https://packages.example.org/simple\" }, marker = \"python_full_version < '3.11'\" },",
         " },",
     );
     let requirements = to_requirements("uv.lock", text.as_bytes()).unwrap();
@@ -261,14 +261,14 @@ fn forks_without_a_version_keep_their_own_markers() {
 fn what_a_uv_lock_does_not_pin_is_named() {
     for (from, to, expected) in [
         (
-            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"https://pypi.org/simple\" }",
+            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"https://packages.example.org/simple\" }",
             "name = \"loop\"\nversion = \"1.0\"\nsource = { git = \"https://g.org/l?rev=1#abc\" }",
             "loop (its source is `git`, not an index)",
         ),
         (
-            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"https://pypi.org/simple\" }",
-            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"https://i.org/simple\" }",
-            "loop (from the index `https://i.org/simple`; export such a lock with `uv export` and set the index on the machine)",
+            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"https://packages.example.org/simple\" }",
+            "name = \"loop\"\nversion = \"1.0\"\nsource = { registry = \"../wheels\" }",
+            "loop (from the folder `../wheels`, not an index)",
         ),
         (
             "loop\"\nversion = \"1.0\"",
@@ -326,14 +326,14 @@ fn a_uv_lock_made_to_grow_is_refused_in_time() {
         let source = if layer == 0 {
             "virtual = \".\""
         } else {
-            "registry = \"https://pypi.org/simple\""
+            "registry = \"https://packages.example.org/simple\""
         };
         text.push_str(&format!(
             "[[package]]\nname = \"l{layer}\"\nversion = \"1\"\nsource = {{ {source} }}\ndependencies = [{{ name = \"l{0}\", marker = \"a{layer}\" }}, {{ name = \"l{0}\", marker = \"b{layer}\" }}]\n",
             layer + 1
         ));
     }
-    text.push_str("[[package]]\nname = \"l40\"\nversion = \"1\"\nsource = { registry = \"https://pypi.org/simple\" }\n");
+    text.push_str("[[package]]\nname = \"l40\"\nversion = \"1\"\nsource = { registry = \"https://packages.example.org/simple\" }\n");
     let refusal = to_requirements("uv.lock", text.as_bytes()).unwrap_err();
     assert!(
         refusal.message.contains("more ways than are followed"),

@@ -7,3 +7,4 @@ mod lock;
 mod properties;
 mod schema;
 mod sweeps;
+mod wire;

@@ -97,12 +97,16 @@ fn check(text: &str) {
             return;
         }
     };
-    let json = serde_json::to_string(&workload).unwrap();
-    assert_eq!(serde_json::from_str::<Workload>(&json).unwrap(), workload);
+    let json = serde_json::to_string(&workload).expect("what parses goes on");
+    assert_eq!(
+        serde_json::from_str::<Workload>(&json).expect("what parses goes on"),
+        workload
+    );
+    mlmesh_recipe::check(&workload).expect("what parses passes the check of the wire");
     let Workload::Experiment(experiment) = &workload;
-    let points = expand(experiment).unwrap();
+    let points = expand(experiment).expect("what parses goes on");
     for point in points.iter().take(3) {
-        let argv = substitute(experiment, point).unwrap();
+        let argv = substitute(experiment, point).expect("what parses goes on");
         assert_eq!(argv.len(), experiment.command.len());
     }
     for path in experiment

@@ -1,0 +1,266 @@
+//! The parser's rules for a workload that some other program has written: what
+//! arrives over the wire obeys them too, or is refused before it is planned.
+//!
+//! Types have checked names and digests. References in the command are checked
+//! by [`crate::substitute`], the number of points by [`crate::expand`].
+
+use std::collections::BTreeSet;
+
+use mlmesh_model::{
+    Environment, Experiment, Network, ParamValue, Refusal, Resources, Seed, Sweep, Workload,
+};
+
+use crate::error::{Fault, code, shown};
+use crate::experiment::{ARGUMENTS_MAX, ENTRIES_MAX, ITEMS_MAX, RETRIES_MAX, argument};
+use crate::fields::bound;
+use crate::rules;
+use crate::scalar::{INTEGER_END, clean_text};
+use crate::sweep::AXES_MAX;
+use crate::units::{CPUS_MAX, GPUS_MAX, TIME_S_MAX};
+
+/// Checks what `parse` would have checked, without places.
+///
+/// # Errors
+/// The first value that no recipe could have said.
+pub fn check(workload: &Workload) -> Result<(), Refusal> {
+    let Workload::Experiment(experiment) = workload;
+    command(experiment)
+        .and_then(|()| params(experiment))
+        .and_then(|()| sweep(experiment))
+        .and_then(|()| inputs(experiment))
+        .and_then(|()| outputs(experiment))
+        .and_then(|()| resources(&experiment.resources))
+        .and_then(|()| variables(experiment))
+        .and_then(|()| policy(experiment))
+        .map_err(|fault| Refusal::new(code::VALUE, fault.message, fault.hint))
+}
+
+type Checked = Result<(), Fault>;
+
+fn command(experiment: &Experiment) -> Checked {
+    at_most("command", experiment.command.len(), ARGUMENTS_MAX)?;
+    if experiment
+        .command
+        .first()
+        .is_none_or(|program| program.trim().is_empty())
+    {
+        return Err(Fault::new(
+            "`command` names no program; its first element is one",
+            "write it like `[python, train.py]`",
+        ));
+    }
+    experiment
+        .command
+        .iter()
+        .try_for_each(|element| text(element))
+}
+
+fn params(experiment: &Experiment) -> Checked {
+    at_most("params", experiment.params.len(), ENTRIES_MAX)?;
+    for (name, value) in &experiment.params {
+        rules::param_name(name)?;
+        param_value(value)?;
+        if name == "seed" {
+            return Err(Fault::new(
+                "`seed` is not a parameter; it is a key of `experiment`",
+                "move it one level up: `seed: 7`",
+            ));
+        }
+    }
+    match experiment.seed {
+        Seed::Value(seed) if seed >= INTEGER_END => Err(out_of_range("seed", seed, "below 2^53")),
+        Seed::Value(_) | Seed::None | Seed::Absent => Ok(()),
+    }
+}
+
+fn sweep(experiment: &Experiment) -> Checked {
+    let (names, values): (Vec<&String>, Vec<&ParamValue>) = match &experiment.sweep {
+        None => return Ok(()),
+        Some(Sweep::Grid(axes) | Sweep::Zip(axes)) => (
+            axes.iter().map(|axis| &axis.param).collect(),
+            axes.iter().flat_map(|axis| &axis.values).collect(),
+        ),
+        Some(Sweep::Random { axes, .. }) => (
+            axes.iter().map(|axis| &axis.param).collect(),
+            axes.iter()
+                .filter_map(|axis| match &axis.range {
+                    mlmesh_model::RandomRange::Choice(values) => Some(values),
+                    _ => None,
+                })
+                .flatten()
+                .collect(),
+        ),
+    };
+    at_most("sweep", names.len(), AXES_MAX)?;
+    names.iter().try_for_each(|name| rules::param_name(name))?;
+    different("sweep", names.into_iter().map(String::as_str))?;
+    values.into_iter().try_for_each(param_value)
+}
+
+fn inputs(experiment: &Experiment) -> Checked {
+    if let Some(Environment::Locked { python, lock }) = &experiment.environment {
+        rules::python_version(python)?;
+        rules::relative_path(lock)?;
+    }
+    at_most("datasets", experiment.datasets.len(), ITEMS_MAX)?;
+    for (index, dataset) in experiment.datasets.iter().enumerate() {
+        rules::relative_path(&dataset.mount)?;
+        if let Some(version) = &dataset.version {
+            rules::dataset_version(version)?;
+        }
+        let mounts = experiment.datasets[..index]
+            .iter()
+            .map(|other| &other.mount);
+        if let Some(other) = mounts
+            .into_iter()
+            .find(|other| rules::overlap(other, &dataset.mount))
+        {
+            return Err(Fault::new(
+                format!(
+                    "the mount `{}` overlaps `{}`",
+                    shown(&dataset.mount),
+                    shown(other)
+                ),
+                "give each dataset a mount of its own",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn outputs(experiment: &Experiment) -> Checked {
+    at_most("outputs", experiment.outputs.len(), ENTRIES_MAX)?;
+    experiment
+        .outputs
+        .iter()
+        .try_for_each(|glob| rules::glob(glob))?;
+    different("outputs", experiment.outputs.iter().map(String::as_str))
+}
+
+fn resources(resources: &Resources) -> Checked {
+    if !(1..=CPUS_MAX * 1000).contains(&resources.cpu_milli) {
+        return Err(out_of_range(
+            "cpus",
+            resources.cpu_milli,
+            "thousandths above 0",
+        ));
+    }
+    if let Some(bytes) = resources
+        .memory_bytes
+        .filter(|bytes| !(1..INTEGER_END).contains(bytes))
+    {
+        return Err(out_of_range("memory", bytes, "above 0 and below 8 PiB"));
+    }
+    if let Some(seconds) = resources
+        .time_s
+        .filter(|seconds| !(1..=TIME_S_MAX).contains(seconds))
+    {
+        return Err(out_of_range("time", seconds, "from 1 s to 366 d"));
+    }
+    if u64::from(resources.gpus) > GPUS_MAX {
+        return Err(out_of_range("gpus", resources.gpus.into(), "at most 1024"));
+    }
+    Ok(())
+}
+
+fn variables(experiment: &Experiment) -> Checked {
+    at_most("env", experiment.env.len(), ENTRIES_MAX)?;
+    at_most("secrets", experiment.secrets.len(), ITEMS_MAX)?;
+    for (name, value) in &experiment.env {
+        rules::variable_name(name)?;
+        text(value)?;
+    }
+    for name in &experiment.secrets {
+        rules::variable_name(name)?;
+        if experiment.env.contains_key(name) {
+            return Err(Fault::new(
+                format!("`{name}` is both a secret and a variable of `env`; a name has one value"),
+                "keep it in `secrets` and remove it from `env`",
+            ));
+        }
+    }
+    if !experiment.secrets.is_sorted() {
+        return Err(Fault::new(
+            "the names in `secrets` are not sorted; the plan holds them in order",
+            "send them sorted",
+        ));
+    }
+    different("secrets", experiment.secrets.iter().map(String::as_str))
+}
+
+fn policy(experiment: &Experiment) -> Checked {
+    if let Some(Network::Hosts(hosts)) = &experiment.network {
+        at_most("network", hosts.len(), ITEMS_MAX)?;
+        hosts.iter().try_for_each(|host| rules::host(host))?;
+        different("network", hosts.iter().map(String::as_str))?;
+    }
+    if u64::from(experiment.retries) > RETRIES_MAX {
+        return Err(out_of_range(
+            "retries",
+            experiment.retries.into(),
+            "at most 100",
+        ));
+    }
+    at_most("retry_on", experiment.retry_on.len(), 1)?;
+    at_most("tolerance", experiment.tolerance.len(), ENTRIES_MAX)?;
+    for (metric, tolerance) in &experiment.tolerance {
+        clean_text(metric)?;
+        tolerance
+            .abs
+            .iter()
+            .chain(&tolerance.rel)
+            .try_for_each(|text| bound(text))?;
+    }
+    at_most("after", experiment.after.len(), ITEMS_MAX)?;
+    experiment
+        .after
+        .iter()
+        .try_for_each(|run| rules::run_reference(run))?;
+    different("after", experiment.after.iter().map(String::as_str))
+}
+
+fn text(value: &str) -> Checked {
+    clean_text(value)?;
+    argument(value).map(drop)
+}
+
+fn param_value(value: &ParamValue) -> Checked {
+    match value {
+        ParamValue::Text(value) => clean_text(value),
+        ParamValue::Int(value) if value.unsigned_abs() >= INTEGER_END => Err(Fault::new(
+            format!("`{value}` is out of range; a number is below 2^53"),
+            "send it as text",
+        )),
+        ParamValue::Int(_) | ParamValue::Bool(_) => Ok(()),
+    }
+}
+
+fn at_most(key: &str, seen: usize, allowed: usize) -> Checked {
+    if seen <= allowed {
+        return Ok(());
+    }
+    Err(Fault::new(
+        format!("`{key}` has `{seen}` entries; at most {allowed} are read"),
+        "split the recipe, or move data into a file of the project",
+    ))
+}
+
+fn different<'a>(key: &str, values: impl Iterator<Item = &'a str>) -> Checked {
+    let mut seen = BTreeSet::new();
+    for value in values {
+        if !seen.insert(value) {
+            return Err(Fault::new(
+                format!("`{key}` lists `{}` twice", shown(value)),
+                "remove one of the two",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn out_of_range(key: &str, seen: u64, rule: &str) -> Fault {
+    Fault::new(
+        format!("`{key}` is `{seen}`, which is out of range; it is {rule}"),
+        "write the recipe with `ml`, which checks it",
+    )
+}
