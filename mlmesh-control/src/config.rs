@@ -21,9 +21,6 @@ pub struct ControlConfig {
     pub capacity: Option<Capacity>,
     /// Between SIGTERM and SIGKILL, in milliseconds.
     pub grace_ms: u64,
-    /// Crash here, for tests of crashes: a point of
-    /// [`CRASH_POINTS`](crate::CRASH_POINTS), `:n` for its n-th passing.
-    pub crash_at: Option<String>,
 }
 
 /// Between SIGTERM and SIGKILL when nothing else is set.

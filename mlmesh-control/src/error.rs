@@ -56,14 +56,6 @@ pub enum ControlError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The crash point named by a test does not exist.
-    #[error("`{seen}` is not a crash point; known are {known}")]
-    CrashPoint {
-        /// What was asked for.
-        seen: String,
-        /// The points there are.
-        known: String,
-    },
 }
 
 impl ControlError {
@@ -82,7 +74,6 @@ impl ControlError {
             Self::Store(StoreError::Unavailable(_)) => "store_unavailable",
             Self::Store(_) => "store_failed",
             Self::Io { .. } => "data_directory_failed",
-            Self::CrashPoint { .. } => "crash_point_unknown",
         }
     }
 }

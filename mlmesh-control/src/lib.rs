@@ -2,27 +2,37 @@
 //! restart, writes manifests.
 //!
 //! ```text
-//!   explain ─┐                          ┌─► claim ─► start ─► wait ─► collect ─► record
+//!   explain ─┐                          ┌─► claim ─► start ─► watch ─► collect ─► record
 //!   submit ──┼─► preflight ─► store ─► sched.step ─► effects ─┤
 //!   cancel ──┘      (one function)      ▲              └─► stop
 //!                                       └───────── events ◄───┘
 //! ```
 //!
 //! It decides nothing: what starts next, what is tried again and what is refused
-//! is decided by `mlmesh-sched`; what holds is what the store has committed.
+//! is decided by `mlmesh-sched`; what holds is what the store has committed. All
+//! that it keeps in memory can be made again from the store and the executor.
 
+mod actions;
+mod admit;
+mod attempt;
 mod config;
+mod control;
+mod crash;
 mod error;
+mod ledger;
+mod machine;
+mod persist;
+mod reactor;
+mod secrets;
+mod world;
 
+pub use actions::{Cancelled, Retried};
 pub use config::{Caller, ControlConfig, GRACE_MS_DEFAULT, Interpreters, Ports};
+pub use control::Control;
+pub use crash::CRASH_POINTS;
 pub use error::{Accepted, ControlError};
+pub use mlmesh_sched::{Capacity, Groups, Load, PlannedRun, Preflight};
 
-/// Places at which a test may crash the daemon (`MLMESH_CRASH_AT`), in the order
-/// in which an attempt passes them.
-pub const CRASH_POINTS: [&str; 5] = [
-    "control.after_claim",
-    "control.after_start",
-    "control.after_exit",
-    "control.after_collect",
-    "control.after_manifest",
-];
+/// Target of the trace events that follow a run along the job path, one for each
+/// `step`: admit, plan, queue, lease, start, watch, record.
+pub const PATH: &str = "mlmesh_control::path";

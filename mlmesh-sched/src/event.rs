@@ -51,8 +51,8 @@ pub enum Event {
         /// Its phase; null when there is no such run.
         phase: Option<Phase>,
     },
-    /// The claim found the run gone.
-    ClaimLost(RunId),
+    /// The store says that the lease, or the run, is not ours any more.
+    LeaseLost(RunId),
     /// The command runs.
     Started(RunId),
     /// The command has ended.

@@ -23,6 +23,7 @@ mod world;
 
 pub use capacity::{Account, Capacity};
 pub use event::{Effect, Effects, Event, Job};
+pub use mlmesh_recipe::lock::{LOCK_BYTES_MAX, facts as lock_facts};
 pub use order::USAGE_HALF_LIFE_US;
 pub use preflight::{
     DatasetGroup, DepsGroup, ExperimentGroup, Groups, PlannedRun, Preflight, SnapshotGroup,

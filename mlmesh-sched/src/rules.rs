@@ -283,11 +283,6 @@ fn lock_facts<'a>(
     match &world.lock {
         LockSeen::NotRead => sent.ok_or_else(missing),
         LockSeen::Missing => Err(missing()),
-        LockSeen::Unreadable(what) => Err(Box::new(Refusal::new(
-            "lock_unreadable",
-            format!("`{lock}` is not a lock file: {what}"),
-            "name a `requirements` file with hashes or a `uv.lock`",
-        ))),
         LockSeen::Read(facts) if sent.is_some_and(|sent| sent != facts) => {
             Err(Box::new(Refusal::new(
                 "lock_differs",

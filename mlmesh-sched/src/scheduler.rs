@@ -122,7 +122,7 @@ impl Scheduler {
             }
             Event::Reattached { job, phase, gpus } => self.reattached(now, *job, phase, gpus),
             Event::Seen { run, phase } => self.seen(now, run, phase, effects),
-            Event::ClaimLost(run) => self.claim_lost(now, run, effects),
+            Event::LeaseLost(run) => self.lease_lost(now, run, effects),
             Event::Started(run) => self.moved(run, Phase::Starting, Phase::Running),
             Event::Exited(run) => self.moved(run, Phase::Running, Phase::Finishing),
             Event::Finished { run, outcome } => self.finished(run, outcome, effects),
@@ -187,6 +187,11 @@ impl Scheduler {
     /// Number of attempts that hold resources.
     pub fn live(&self) -> usize {
         self.live.len()
+    }
+
+    /// Number of points of the sweep that have not ended.
+    pub fn open_points(&self, sweep: RunId) -> u32 {
+        self.sweeps.get(&sweep).copied().unwrap_or(0)
     }
 
     /// The runs that go next, in order, at most `limit`: as if all had one size
@@ -257,11 +262,15 @@ impl Scheduler {
         }
     }
 
-    fn claim_lost(&mut self, now: Micros, run: RunId, effects: &mut Effects) {
-        let Some(State::Live(live)) = self.jobs.get(&run).map(|entry| entry.state.clone()) else {
-            return;
+    fn lease_lost(&mut self, now: Micros, run: RunId, effects: &mut Effects) {
+        let held = match self.jobs.get(&run).map(|entry| &entry.state) {
+            Some(State::Live(live)) => Some(live.clone()),
+            Some(State::Recording { held, .. }) => held.clone(),
+            Some(State::Waiting(_) | State::Delayed(_) | State::Ready) | None => return,
         };
-        self.release(now, run, &live);
+        if let Some(live) = held {
+            self.release(now, run, &live);
+        }
         self.forget(run, effects);
         if self.dependents.contains_key(&run) {
             effects.push(Effect::LookUp(run));

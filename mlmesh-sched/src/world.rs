@@ -40,8 +40,6 @@ pub enum LockSeen {
     NotRead,
     /// The tree has no such file.
     Missing,
-    /// It is there and is not a lock; the text says what is wrong.
-    Unreadable(String),
     /// What it pins.
     Read(LockFacts),
 }

@@ -1,0 +1,337 @@
+//! From a submission to runs on disk: admit → plan → queue.
+
+use std::sync::Arc;
+
+use mlmesh_model::{
+    AuditNote, Digest, FencingToken, Phase, PlanDigest, Refusal, Run, RunId, RunKind, RunQuery,
+    Sequence, StoreError, Submission, Submit, Trust, TrustLevel, Workload,
+};
+use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
+
+use crate::config::Caller;
+use crate::error::{Accepted, ControlError};
+use crate::persist::persist;
+use crate::reactor::{Inner, job};
+use crate::secrets;
+use crate::world::world;
+
+/// Children that are read at once when an earlier answer is given again.
+const CHILDREN_PAGE: u32 = 1_000;
+
+/// Judges the submission; writes nothing.
+pub(crate) async fn explain(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    submission: Arc<Submission>,
+) -> Result<Preflight, ControlError> {
+    let world = world(inner, caller, &submission).await?;
+    let Workload::Experiment(experiment) = &submission.workload;
+    if experiment.sweep.is_none() {
+        return Ok(preflight(&submission, &world));
+    }
+    // Thousands of plans are milliseconds that other callers should not wait for.
+    tokio::task::spawn_blocking(move || preflight(&submission, &world))
+        .await
+        .map_err(joined)
+}
+
+/// Judges, writes, and hands over to the scheduler.
+pub(crate) async fn submit(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    submission: Arc<Submission>,
+    idempotency_key: Option<String>,
+) -> Result<Accepted, ControlError> {
+    if inner.cancel.is_cancelled() {
+        return Err(ControlError::ShuttingDown);
+    }
+    tracing::debug!(target: crate::PATH, step = "admit", owner = %caller.owner);
+    let preflight = explain(inner, caller, Arc::clone(&submission)).await?;
+    let planned = admitted(&preflight)?;
+    tracing::debug!(target: crate::PATH, step = "plan", plan = %planned);
+    let request_sha256 = request_digest(&submission);
+    let runs = records(inner, caller, &submission, preflight, planned);
+    let id = runs[0].id;
+    let submit = Submit {
+        idempotency_key,
+        request_sha256,
+        audit: AuditNote {
+            time: inner.ports.clock.now(),
+            tenant: caller.tenant.clone(),
+            owner: caller.owner.clone(),
+            key: caller.key.clone(),
+            remote: caller.remote.clone(),
+            action: "run.submit".into(),
+            subject: id.to_string(),
+            details_sha256: Some(request_sha256),
+        },
+        runs,
+    };
+    let secrets = submission.secret_values.clone();
+    // A task of its own: a caller that goes away in the middle must not leave a run
+    // on disk that the scheduler has not heard of.
+    let writer = Arc::clone(inner);
+    inner
+        .tasks
+        .spawn(async move { write(writer, submit, secrets).await })
+        .await
+        .map_err(joined)?
+}
+
+/// The digest of what may be enqueued; everything that speaks against it.
+fn admitted(preflight: &Preflight) -> Result<PlanDigest, ControlError> {
+    let mut refusals = preflight.refusals.clone();
+    if let Some(wait) = preflight
+        .waits
+        .iter()
+        .find(|wait| wait.code == "commit_not_synced")
+    {
+        refusals.push(wait.clone());
+    }
+    match preflight.plan_sha256 {
+        Some(digest) if refusals.is_empty() => Ok(digest),
+        None if refusals.is_empty() => Err(ControlError::Refused(vec![Refusal::new(
+            "plan_incomplete",
+            "the submission makes no plan",
+            "`ml explain` shows what is missing",
+        )])),
+        Some(_) | None => Err(ControlError::Refused(refusals)),
+    }
+}
+
+/// Values of secrets are left out: a digest of a short value can be guessed.
+fn request_digest(submission: &Submission) -> Digest {
+    let mut without = submission.clone();
+    without.secret_values.clear();
+    // A submission came as JSON or could have: its keys are text.
+    let bytes = serde_json::to_vec(&without).unwrap_or_default();
+    Digest::of(&bytes)
+}
+
+/// The runs of a submission, a sweep's parent first.
+fn records(
+    inner: &Inner,
+    caller: &Caller,
+    submission: &Submission,
+    preflight: Preflight,
+    plan_sha256: PlanDigest,
+) -> Vec<Run> {
+    let Workload::Experiment(experiment) = &submission.workload;
+    let draw = || RunId::from_random((inner.ports.random)());
+    let base = Run {
+        id: draw(),
+        seq: Sequence(0),
+        tenant: caller.tenant.clone(),
+        owner: caller.owner.clone(),
+        name: experiment.name.clone(),
+        kind: RunKind::Single,
+        commit: submission.commit,
+        plan: None,
+        plan_sha256,
+        placement: preflight.placement,
+        git: submission.git.clone(),
+        phase: Phase::Queued,
+        cause: None,
+        message: String::new(),
+        exit: None,
+        attempts: 0,
+        token: FencingToken(0),
+        queued_at: inner.ports.clock.now(),
+        started_at: None,
+        ended_at: None,
+        trust: Some(preflight.trust),
+        metrics: Default::default(),
+        outputs: None,
+        manifest_sha256: None,
+        isolation: None,
+    };
+    let planned = |id: RunId, kind: RunKind, planned: PlannedRun| Run {
+        id,
+        kind,
+        plan: Some(planned.plan),
+        plan_sha256: planned.plan_sha256,
+        ..base.clone()
+    };
+    if !preflight.sweep {
+        let only = preflight.runs.into_iter();
+        return only
+            .map(|run| planned(base.id, RunKind::Single, run))
+            .collect();
+    }
+    let children = u32::try_from(preflight.runs.len()).unwrap_or(u32::MAX);
+    let parent = Run {
+        kind: RunKind::Parent { children },
+        ..base.clone()
+    };
+    let points = preflight.runs.into_iter().map(|run| {
+        let (parent, index) = (base.id, run.index);
+        planned(draw(), RunKind::Child { parent, index }, run)
+    });
+    std::iter::once(parent).chain(points).collect()
+}
+
+async fn write(
+    inner: Arc<Inner>,
+    submit: Submit,
+    values: secrets::Values,
+) -> Result<Accepted, ControlError> {
+    let id = submit.runs[0].id;
+    let folder = secrets::run_folder(&inner.config.data_dir, id);
+    let has_secrets = !values.is_empty();
+    if has_secrets {
+        inner.state().submitting.insert(id);
+        let folder = folder.clone();
+        tokio::task::spawn_blocking(move || secrets::write(&folder, &values))
+            .await
+            .map_err(joined)?
+            .map_err(|source| ControlError::Io {
+                action: format!("write the secrets of run `{id}`"),
+                source,
+            })?;
+    }
+    let runs: Vec<Arc<Run>> = submit.runs.iter().cloned().map(Arc::new).collect();
+    let tenant = runs[0].tenant.clone();
+    let submitted = inner.ports.store.submit(submit).await;
+    let accepted = match submitted {
+        Ok(submitted) if submitted.fresh => Ok(accept(&inner, &runs)),
+        Ok(submitted) => replay(&inner, &tenant, submitted.id).await,
+        Err(error) => {
+            if matches!(error, StoreError::Unavailable(_)) {
+                inner.tasks.spawn(reconcile(Arc::clone(&inner)));
+            }
+            Err(error.into())
+        }
+    };
+    if has_secrets {
+        inner.state().submitting.remove(&id);
+        let is_ours = matches!(&accepted, Ok(accepted) if accepted.fresh);
+        if !is_ours {
+            let gone = tokio::task::spawn_blocking(move || secrets::remove(&folder)).await;
+            if !matches!(gone, Ok(Ok(()))) {
+                tracing::error!(%id, "values of secrets of a refused submission could not be removed");
+            }
+        }
+    }
+    accepted
+}
+
+/// Tells the scheduler of runs that are on disk.
+fn accept(inner: &Arc<Inner>, runs: &[Arc<Run>]) -> Accepted {
+    let first = &runs[0];
+    tracing::debug!(target: crate::PATH, step = "queue", run = %first.id);
+    let points: Vec<&Arc<Run>> = runs
+        .iter()
+        .filter(|run| !matches!(run.kind, RunKind::Parent { .. }))
+        .collect();
+    let jobs = points.iter().map(|run| job(run, 0)).collect();
+    let children = match first.kind {
+        RunKind::Parent { .. } => points.iter().map(|run| run.id).collect(),
+        RunKind::Single | RunKind::Child { .. } => Vec::new(),
+    };
+    inner.step_with(|state| {
+        state
+            .runs
+            .extend(points.iter().map(|run| (run.id, Arc::clone(run))));
+        Event::Submitted(jobs)
+    });
+    Accepted {
+        id: first.id,
+        plan_sha256: first.plan_sha256,
+        children,
+        trust: trust_of(first),
+        fresh: true,
+    }
+}
+
+/// After a write of unknown outcome: takes up queued runs that are on disk although
+/// their submission was not acknowledged.
+async fn reconcile(inner: Arc<Inner>) {
+    let store = &inner.ports.store;
+    match persist(&inner.cancel, "read open runs", || store.open_runs()).await {
+        Ok(runs) => take_unknown(&inner, runs),
+        Err(error) => tracing::warn!(%error, "open runs could not be read"),
+    }
+}
+
+/// Hands queued runs to the scheduler that it does not know. Those that it knew and
+/// that have ended since are found gone when they are claimed.
+fn take_unknown(inner: &Arc<Inner>, runs: Vec<Run>) {
+    inner.step_with(|state| {
+        let mut jobs = Vec::new();
+        for run in runs {
+            let is_parent = matches!(run.kind, RunKind::Parent { .. });
+            if is_parent || run.phase != Phase::Queued || state.runs.contains_key(&run.id) {
+                continue;
+            }
+            jobs.push(job(&run, 0));
+            state.runs.insert(run.id, Arc::new(run));
+        }
+        Event::Submitted(jobs)
+    });
+}
+
+/// Answers again what was answered to an earlier request with the same key.
+async fn replay(
+    inner: &Arc<Inner>,
+    tenant: &mlmesh_model::Tenant,
+    id: RunId,
+) -> Result<Accepted, ControlError> {
+    let store = &inner.ports.store;
+    let run = store
+        .run(tenant, id)
+        .await?
+        .ok_or(ControlError::NoRun(id))?;
+    let mut accepted = Accepted {
+        id,
+        plan_sha256: run.plan_sha256,
+        children: Vec::new(),
+        trust: trust_of(&run),
+        fresh: false,
+    };
+    // The first answer may never have been given: its write was cut off.
+    if matches!(run.kind, RunKind::Parent { .. }) {
+        let points = points(inner, &run).await?;
+        accepted
+            .children
+            .extend(points.iter().map(|point| point.id));
+        take_unknown(inner, points);
+    } else {
+        take_unknown(inner, vec![run]);
+    }
+    Ok(accepted)
+}
+
+/// All points of a sweep, in order.
+pub(crate) async fn points(inner: &Inner, parent: &Run) -> Result<Vec<Run>, ControlError> {
+    let mut points: Vec<Run> = Vec::new();
+    loop {
+        let query = RunQuery {
+            tenant: parent.tenant.clone(),
+            phases: Vec::new(),
+            parent: Some(parent.id),
+            owner: None,
+            cursor: points.last().map(|point| point.seq),
+            limit: CHILDREN_PAGE,
+        };
+        let page = inner.ports.store.runs(query).await?;
+        if page.is_empty() {
+            return Ok(points);
+        }
+        points.extend(page);
+    }
+}
+
+fn trust_of(run: &Run) -> Trust {
+    run.trust.clone().unwrap_or(Trust {
+        level: TrustLevel::L0,
+        reasons: Vec::new(),
+    })
+}
+
+/// A task that panicked, or was dropped with the runtime.
+pub(crate) fn joined(error: tokio::task::JoinError) -> ControlError {
+    ControlError::Io {
+        action: "finish a task".into(),
+        source: std::io::Error::other(error),
+    }
+}

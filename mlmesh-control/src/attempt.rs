@@ -1,0 +1,590 @@
+//! One attempt from its claim to its record: lease → start → watch → collect → record.
+//!
+//! The task owns nothing that cannot be found again: when the daemon dies, the
+//! supervisor goes on, and [`resume`] takes the attempt up where it stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlmesh_model::{
+    AttemptNumber, AttemptRef, Cause, Claim, Collected, Dataset, Ended, ExecError, Isolation,
+    Phase, Plan, Reattached, Run, StartError, StartSpec, Started, StoreError,
+};
+use mlmesh_proof::final_trust;
+use mlmesh_sched::{Event, Outcome, Verdict, retries_used};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::ledger::{Ledger, VISIBLE_AFTER};
+use crate::persist::persist;
+use crate::reactor::{Inner, sweep_of};
+use crate::{crash, secrets};
+
+/// Metric summaries of a live attempt are written at most this often.
+const METRICS_EVERY: Duration = Duration::from_secs(2);
+
+/// Failed calls of the executor in a row after which an attempt counts as lost.
+const EXECUTOR_FAILURES_MAX: u32 = 8;
+
+/// Delay after a failed call of the executor; grows with each.
+const EXECUTOR_RETRY: Duration = Duration::from_millis(100);
+
+/// How long a start may go on after somebody asked for its end, beyond the grace.
+const START_ABANDONED_AFTER: Duration = Duration::from_secs(2);
+
+/// Asks for the end of an attempt.
+pub(crate) type Stop = watch::Receiver<Option<Cause>>;
+
+/// Claims the run and sees the attempt through.
+pub(crate) async fn run(inner: Arc<Inner>, run: Arc<Run>, gpus: Vec<String>, stop: Stop) {
+    let claim = Claim {
+        run: run.id,
+        node: inner.config.node.clone(),
+        boot_id: inner.config.boot_id.clone(),
+        time: inner.ports.clock.now(),
+    };
+    let store = &inner.ports.store;
+    let claimed = persist(&inner.cancel, "claim a run", || store.claim(claim.clone())).await;
+    let attempt = match claimed {
+        Ok(attempt) => attempt,
+        // The daemon goes down; the next one finds the run where the store has it.
+        Err(StoreError::Unavailable(_)) => return,
+        Err(error) => {
+            tracing::warn!(run = %run.id, %error, "a run could not be claimed");
+            return inner.step(Event::LeaseLost(run.id));
+        }
+    };
+    crash::point(crash::AFTER_CLAIM);
+    tracing::debug!(target: crate::PATH, step = "lease", run = %run.id, token = attempt.token.0);
+    let lease = AttemptRef {
+        run: run.id,
+        number: attempt.number,
+        token: attempt.token,
+    };
+    let ledger = Ledger::new(
+        Arc::clone(&inner),
+        run,
+        lease,
+        Some(attempt),
+        Phase::Starting,
+    );
+    let mut task = Task {
+        inner,
+        ledger,
+        stop,
+    };
+    let begun = task.start(gpus).await;
+    task.go_on(begun).await;
+}
+
+/// Takes an attempt up that an earlier daemon left.
+pub(crate) async fn resume(inner: Arc<Inner>, run: Arc<Run>, lease: AttemptRef, stop: Stop) {
+    let phase = run.phase;
+    let ledger = Ledger::new(Arc::clone(&inner), run, lease, None, phase);
+    let task = Task {
+        inner,
+        ledger,
+        stop,
+    };
+    let begun = task.reattach().await;
+    task.go_on(begun).await;
+}
+
+struct Task {
+    inner: Arc<Inner>,
+    ledger: Ledger,
+    stop: Stop,
+}
+
+/// What became of a start.
+enum Begun {
+    Running(Started),
+    Ended(Ended),
+    Refused(StartError),
+    NeverStarted,
+    /// The daemon goes down; the attempt is left as it is.
+    Left,
+}
+
+impl Task {
+    async fn start(&mut self, gpus: Vec<String>) -> Begun {
+        let spec = match self.spec(gpus).await {
+            Ok(spec) => spec,
+            Err(error) => return Begun::Refused(error),
+        };
+        let executor = Arc::clone(&self.inner.ports.executor);
+        let inner = Arc::clone(&self.inner);
+        let starting = async {
+            let _permit = inner.prepares.acquire().await;
+            executor.start(spec).await
+        };
+        tokio::pin!(starting);
+        let mut abandon_at = None;
+        loop {
+            tokio::select! {
+                started = &mut starting => return match started {
+                    Ok(started) => Begun::Running(started),
+                    Err(error) => Begun::Refused(error),
+                },
+                cause = asked(&mut self.stop), if abandon_at.is_none() => {
+                    let grace = Duration::from_millis(self.inner.config.grace_ms);
+                    abandon_at = Some(Instant::now() + grace + START_ABANDONED_AFTER);
+                    self.tell(cause).await;
+                }
+                () = until(abandon_at) => break,
+                () = self.inner.cancel.cancelled() => return Begun::Left,
+            }
+        }
+        self.reattach().await
+    }
+
+    async fn spec(&self, gpus: Vec<String>) -> Result<StartSpec, StartError> {
+        let run = &self.ledger.run;
+        let failed = |message: String| StartError {
+            cause: Cause::PrepareFailed,
+            message,
+        };
+        let plan = run
+            .plan
+            .clone()
+            .ok_or_else(|| failed("the run has no plan".into()))?;
+        if !gpus.is_empty() {
+            note_gpus(&self.inner, self.ledger.lease, &gpus)
+                .await
+                .map_err(|error| failed(format!("note the gpus: {error}")))?;
+        }
+        Ok(StartSpec {
+            attempt: self.ledger.lease,
+            tenant: run.tenant.clone(),
+            sweep: sweep_of(run),
+            datasets: self.datasets(&plan).await?,
+            secrets: self.secrets(&plan).await?,
+            plan,
+            placement: run.placement.clone(),
+            gpus,
+            grace_ms: self.inner.config.grace_ms,
+        })
+    }
+
+    async fn datasets(&self, plan: &Plan) -> Result<Vec<Dataset>, StartError> {
+        if plan.datasets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tenant = &self.ledger.run.tenant;
+        let store = &self.inner.ports.store;
+        let known = persist(&self.inner.cancel, "read datasets", || {
+            store.datasets(tenant)
+        })
+        .await
+        .map_err(|error| StartError {
+            cause: Cause::PrepareFailed,
+            message: error.to_string(),
+        })?;
+        plan.datasets
+            .iter()
+            .map(|wanted| {
+                known
+                    .iter()
+                    .find(|dataset| {
+                        dataset.name == wanted.name
+                            && dataset.checksum == wanted.checksum
+                            && wanted
+                                .version
+                                .as_ref()
+                                .is_none_or(|version| *version == dataset.version)
+                    })
+                    .cloned()
+                    .ok_or_else(|| StartError {
+                        cause: Cause::DatasetChanged,
+                        message: format!(
+                            "dataset `{}` is not registered any more with checksum sha256:{}",
+                            wanted.name, wanted.checksum
+                        ),
+                    })
+            })
+            .collect()
+    }
+
+    async fn secrets(&self, plan: &Plan) -> Result<secrets::Values, StartError> {
+        if plan.secrets.is_empty() {
+            return Ok(secrets::Values::new());
+        }
+        let run = &self.ledger.run;
+        let failed = |message: String| StartError {
+            cause: Cause::PrepareFailed,
+            message,
+        };
+        let holder = sweep_of(run).unwrap_or(run.id);
+        let folder = secrets::run_folder(&self.inner.config.data_dir, holder);
+        let values = tokio::task::spawn_blocking(move || secrets::read(&folder))
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(format!("read the secrets: {error}")))?
+            .unwrap_or_default();
+        let wanted = |name: &String| {
+            values
+                .get(name)
+                .map(|value| (name.clone(), value.clone()))
+                .ok_or_else(|| failed(format!("secret `{name}` has no value any more")))
+        };
+        plan.secrets.iter().map(wanted).collect()
+    }
+
+    /// Asks the executor what became of the attempt until it answers.
+    async fn reattach(&self) -> Begun {
+        let lease = self.ledger.lease;
+        for failures in 1..=EXECUTOR_FAILURES_MAX {
+            match self.inner.ports.executor.reattach(lease).await {
+                Ok(Reattached::Running(started)) => return Begun::Running(started),
+                Ok(Reattached::Ended(ended)) => return Begun::Ended(ended),
+                // The store says that it ran: its record is gone.
+                Ok(Reattached::NeverStarted) if self.ledger.phase != Phase::Starting => break,
+                Ok(Reattached::NeverStarted) => return Begun::NeverStarted,
+                Err(error) => {
+                    tracing::warn!(run = %lease.run, %error, "an attempt could not be found again");
+                }
+            }
+            tokio::select! {
+                () = self.inner.cancel.cancelled() => return Begun::Left,
+                () = tokio::time::sleep(EXECUTOR_RETRY * failures) => {}
+            }
+        }
+        Begun::Ended(self.lost("no record of the attempt was found"))
+    }
+
+    async fn go_on(mut self, begun: Begun) {
+        match begun {
+            Begun::Left => {}
+            Begun::NeverStarted => {
+                let verdict = self.inner.judge(Event::NeverStarted(self.ledger.lease.run));
+                self.close(verdict).await;
+            }
+            Begun::Refused(error) => {
+                let cause = error.cause;
+                self.ledger.update.message = Some(error.message);
+                self.judge(Some(cause)).await;
+            }
+            Begun::Running(started) => {
+                crash::point(crash::AFTER_START);
+                self.started(&started);
+                let Some(ended) = self.watch().await else {
+                    return;
+                };
+                self.ended(ended).await;
+            }
+            Begun::Ended(ended) => {
+                if ended.started_at.is_some() {
+                    // A command starts only after its datasets were verified.
+                    self.ledger.extras.datasets_verified = self.dataset_names();
+                }
+                self.ledger.moved(Phase::Running);
+                self.inner.step(Event::Started(self.ledger.lease.run));
+                self.ended(ended).await;
+            }
+        }
+    }
+
+    fn started(&mut self, started: &Started) {
+        let run = self.ledger.lease.run;
+        tracing::debug!(target: crate::PATH, step = "start", %run);
+        self.ledger.update.started_at = Some(started.time);
+        self.ledger.update.isolation = Some(started.isolation.clone());
+        self.ledger
+            .extras
+            .interpreter
+            .clone_from(&started.interpreter);
+        self.ledger
+            .extras
+            .datasets_verified
+            .clone_from(&started.datasets_verified);
+        self.ledger.moved(Phase::Running);
+        self.inner.step(Event::Started(run));
+    }
+
+    /// Waits for the end; writes the move to `running` and metrics meanwhile. `None`
+    /// when there is nothing more to do here.
+    async fn watch(&mut self) -> Option<Ended> {
+        let lease = self.ledger.lease;
+        tracing::debug!(target: crate::PATH, step = "watch", run = %lease.run);
+        let executor = Arc::clone(&self.inner.ports.executor);
+        let cancel = self.inner.cancel.clone();
+        let mut waiting = executor.wait(lease);
+        let mut failures = 0;
+        let mut visible_at = self
+            .ledger
+            .is_behind()
+            .then(|| Instant::now() + VISIBLE_AFTER);
+        let mut metrics_at = Instant::now() + METRICS_EVERY;
+        let mut written = Default::default();
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut waiting => match ended {
+                    Ok(ended) => return Some(ended),
+                    Err(ExecError::NoAttempt(_)) => return Some(self.lost("its supervisor is gone")),
+                    Err(error) => {
+                        failures += 1;
+                        tracing::warn!(run = %lease.run, %error, "waiting for an attempt failed");
+                        if failures >= EXECUTOR_FAILURES_MAX {
+                            return Some(self.lost("the executor could not watch it"));
+                        }
+                        tokio::time::sleep(EXECUTOR_RETRY * failures).await;
+                        waiting = executor.wait(lease);
+                    }
+                },
+                cause = asked(&mut self.stop) => self.tell(cause).await,
+                () = until(visible_at) => {
+                    if self.ledger.flush().await.is_err() {
+                        self.inner.step(Event::LeaseLost(lease.run));
+                        return None;
+                    }
+                    visible_at = self.ledger.is_behind().then(|| Instant::now() + METRICS_EVERY);
+                }
+                () = tokio::time::sleep_until(metrics_at) => {
+                    self.push_metrics(&mut written).await;
+                    metrics_at = Instant::now() + METRICS_EVERY;
+                }
+                () = cancel.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Writes the metric summaries if they changed. What fails is tried next time.
+    async fn push_metrics(
+        &self,
+        written: &mut std::collections::BTreeMap<String, mlmesh_model::MetricSummary>,
+    ) {
+        let lease = self.ledger.lease;
+        let ports = &self.inner.ports;
+        let metrics = match ports.executor.metrics(lease).await {
+            Ok(metrics) if metrics != *written => metrics,
+            Ok(_) => return,
+            Err(error) => {
+                return tracing::debug!(run = %lease.run, %error, "metrics could not be read");
+            }
+        };
+        let stored = ports
+            .store
+            .set_metrics(lease.run, lease.token, metrics.clone());
+        match stored.await {
+            Ok(()) => *written = metrics,
+            Err(error) => {
+                tracing::debug!(run = %lease.run, %error, "metrics could not be written");
+            }
+        }
+    }
+
+    /// Collects what the attempt left, and closes it.
+    async fn ended(mut self, ended: Ended) {
+        let run = self.ledger.lease.run;
+        crash::point(crash::AFTER_EXIT);
+        self.ledger.moved(Phase::Finishing);
+        self.inner.step(Event::Exited(run));
+        let update = &mut self.ledger.update;
+        update.started_at = ended.started_at.or(update.started_at);
+        update.ended_at = Some(ended.ended_at);
+        update.exit = ended.exit;
+        update.message = Some(ended.message.clone());
+        update.isolation = Some(ended.isolation.clone());
+        self.ledger.extras.log_bytes_dropped = ended.log_bytes_dropped;
+        let Some(cause) = self.collect(&ended).await else {
+            return;
+        };
+        crash::point(crash::AFTER_COLLECT);
+        self.trust(&ended.isolation);
+        self.judge(cause).await;
+    }
+
+    /// Collects outputs and metrics; returns why the attempt failed, if it did.
+    /// `None` when the lease is gone.
+    async fn collect(&mut self, ended: &Ended) -> Option<Option<Cause>> {
+        let lease = self.ledger.lease;
+        let plan = match self.ledger.run.plan.clone() {
+            Some(plan) if ended.started_at.is_some() => plan,
+            Some(_) | None => return Some(ended.cause),
+        };
+        let executor = Arc::clone(&self.inner.ports.executor);
+        let mut collecting = executor.collect(lease, Arc::clone(&plan));
+        let mut visible_at = Some(Instant::now() + VISIBLE_AFTER);
+        let mut failures = 0;
+        let collected = loop {
+            tokio::select! {
+                biased;
+                collected = &mut collecting => match collected {
+                    Ok(collected) => break Ok(collected),
+                    Err(error) => {
+                        failures += 1;
+                        tracing::warn!(run = %lease.run, %error, "outputs could not be collected");
+                        if failures >= EXECUTOR_FAILURES_MAX {
+                            break Err(error);
+                        }
+                        tokio::time::sleep(EXECUTOR_RETRY * failures).await;
+                        collecting = executor.collect(lease, Arc::clone(&plan));
+                    }
+                },
+                () = until(visible_at) => {
+                    visible_at = None;
+                    if self.ledger.is_behind() && self.ledger.flush().await.is_err() {
+                        self.inner.step(Event::LeaseLost(lease.run));
+                        return None;
+                    }
+                }
+            }
+        };
+        Some(match collected {
+            Ok(collected) => self.collected(ended.cause, collected),
+            Err(error) => {
+                let first = ended.cause.unwrap_or(Cause::CollectFailed);
+                self.explain(&format!("the outputs could not be collected: {error}"));
+                Some(first)
+            }
+        })
+    }
+
+    fn collected(&mut self, cause: Option<Cause>, collected: Collected) -> Option<Cause> {
+        self.ledger.update.outputs = collected.outputs;
+        self.ledger.update.metrics = Some(collected.metrics);
+        self.ledger.extras.output_files = collected.files;
+        self.ledger.extras.output_bytes = collected.bytes;
+        if cause.is_some() || collected.missing.is_empty() {
+            return cause;
+        }
+        let missing: Vec<String> = collected
+            .missing
+            .iter()
+            .map(|glob| format!("`{glob}`"))
+            .collect();
+        self.explain(&format!(
+            "declared outputs matched nothing: {}",
+            missing.join(", ")
+        ));
+        Some(Cause::OutputMissing)
+    }
+
+    /// Adds to what a person reads about the end.
+    fn explain(&mut self, what: &str) {
+        let message = self.ledger.update.message.get_or_insert_default();
+        if !message.is_empty() {
+            message.push_str("; ");
+        }
+        message.push_str(what);
+    }
+
+    fn trust(&mut self, isolation: &Isolation) {
+        if let Some(plan) = &self.ledger.run.plan {
+            let verified = &self.ledger.extras.datasets_verified;
+            let predicted = self.ledger.run.trust.as_ref();
+            self.ledger.update.trust = Some(final_trust(plan, isolation, verified, predicted));
+        }
+    }
+
+    async fn judge(self, cause: Option<Cause>) {
+        let placement = &self.ledger.run.placement;
+        let mut used = 0;
+        if placement.retries > 0 && self.ledger.lease.number > AttemptNumber(1) {
+            let mut earlier = self.ledger.attempts().await;
+            earlier.retain(|attempt| attempt.number < self.ledger.lease.number);
+            used = retries_used(&earlier, placement.retries, &placement.retry_on);
+        }
+        let verdict = self.inner.judge(Event::Finished {
+            run: self.ledger.lease.run,
+            outcome: Outcome {
+                cause,
+                retries_used: used,
+            },
+        });
+        self.close(verdict).await;
+    }
+
+    async fn close(self, verdict: Option<Verdict>) {
+        let run = self.ledger.lease.run;
+        let Some(verdict) = verdict else {
+            tracing::error!(%run, "the scheduler does not hold an attempt that has ended");
+            return self.inner.step(Event::LeaseLost(run));
+        };
+        let inner = self.inner;
+        match self.ledger.close(verdict).await {
+            Ok(lease) => {
+                inner.step(Event::Recorded(run));
+                if let Err(error) = inner.ports.executor.discard(lease).await {
+                    tracing::warn!(%run, %error, "the working directory was not removed");
+                }
+            }
+            // Going down, the scheduler's view ends with the process.
+            Err(_) if inner.cancel.is_cancelled() => {}
+            Err(_) => inner.step(Event::LeaseLost(run)),
+        }
+    }
+
+    /// Passes the wish for an end on to the executor.
+    async fn tell(&self, cause: Cause) {
+        let lease = self.ledger.lease;
+        let grace_ms = self.inner.config.grace_ms;
+        if let Err(error) = self.inner.ports.executor.stop(lease, cause, grace_ms).await {
+            tracing::debug!(run = %lease.run, %error, "nothing to stop yet");
+        }
+    }
+
+    fn lost(&self, message: &str) -> Ended {
+        Ended {
+            started_at: self.ledger.update.started_at.or(self.ledger.run.started_at),
+            ended_at: self.inner.ports.clock.now(),
+            exit: None,
+            cause: Some(Cause::Lost),
+            message: message.to_owned(),
+            isolation: self.ledger.update.isolation.clone().unwrap_or_default(),
+            log_bytes_dropped: 0,
+        }
+    }
+
+    fn dataset_names(&self) -> Vec<String> {
+        let plan = self.ledger.run.plan.as_ref();
+        plan.map(|plan| {
+            let names = plan.datasets.iter();
+            names.map(|dataset| dataset.name.to_string()).collect()
+        })
+        .unwrap_or_default()
+    }
+}
+
+/// Resolves when somebody asks for an end, once for each wish.
+async fn asked(stop: &mut Stop) -> Cause {
+    loop {
+        if stop.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(cause) = *stop.borrow_and_update() {
+            return cause;
+        }
+    }
+}
+
+/// Resolves at `at`; never without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn gpus_file(inner: &Inner, lease: AttemptRef) -> std::path::PathBuf {
+    secrets::run_folder(&inner.config.data_dir, lease.run)
+        .join(format!("gpus-{}.json", lease.number.0))
+}
+
+/// Notes which GPUs an attempt holds, for the next daemon's account.
+async fn note_gpus(inner: &Inner, lease: AttemptRef, gpus: &[String]) -> std::io::Result<()> {
+    let path = gpus_file(inner, lease);
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    tokio::fs::write(path, serde_json::to_vec(gpus)?).await
+}
+
+/// The GPUs that an attempt of an earlier daemon holds.
+pub(crate) async fn held_gpus(inner: &Inner, lease: AttemptRef) -> Vec<String> {
+    match tokio::fs::read(gpus_file(inner, lease)).await {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}

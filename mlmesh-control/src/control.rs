@@ -1,0 +1,206 @@
+//! The daemon's job path as its front ends see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlmesh_model::{AttemptNumber, AttemptRef, Cause, Run, RunId, RunKind};
+use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
+
+use crate::actions::{self, Cancelled, Retried};
+use crate::config::{Caller, ControlConfig, Ports};
+use crate::error::{Accepted, ControlError};
+use crate::reactor::{Inner, Seen, job};
+use crate::{admit, attempt, machine, secrets};
+
+/// How long a drain waits for records that are being written.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Accepts, starts, watches and records runs.
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+impl Control {
+    /// Reads what has not ended, takes the live attempts up again, and is ready.
+    pub async fn start(config: ControlConfig, ports: Ports) -> Result<Arc<Self>, ControlError> {
+        let accelerators = Arc::clone(&ports.accelerators);
+        let capacity = match config.capacity.clone() {
+            Some(capacity) => capacity,
+            None => tokio::task::spawn_blocking(move || machine::capacity(&*accelerators))
+                .await
+                .map_err(admit::joined)?,
+        };
+        let open = ports.store.open_runs().await?;
+        let inner = Inner::new(config, ports, Scheduler::new(capacity));
+        take_up(&inner, open).await;
+        let keeper = Arc::clone(&inner);
+        inner.tasks.spawn(keeper.keep_time());
+        Ok(Arc::new(Self { inner }))
+    }
+
+    /// What the submission would do now. Writes nothing.
+    pub async fn explain(
+        &self,
+        caller: &Caller,
+        submission: mlmesh_model::Submission,
+    ) -> Result<Preflight, ControlError> {
+        admit::explain(&self.inner, caller, Arc::new(submission)).await
+    }
+
+    /// Accepts the submission, or says why not. What it returns is on disk.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        submission: mlmesh_model::Submission,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted, ControlError> {
+        admit::submit(&self.inner, caller, Arc::new(submission), idempotency_key).await
+    }
+
+    /// Ends a run, or every point of a sweep that has not ended. Returns when the
+    /// ends of queued ones are on disk and live ones have been told.
+    pub async fn cancel(&self, caller: &Caller, run: RunId) -> Result<Cancelled, ControlError> {
+        actions::cancel(&self.inner, caller, run).await
+    }
+
+    /// Puts an ended run back into the queue; of a sweep every point that has not
+    /// completed, with `failed_only` none that was cancelled.
+    pub async fn retry(
+        &self,
+        caller: &Caller,
+        run: RunId,
+        failed_only: bool,
+    ) -> Result<Retried, ControlError> {
+        actions::retry(&self.inner, caller, run, failed_only).await
+    }
+
+    /// Starts nothing more and ends what is live, cause `shutdown`. Queued runs stay
+    /// queued. Returns when every end is on disk.
+    pub async fn stop_jobs(&self) {
+        self.inner.step(Event::StopLive(Cause::Shutdown));
+        self.wait(|seen| seen.live == 0).await;
+    }
+
+    /// Starts nothing more, finishes what is being written, and lets attempts run:
+    /// the next daemon takes them up.
+    pub async fn shutdown(&self) {
+        self.inner.step(Event::Drain);
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(DRAIN_MAX, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some records were not written before the drain ended");
+        }
+    }
+
+    /// Returns when no run is open.
+    pub async fn wait_idle(&self) {
+        self.wait(|seen| seen.open == 0).await;
+    }
+
+    /// What is going on.
+    pub fn load(&self) -> Load {
+        self.inner.state().scheduler.load()
+    }
+
+    /// What attempts may use.
+    pub fn capacity(&self) -> Capacity {
+        let state = self.inner.state();
+        state.scheduler.account().capacity().clone()
+    }
+
+    /// Number of attempts that hold resources.
+    pub fn live(&self) -> usize {
+        self.inner.state().scheduler.live()
+    }
+
+    /// Queued runs in the order in which they would start, at most `limit`.
+    pub fn upcoming(&self, limit: usize) -> Vec<RunId> {
+        let scheduler = self.inner.state().scheduler.clone();
+        scheduler.upcoming(self.inner.now(), limit)
+    }
+
+    /// Forgets which commits are complete; called after objects were pruned.
+    pub fn commits_changed(&self) {
+        self.inner.caches.forget_commits();
+    }
+
+    async fn wait(&self, until: impl FnMut(&Seen) -> bool) {
+        // The sender lives in `inner`, which lives in `self`.
+        let _ = self.inner.seen().wait_for(until).await;
+    }
+}
+
+/// Hands the runs that an earlier daemon left to the scheduler: queued ones into
+/// the queue, live ones to a task that takes their attempt up again.
+async fn take_up(inner: &Arc<Inner>, open: Vec<Run>) {
+    let calendar = inner.ports.clock.now();
+    let mut queued = Vec::new();
+    for run in open {
+        if matches!(run.kind, RunKind::Parent { .. }) || run.phase.is_ended() {
+            continue;
+        }
+        let run = Arc::new(run);
+        let job = job(&run, calendar.since(run.queued_at).max(0));
+        if !run.phase.is_live() {
+            inner.state().runs.insert(run.id, run);
+            queued.push(job);
+            continue;
+        }
+        let lease = AttemptRef {
+            run: run.id,
+            number: AttemptNumber(run.attempts),
+            token: run.token,
+        };
+        let gpus = match job.resources.gpus {
+            0 => Vec::new(),
+            _ => attempt::held_gpus(inner, lease).await,
+        };
+        let mut stop = None;
+        inner.step_with(|state| {
+            state.runs.insert(run.id, Arc::clone(&run));
+            stop = Some(state.stop_channel(run.id));
+            Event::Reattached {
+                job: Box::new(job),
+                phase: run.phase,
+                gpus,
+            }
+        });
+        if let Some(stop) = stop {
+            let task = attempt::resume(Arc::clone(inner), run, lease, stop);
+            inner.tasks.spawn(task);
+        }
+    }
+    inner.step(Event::Submitted(queued));
+    let cleaner = Arc::clone(inner);
+    inner
+        .tasks
+        .spawn_blocking(move || secrets_left_behind(&cleaner));
+}
+
+/// Removes values of secrets whose run has ended between two lines of an earlier
+/// daemon.
+fn secrets_left_behind(inner: &Inner) {
+    let experiments = inner.config.data_dir.join("data/experiments");
+    let Ok(entries) = std::fs::read_dir(experiments) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if inner.cancel.is_cancelled() {
+            return;
+        }
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else {
+            continue;
+        };
+        let folder = entry.path();
+        if !secrets::is_there(&folder) || inner.needs_secrets(id) {
+            continue;
+        }
+        if let Err(error) = secrets::remove(&folder) {
+            tracing::error!(%id, %error, "values of secrets could not be removed");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The loop around the scheduler: events in, effects carried out.
+//!
+//! One lock covers the scheduler and what belongs to its runs. Effects are carried
+//! out under it, in order, and only spawn: nothing waits while the lock is held.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mlmesh_model::{AuditNote, Cause, Micros, Run, RunId, RunKind};
+use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{ControlConfig, Ports};
+use crate::world::Caches;
+use crate::{attempt, ledger};
+
+/// Attempts whose checkout and environment are made at the same time.
+const PREPARES_MAX: usize = 16;
+
+/// Everything that tasks of control share.
+pub(crate) struct Inner {
+    pub(crate) config: ControlConfig,
+    pub(crate) ports: Ports,
+    pub(crate) caches: Caches,
+    pub(crate) prepares: Semaphore,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+    state: Mutex<State>,
+    /// Open and live runs after each step.
+    seen: watch::Sender<Seen>,
+    wake: Notify,
+}
+
+/// How much is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Seen {
+    pub(crate) open: usize,
+    pub(crate) live: usize,
+}
+
+pub(crate) struct State {
+    pub(crate) scheduler: Scheduler,
+    /// Runs that have not ended.
+    pub(crate) runs: HashMap<RunId, Arc<Run>>,
+    /// Ends the attempt of a live run, by the cause that is sent.
+    stops: HashMap<RunId, watch::Sender<Option<Cause>>>,
+    /// Who asked for the end of a queued run.
+    pub(crate) audits: HashMap<RunId, AuditNote>,
+    /// Runs whose secrets are on disk before they are themselves.
+    pub(crate) submitting: HashSet<RunId>,
+    /// Told when the run has ended.
+    pub(crate) waiters: HashMap<RunId, Vec<oneshot::Sender<()>>>,
+}
+
+impl Inner {
+    pub(crate) fn new(config: ControlConfig, ports: Ports, scheduler: Scheduler) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            ports,
+            caches: Caches::default(),
+            prepares: Semaphore::new(PREPARES_MAX),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            state: Mutex::new(State {
+                scheduler,
+                runs: HashMap::new(),
+                stops: HashMap::new(),
+                audits: HashMap::new(),
+                submitting: HashSet::new(),
+                waiters: HashMap::new(),
+            }),
+            seen: watch::Sender::new(Seen::default()),
+            wake: Notify::new(),
+        })
+    }
+
+    /// The scheduler's time: monotonic, so that a step of the calendar clock
+    /// neither delays nor hurries a retry.
+    pub(crate) fn now(&self) -> Micros {
+        let us = self.ports.clock.monotonic_us();
+        Micros(i64::try_from(us).unwrap_or(i64::MAX))
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    /// Steps the scheduler and carries out what it says.
+    pub(crate) fn step(self: &Arc<Self>, event: Event) {
+        self.step_with(|_| event);
+    }
+
+    /// Like [`Inner::step`]; returns the verdict, when the event is an attempt's end.
+    pub(crate) fn judge(self: &Arc<Self>, event: Event) -> Option<Verdict> {
+        self.step_with(|_| event)
+    }
+
+    /// Steps with an event that is made while the state is held.
+    pub(crate) fn step_with(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut State) -> Event,
+    ) -> Option<Verdict> {
+        let now = self.now();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let event = event(state);
+        let wake_before = state.scheduler.wake_at();
+        let recorded = match &event {
+            Event::Recorded(run) | Event::LeaseLost(run) => Some(*run),
+            _ => None,
+        };
+        let mut effects = Vec::new();
+        state.scheduler.step(now, event, &mut effects);
+        if let Some(run) = recorded
+            && state.scheduler.phase(run).is_none()
+        {
+            state.forget(run);
+        }
+        let mut verdict = None;
+        for effect in effects {
+            verdict = self.carry_out(state, effect).or(verdict);
+        }
+        self.seen.send_replace(Seen {
+            open: state.scheduler.open(),
+            live: state.scheduler.live(),
+        });
+        if state.scheduler.wake_at() != wake_before {
+            self.wake.notify_one();
+        }
+        verdict
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, effect: Effect) -> Option<Verdict> {
+        let inner = Arc::clone(self);
+        match effect {
+            Effect::Start { run, gpus } => {
+                let Some(record) = state.runs.get(&run).cloned() else {
+                    tracing::error!(%run, "a run that is to start has no record in memory");
+                    return None;
+                };
+                let stop = state.stop_channel(run);
+                self.tasks
+                    .spawn(async move { attempt::run(inner, record, gpus, stop).await });
+            }
+            Effect::Stop { run, cause } => {
+                if let Some(stop) = state.stops.get(&run) {
+                    stop.send_replace(Some(cause));
+                }
+            }
+            Effect::EndQueued { run, cause } => {
+                let Some(record) = state.runs.get(&run).cloned() else {
+                    return None;
+                };
+                let audit = state.audits.remove(&run);
+                self.tasks
+                    .spawn(async move { ledger::end_queued(inner, record, cause, audit).await });
+            }
+            Effect::LookUp(run) => {
+                self.tasks
+                    .spawn(async move { ledger::look_up(inner, run).await });
+            }
+            Effect::Record { verdict, .. } => return Some(verdict),
+        }
+        None
+    }
+
+    /// Whether the values of secrets in this run's folder are needed: by the run, or
+    /// by a point of the sweep.
+    pub(crate) fn needs_secrets(&self, id: RunId) -> bool {
+        let state = self.state();
+        state.runs.contains_key(&id)
+            || state.submitting.contains(&id)
+            || state.scheduler.open_points(id) > 0
+    }
+
+    /// Wakes the scheduler when a delay is over. Ends with the daemon.
+    pub(crate) async fn keep_time(self: Arc<Self>) {
+        /// Longest sleep, so that a wrong wake time heals.
+        const SLEEP_MAX: Duration = Duration::from_secs(60);
+        loop {
+            let wake_at = self.state().scheduler.wake_at();
+            let sleep = wake_at.map_or(SLEEP_MAX, |at| {
+                let us = at.since(self.now()).max(0).unsigned_abs();
+                Duration::from_micros(us).min(SLEEP_MAX)
+            });
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(sleep) => self.step(Event::Tick),
+            }
+        }
+    }
+}
+
+impl State {
+    /// A channel that ends the attempt of this run.
+    pub(crate) fn stop_channel(&mut self, run: RunId) -> watch::Receiver<Option<Cause>> {
+        let (sender, receiver) = watch::channel(None);
+        self.stops.insert(run, sender);
+        receiver
+    }
+
+    fn forget(&mut self, run: RunId) {
+        self.runs.remove(&run);
+        self.stops.remove(&run);
+        self.audits.remove(&run);
+        for waiter in self.waiters.remove(&run).unwrap_or_default() {
+            // Whoever waited may have gone.
+            let _ = waiter.send(());
+        }
+    }
+}
+
+/// A run as the scheduler sees it.
+pub(crate) fn job(run: &Run, waited_us: i64) -> Job {
+    let resources = run.plan.as_ref().map(|plan| plan.resources);
+    Job {
+        run: run.id,
+        sweep: sweep_of(run),
+        tenant: run.tenant.clone(),
+        owner: run.owner.clone(),
+        priority: run.placement.priority,
+        resources: resources.unwrap_or_default(),
+        after: run.placement.after.clone(),
+        retries: run.placement.retries,
+        retry_on_exit: run
+            .placement
+            .retry_on
+            .contains(&mlmesh_model::RetryOn::Exit),
+        waited_us,
+    }
+}
+
+/// The sweep that a run is a point of.
+pub(crate) fn sweep_of(run: &Run) -> Option<RunId> {
+    match run.kind {
+        RunKind::Child { parent, .. } => Some(parent),
+        RunKind::Single | RunKind::Parent { .. } => None,
+    }
+}
