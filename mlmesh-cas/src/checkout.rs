@@ -12,11 +12,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use mlmesh_model::{CommitId, Digest, ObjectId};
-use rustix::fs::{CWD, Mode as Permissions, OFlags, fchmod, ioctl_ficlone, mkdirat, openat, symlinkat};
+use rustix::fs::{
+    CWD, Mode as Permissions, OFlags, fchmod, ioctl_ficlone, mkdirat, openat, symlinkat,
+};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{Found, ObjectStore, StoreError, io_error};
+use crate::error::{StoreError, io_error};
+use crate::store::{Found, ObjectStore};
 use crate::tree::{Mode, Tree, TreeEntry};
 
 /// What a checkout has written.
@@ -41,8 +44,13 @@ impl ObjectStore {
     }
 
     fn checkout_tree(&self, tree: &Tree, destination: &Path) -> Result<CheckedOut, StoreError> {
-        let root = open_empty(destination)
-            .map_err(|source| io_error("check out into the new or empty folder", destination, source))?;
+        let root = open_empty(destination).map_err(|source| {
+            io_error(
+                "check out into the new or empty folder",
+                destination,
+                source,
+            )
+        })?;
         let mut checkout = Checkout {
             store: self,
             destination,
@@ -52,8 +60,10 @@ impl ObjectStore {
             done: CheckedOut::default(),
         };
         // Links come last, so that no path of a file could lead through one.
-        let (links, files): (Vec<_>, Vec<_>) =
-            tree.entries.iter().partition(|entry| entry.mode == Mode::Symlink);
+        let (links, files): (Vec<_>, Vec<_>) = tree
+            .entries
+            .iter()
+            .partition(|entry| entry.mode == Mode::Symlink);
         for entry in files.into_iter().chain(links) {
             checkout.entry(entry)?;
             checkout.done.entries += 1;
@@ -79,13 +89,20 @@ struct Checkout<'a> {
 impl Checkout<'_> {
     fn entry(&mut self, entry: &TreeEntry) -> Result<(), StoreError> {
         let (folder, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
-        self.enter(folder).map_err(|errno| self.error(entry, errno.into()))?;
+        self.enter(folder)
+            .map_err(|errno| self.error(entry, errno.into()))?;
         if entry.mode == Mode::Symlink {
             let target = self.store.link_target(entry)?;
-            return symlinkat(&target, self.here(), name).map_err(|errno| self.error(entry, errno.into()));
+            return symlinkat(&target, self.here(), name)
+                .map_err(|errno| self.error(entry, errno.into()));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let permissions = Permissions::from_raw_mode(if entry.mode == Mode::Executable { 0o755 } else { 0o644 });
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let permissions = Permissions::from_raw_mode(if entry.mode == Mode::Executable {
+            0o755
+        } else {
+            0o644
+        });
         let file = openat(self.here(), name, flags, permissions)
             .and_then(|file| fchmod(&file, permissions).map(|()| File::from(file)))
             .map_err(|errno| self.error(entry, errno.into()))?;
@@ -93,20 +110,30 @@ impl Checkout<'_> {
     }
 
     fn content(&mut self, entry: &TreeEntry, mut file: File) -> Result<(), StoreError> {
-        match self.store.find(entry.object)?.ok_or(StoreError::Missing(entry.object))? {
+        match self
+            .store
+            .find(entry.object)?
+            .ok_or(StoreError::Missing(entry.object))?
+        {
             Found::Packed(pack, location) => {
                 let content = self.store.read_packed(entry.object, &pack, location)?;
-                file.write_all(&content).map_err(|source| self.error(entry, source))
+                file.write_all(&content)
+                    .map_err(|source| self.error(entry, source))
             }
             Found::Loose(path) => {
-                let mut source = File::open(&path).map_err(|error| io_error("open", &path, error))?;
+                let mut source =
+                    File::open(&path).map_err(|error| io_error("open", &path, error))?;
                 let cloned = self.reflink && ioctl_ficlone(&file, &source).is_ok();
                 self.reflink = cloned;
                 let copied = if cloned { None } else { Some(&mut file) };
                 let digest = copy(&mut source, copied, &mut self.buffer)
                     .map_err(|error| self.error(entry, error))?;
                 self.done.reflinked += u64::from(cloned);
-                if digest == entry.object.0 { Ok(()) } else { Err(self.store.corrupt(entry.object)) }
+                if digest == entry.object.0 {
+                    Ok(())
+                } else {
+                    Err(self.store.corrupt(entry.object))
+                }
             }
         }
     }
@@ -114,7 +141,10 @@ impl Checkout<'_> {
     /// Makes `path` the innermost open folder, creating what is new of it.
     fn enter(&mut self, path: &str) -> Result<(), Errno> {
         let is_above = |folder: &str| {
-            folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            folder.is_empty()
+                || path
+                    .strip_prefix(folder)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         while self.folders.len() > 1 && !is_above(&self.folders[self.folders.len() - 1].0) {
             self.folders.pop();
@@ -128,14 +158,20 @@ impl Checkout<'_> {
             }
             let folder = openat(self.here(), part, FOLDER_FLAGS, Permissions::empty())?;
             let above = self.folders.last().map_or("", |(path, _)| path);
-            let path = if above.is_empty() { part.to_owned() } else { format!("{above}/{part}") };
+            let path = if above.is_empty() {
+                part.to_owned()
+            } else {
+                format!("{above}/{part}")
+            };
             self.folders.push((path, folder));
         }
         Ok(())
     }
 
     fn here(&self) -> BorrowedFd<'_> {
-        self.folders.last().map_or(CWD, |(_, folder)| folder.as_fd())
+        self.folders
+            .last()
+            .map_or(CWD, |(_, folder)| folder.as_fd())
     }
 
     fn error(&self, entry: &TreeEntry, source: io::Error) -> StoreError {
@@ -143,20 +179,30 @@ impl Checkout<'_> {
     }
 }
 
-const FOLDER_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 fn open_empty(destination: &Path) -> io::Result<OwnedFd> {
     match fs::DirBuilder::new().mode(0o755).create(destination) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if fs::read_dir(destination)?.next().is_some() {
-                return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "the folder is not empty"));
+                return Err(io::Error::new(
+                    io::ErrorKind::DirectoryNotEmpty,
+                    "the folder is not empty",
+                ));
             }
         }
         Err(error) => return Err(error),
     }
-    Ok(openat(CWD, destination, FOLDER_FLAGS, Permissions::empty())?)
+    Ok(openat(
+        CWD,
+        destination,
+        FOLDER_FLAGS,
+        Permissions::empty(),
+    )?)
 }
 
 /// Reads `source` to its end, writes it to `target` if there is one, and returns

@@ -26,9 +26,10 @@ use fastcdc::v2020::{Normalization, select_masks};
 use mlmesh_model::{Digest, ObjectId};
 use sha2::{Digest as _, Sha256};
 
+use crate::error::{StoreError, io_error};
 use crate::frame::{FrameLimits, FrameReader};
 use crate::place;
-use crate::store::{Found, ObjectStore, StoreError, io_error};
+use crate::store::{Found, ObjectStore};
 
 /// Chunks are never shorter, but for the last one.
 pub const CHUNK_BYTES_MIN: usize = 64 << 10;
@@ -71,7 +72,11 @@ fn cut(mut input: impl Read) -> io::Result<ChunkManifest> {
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     let (mut start, mut end, mut ended) = (0, 0, false);
     let mut hasher = Sha256::new();
-    let mut manifest = ChunkManifest { object: ObjectId(Digest::from_bytes([0; 32])), size: 0, chunks: Vec::new() };
+    let mut manifest = ChunkManifest {
+        object: ObjectId(Digest::from_bytes([0; 32])),
+        size: 0,
+        chunks: Vec::new(),
+    };
     loop {
         if end - start < CHUNK_BYTES_MAX && !ended {
             buffer.copy_within(start..end, 0);
@@ -90,7 +95,10 @@ fn cut(mut input: impl Read) -> io::Result<ChunkManifest> {
             break;
         }
         if manifest.chunks.len() == CHUNKS_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the object is too large for a list of chunks"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the object is too large for a list of chunks",
+            ));
         }
         let (_, length) = fastcdc::v2020::cut(
             rest,
@@ -115,7 +123,8 @@ fn cut(mut input: impl Read) -> io::Result<ChunkManifest> {
 impl ChunkManifest {
     /// The form in which a list travels.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.chunks.len() * CHUNK_ENTRY_BYTES + CHECKSUM_BYTES);
+        let mut bytes =
+            Vec::with_capacity(HEAD_BYTES + self.chunks.len() * CHUNK_ENTRY_BYTES + CHECKSUM_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(self.object.0.as_bytes());
         bytes.extend_from_slice(&self.size.to_le_bytes());
@@ -151,10 +160,16 @@ impl ChunkManifest {
             })
             .collect();
         let size = u64::from_le_bytes(*size);
-        let lengths_hold = chunks.iter().all(|(_, length)| (1..=CHUNK_BYTES_MAX as u32).contains(length));
+        let lengths_hold = chunks
+            .iter()
+            .all(|(_, length)| (1..=CHUNK_BYTES_MAX as u32).contains(length));
         let sum: u64 = chunks.iter().map(|(_, length)| u64::from(*length)).sum();
         let object = ObjectId(Digest::from_bytes(*object));
-        (lengths_hold && sum == size).then_some(Self { object, size, chunks })
+        (lengths_hold && sum == size).then_some(Self {
+            object,
+            size,
+            chunks,
+        })
     }
 
     /// Opens the file that was cut and gives its chunks with the digests `wanted`,
@@ -186,7 +201,9 @@ impl ObjectStore {
     /// The chunks of a large object that is there; kept for the next time.
     pub fn chunks_of(&self, id: ObjectId) -> Result<ChunkManifest, StoreError> {
         let path = place::fanned(&self.folder("chunks"), id.0);
-        if let Some(manifest) = fs::read(&path).ok().and_then(|bytes| ChunkManifest::parse(&bytes))
+        if let Some(manifest) = fs::read(&path)
+            .ok()
+            .and_then(|bytes| ChunkManifest::parse(&bytes))
             && manifest.object == id
         {
             return Ok(manifest);
@@ -206,11 +223,17 @@ impl ObjectStore {
 
     /// Chunks of `manifest` that none of `bases` has, each once, in order. `bases`
     /// that are not there, or small, have none.
-    pub fn missing_chunks(&self, manifest: &ChunkManifest, bases: &[ObjectId]) -> Result<Vec<Digest>, StoreError> {
+    pub fn missing_chunks(
+        &self,
+        manifest: &ChunkManifest,
+        bases: &[ObjectId],
+    ) -> Result<Vec<Digest>, StoreError> {
         let sources = self.chunk_sources(manifest, bases)?;
         let mut seen = std::collections::HashSet::new();
         let missing = manifest.chunks.iter().map(|(digest, _)| *digest);
-        Ok(missing.filter(|digest| !sources.chunks.contains_key(digest) && seen.insert(*digest)).collect())
+        Ok(missing
+            .filter(|digest| !sources.chunks.contains_key(digest) && seen.insert(*digest))
+            .collect())
     }
 
     /// Puts an object together from chunks of `bases` and those that `supplied`, a
@@ -247,7 +270,9 @@ impl ObjectStore {
                         return Err(StoreError::Missing(ObjectId(*digest)));
                     }
                     frames.content(&mut content)?;
-                    sources.chunks.insert(*digest, (Arc::clone(&output), offset));
+                    sources
+                        .chunks
+                        .insert(*digest, (Arc::clone(&output), offset));
                 }
             }
             hasher.update(&content);
@@ -259,7 +284,10 @@ impl ObjectStore {
         }
         let actual = Digest::from_bytes(hasher.finalize().into());
         if actual != manifest.object.0 {
-            return Err(StoreError::Digest { expected: manifest.object, actual });
+            return Err(StoreError::Digest {
+                expected: manifest.object,
+                actual,
+            });
         }
         if offset < crate::store::LOOSE_BYTES_MIN {
             file.seek(SeekFrom::Start(0)).map_err(io)?;
@@ -270,17 +298,29 @@ impl ObjectStore {
     }
 
     /// Where chunks of `manifest` can be read: open files keep what a prune removes.
-    fn chunk_sources(&self, manifest: &ChunkManifest, bases: &[ObjectId]) -> Result<ChunkSources, StoreError> {
+    fn chunk_sources(
+        &self,
+        manifest: &ChunkManifest,
+        bases: &[ObjectId],
+    ) -> Result<ChunkSources, StoreError> {
         let wanted: HashMap<Digest, u32> = manifest.chunks.iter().copied().collect();
-        let mut sources = ChunkSources { chunks: HashMap::new() };
+        let mut sources = ChunkSources {
+            chunks: HashMap::new(),
+        };
         for base in bases.iter().take(BASES_MAX) {
             self.touch(&[*base]);
-            let Some(Found::Loose(path)) = self.find(*base)? else { continue };
-            let file = Arc::new(File::open(&path).map_err(|source| io_error("open", &path, source))?);
+            let Some(Found::Loose(path)) = self.find(*base)? else {
+                continue;
+            };
+            let file =
+                Arc::new(File::open(&path).map_err(|source| io_error("open", &path, source))?);
             let mut offset = 0;
             for (digest, length) in self.chunks_of(*base)?.chunks {
                 if wanted.get(&digest) == Some(&length) {
-                    sources.chunks.entry(digest).or_insert_with(|| (Arc::clone(&file), offset));
+                    sources
+                        .chunks
+                        .entry(digest)
+                        .or_insert_with(|| (Arc::clone(&file), offset));
                 }
                 offset += u64::from(length);
             }
@@ -302,7 +342,9 @@ mod tests {
         let mut state = 1_u64;
         (0..bytes)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (state >> 56) as u8
             })
             .collect()
@@ -315,13 +357,29 @@ mod tests {
         after.insert(4 << 20, 7);
         let (first, second) = (cut(&before[..]).unwrap(), cut(&after[..]).unwrap());
         assert_eq!(first.object.0, Digest::of(&before));
-        assert_eq!((second.object.0, second.size), (Digest::of(&after), after.len() as u64));
-        let known: std::collections::HashSet<_> = first.chunks.iter().map(|(digest, _)| digest).collect();
-        let new = second.chunks.iter().filter(|(digest, _)| !known.contains(digest)).count();
+        assert_eq!(
+            (second.object.0, second.size),
+            (Digest::of(&after), after.len() as u64)
+        );
+        let known: std::collections::HashSet<_> =
+            first.chunks.iter().map(|(digest, _)| digest).collect();
+        let new = second
+            .chunks
+            .iter()
+            .filter(|(digest, _)| !known.contains(digest))
+            .count();
         assert!((1..=3).contains(&new), "{new} of {}", second.chunks.len());
         let average = first.size / first.chunks.len() as u64;
-        assert!((100 << 10..190 << 10).contains(&average), "average {average}");
-        assert!(first.chunks.iter().all(|(_, length)| *length as usize <= CHUNK_BYTES_MAX));
+        assert!(
+            (100 << 10..190 << 10).contains(&average),
+            "average {average}"
+        );
+        assert!(
+            first
+                .chunks
+                .iter()
+                .all(|(_, length)| *length as usize <= CHUNK_BYTES_MAX)
+        );
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::io::{Read as _, Write as _};
 
 use mlmesh_model::{CommitId, Digest, ObjectId};
 
+use crate::error::{StoreError, io_error};
 use crate::pack::prefix;
 use crate::place;
-use crate::store::{ObjectStore, StoreError, io_error};
+use crate::store::ObjectStore;
 use crate::tree::{LINK_BYTES_MAX, Mode, TREE_BYTES_MAX, Tree, TreeEntry, link_stays_inside};
 
 impl ObjectStore {
@@ -28,7 +29,11 @@ impl ObjectStore {
             return Ok(commit);
         }
         self.check_objects(tree)?;
-        for entry in tree.entries.iter().filter(|entry| entry.mode == Mode::Symlink) {
+        for entry in tree
+            .entries
+            .iter()
+            .filter(|entry| entry.mode == Mode::Symlink)
+        {
             self.link_target(entry)?;
         }
         let (mut file, temporary) = self.temporary()?;
@@ -46,7 +51,10 @@ impl ObjectStore {
     pub fn put_listing(&self, commit: CommitId, listing: &[u8]) -> Result<Tree, StoreError> {
         let actual = Digest::of(listing);
         if actual != commit.0 {
-            return Err(StoreError::Digest { expected: ObjectId(commit.0), actual });
+            return Err(StoreError::Digest {
+                expected: ObjectId(commit.0),
+                actual,
+            });
         }
         let tree = Tree::parse(listing)?;
         self.put_tree(&tree)?;
@@ -86,7 +94,9 @@ impl ObjectStore {
         let path = place::fanned(&self.folder("commits"), commit.0);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::Missing(id)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing(id));
+            }
             Err(source) => return Err(io_error("open", &path, source)),
         };
         let mut listing = Vec::new();
@@ -102,19 +112,33 @@ impl ObjectStore {
     /// Objects of `tree` that are not in the store, each once.
     pub fn missing_objects(&self, tree: &Tree) -> Result<Vec<ObjectId>, StoreError> {
         let mut seen = HashSet::new();
-        let unique: Vec<_> =
-            tree.entries.iter().map(|entry| entry.object).filter(|object| seen.insert(*object)).collect();
+        let unique: Vec<_> = tree
+            .entries
+            .iter()
+            .map(|entry| entry.object)
+            .filter(|object| seen.insert(*object))
+            .collect();
         let there = self.has(&unique)?;
-        Ok(unique.into_iter().zip(there).filter_map(|(id, there)| (!there).then_some(id)).collect())
+        Ok(unique
+            .into_iter()
+            .zip(there)
+            .filter_map(|(id, there)| (!there).then_some(id))
+            .collect())
     }
 
     /// The target of a link, which leads to a place inside the tree.
     pub(crate) fn link_target(&self, entry: &TreeEntry) -> Result<String, StoreError> {
         let target = self.read(entry.object, LINK_BYTES_MAX)?;
-        let refused = |rule: &str| StoreError::Entry { path: entry.path.clone(), rule: rule.to_owned() };
-        let target = String::from_utf8(target).map_err(|_| refused("the target of a link must be UTF-8"))?;
+        let refused = |rule: &str| StoreError::Entry {
+            path: entry.path.clone(),
+            rule: rule.to_owned(),
+        };
+        let target =
+            String::from_utf8(target).map_err(|_| refused("the target of a link must be UTF-8"))?;
         if !link_stays_inside(&entry.path, &target) {
-            return Err(refused("a link must be relative and stay inside the tree, with `..` only in front"));
+            return Err(refused(
+                "a link must be relative and stay inside the tree, with `..` only in front",
+            ));
         }
         Ok(target)
     }
@@ -125,10 +149,18 @@ impl ObjectStore {
             return Err(StoreError::Incomplete { missing });
         }
         for entry in &tree.entries {
-            let size = self.size(entry.object)?.ok_or(StoreError::Missing(entry.object))?;
+            let size = self
+                .size(entry.object)?
+                .ok_or(StoreError::Missing(entry.object))?;
             if size != entry.size {
-                let rule = format!("the listing says {} bytes, the object has {size}", entry.size);
-                return Err(StoreError::Entry { path: entry.path.clone(), rule });
+                let rule = format!(
+                    "the listing says {} bytes, the object has {size}",
+                    entry.size
+                );
+                return Err(StoreError::Entry {
+                    path: entry.path.clone(),
+                    rule,
+                });
             }
         }
         Ok(())

@@ -48,7 +48,9 @@ pub(crate) fn point(name: &'static str) {
 pub(crate) fn armed(name: &'static str) -> bool {
     static CRASH: OnceLock<Option<Crash>> = OnceLock::new();
     let crash = CRASH.get_or_init(|| Crash::parse(&std::env::var("MLMESH_CRASH_AT").ok()?));
-    crash.as_ref().is_some_and(|crash| crash.name == name && crash.is_due())
+    crash
+        .as_ref()
+        .is_some_and(|crash| crash.name == name && crash.is_due())
 }
 
 struct Crash {
@@ -59,12 +61,17 @@ struct Crash {
 impl Crash {
     fn parse(text: &str) -> Option<Self> {
         let (name, passes) = text.split_once(':').unwrap_or((text, "0"));
-        Some(Self { name: name.to_owned(), passes_left: AtomicU64::new(passes.parse().ok()?) })
+        Some(Self {
+            name: name.to_owned(),
+            passes_left: AtomicU64::new(passes.parse().ok()?),
+        })
     }
 
     fn is_due(&self) -> bool {
         self.passes_left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
             .is_err()
     }
 }
@@ -77,7 +84,10 @@ mod tests {
     fn a_count_lets_the_process_pass() {
         let crash = Crash::parse("cas.x:2").unwrap();
         assert_eq!(crash.name, "cas.x");
-        assert_eq!([crash.is_due(), crash.is_due(), crash.is_due()], [false, false, true]);
+        assert_eq!(
+            [crash.is_due(), crash.is_due(), crash.is_due()],
+            [false, false, true]
+        );
         assert!(Crash::parse("cas.x").unwrap().is_due());
         assert!(Crash::parse("cas.x:y").is_none());
     }

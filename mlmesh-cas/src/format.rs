@@ -96,7 +96,8 @@ fn parse_batch(bytes: &[u8]) -> Option<(&[u8], usize)> {
 /// The index of a sealed pack; sorts `entries`.
 pub(crate) fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
     entries.sort_unstable_by_key(|(id, _)| *id);
-    let mut bytes = Vec::with_capacity(MAGIC_BYTES + 8 + entries.len() * ENTRY_BYTES + INDEX_CHECKSUM_BYTES);
+    let mut bytes =
+        Vec::with_capacity(MAGIC_BYTES + 8 + entries.len() * ENTRY_BYTES + INDEX_CHECKSUM_BYTES);
     bytes.extend_from_slice(INDEX_MAGIC);
     bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
     for entry in entries.iter() {
@@ -109,7 +110,8 @@ pub(crate) fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
 
 /// Reads an index; `None` when a single bit is wrong.
 pub(crate) fn parse_index(bytes: &[u8]) -> Option<Vec<IndexEntry>> {
-    let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(INDEX_CHECKSUM_BYTES)?)?;
+    let (body, checksum) =
+        bytes.split_at_checked(bytes.len().checked_sub(INDEX_CHECKSUM_BYTES)?)?;
     if Digest::of(body).as_bytes() != checksum {
         return None;
     }
@@ -119,7 +121,9 @@ pub(crate) fn parse_index(bytes: &[u8]) -> Option<Vec<IndexEntry>> {
         return None;
     }
     let entries: Vec<_> = entries.chunks_exact(ENTRY_BYTES).map(parse_entry).collect();
-    entries.is_sorted_by(|left, right| left.0 < right.0).then_some(entries)
+    entries
+        .is_sorted_by(|left, right| left.0 < right.0)
+        .then_some(entries)
 }
 
 fn push_entry((id, location): &IndexEntry, out: &mut Vec<u8>) {
@@ -130,7 +134,10 @@ fn push_entry((id, location): &IndexEntry, out: &mut Vec<u8>) {
 
 /// `bytes` has [`ENTRY_BYTES`] bytes.
 fn parse_entry(bytes: &[u8]) -> IndexEntry {
-    let location = Location { offset: u32_from(&bytes[32..36]), length: u32_from(&bytes[36..40]) };
+    let location = Location {
+        offset: u32_from(&bytes[32..36]),
+        length: u32_from(&bytes[36..40]),
+    };
     (object_id(&bytes[..32]), location)
 }
 
@@ -153,7 +160,15 @@ mod tests {
 
     fn entries() -> Vec<IndexEntry> {
         (0..5_u32)
-            .map(|n| (ObjectId(Digest::of(&n.to_le_bytes())), Location { offset: n * 100, length: 60 }))
+            .map(|n| {
+                (
+                    ObjectId(Digest::of(&n.to_le_bytes())),
+                    Location {
+                        offset: n * 100,
+                        length: 60,
+                    },
+                )
+            })
             .collect()
     }
 
@@ -181,7 +196,11 @@ mod tests {
         }
         for cut in JOURNAL_MAGIC.len()..=bytes.len() {
             let (end, count) = *ends.iter().rfind(|(end, _)| *end <= cut).unwrap();
-            assert_eq!(parse_journal(&bytes[..cut]), (all[..count].to_vec(), end), "cut {cut}");
+            assert_eq!(
+                parse_journal(&bytes[..cut]),
+                (all[..count].to_vec(), end),
+                "cut {cut}"
+            );
         }
     }
 

@@ -16,7 +16,8 @@ use std::io::{self, Read, Write};
 use mlmesh_model::{Digest, ObjectId};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{Added, LOOSE_BYTES_MIN, ObjectStore, StoreError};
+use crate::error::StoreError;
+use crate::store::{Added, LOOSE_BYTES_MIN, ObjectStore};
 
 /// Version of the form, as a server and its client agree on it.
 pub const FRAME_VERSION: u8 = 1;
@@ -66,7 +67,9 @@ pub enum FrameError {
     #[error("frame: the content of `{0}` has another digest")]
     Content(ObjectId),
     /// A source had fewer bytes than announced.
-    #[error("frame: `{id}` ended {missing} bytes early\nhint: the file changed, take the snapshot again")]
+    #[error(
+        "frame: `{id}` ended {missing} bytes early\nhint: the file changed, take the snapshot again"
+    )]
     Short {
         /// The object.
         id: ObjectId,
@@ -100,7 +103,11 @@ pub struct FrameReader<R: Read> {
 enum State {
     Start,
     Between,
-    Content { id: ObjectId, left: u64, hasher: Sha256 },
+    Content {
+        id: ObjectId,
+        left: u64,
+        hasher: Sha256,
+    },
     End,
 }
 
@@ -115,7 +122,11 @@ pub struct Record {
 
 impl Default for FrameLimits {
     fn default() -> Self {
-        Self { records_max: 1 << 20, record_bytes_max: 64 << 20, total_bytes_max: 1 << 30 }
+        Self {
+            records_max: 1 << 20,
+            record_bytes_max: 64 << 20,
+            total_bytes_max: 1 << 30,
+        }
     }
 }
 
@@ -123,7 +134,11 @@ impl<W: Write> FrameWriter<W> {
     /// Begins a body.
     pub fn new(mut output: W) -> Result<Self, FrameError> {
         output.write_all(&MAGIC)?;
-        Ok(Self { output, records: 0, checksum: Sha256::new_with_prefix(MAGIC) })
+        Ok(Self {
+            output,
+            records: 0,
+            checksum: Sha256::new_with_prefix(MAGIC),
+        })
     }
 
     /// Writes a record whose content is in memory.
@@ -133,10 +148,22 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// Writes a record with `length` bytes of `content`.
-    pub fn stream(&mut self, id: ObjectId, length: u64, content: impl Read) -> Result<(), FrameError> {
+    pub fn stream(
+        &mut self,
+        id: ObjectId,
+        length: u64,
+        content: impl Read,
+    ) -> Result<(), FrameError> {
         self.head(id, length)?;
         let copied = io::copy(&mut content.take(length), &mut self.output)?;
-        if copied == length { Ok(()) } else { Err(FrameError::Short { id, missing: length - copied }) }
+        if copied == length {
+            Ok(())
+        } else {
+            Err(FrameError::Short {
+                id,
+                missing: length - copied,
+            })
+        }
     }
 
     /// Ends the body and gives the output back.
@@ -214,20 +241,35 @@ impl<R: Read> FrameReader<R> {
         let (mut id, mut length) = ([0_u8; 32], [0_u8; 8]);
         id.copy_from_slice(&head[..32]);
         length.copy_from_slice(&head[32..]);
-        let record = Record { id: ObjectId(Digest::from_bytes(id)), length: u64::from_le_bytes(length) };
+        let record = Record {
+            id: ObjectId(Digest::from_bytes(id)),
+            length: u64::from_le_bytes(length),
+        };
         self.records += 1;
         self.bytes = self.bytes.saturating_add(record.length);
         let limits = self.limits;
         for (what, seen, allowed) in [
             ("records:", self.records, limits.records_max),
-            ("bytes of one object:", record.length, limits.record_bytes_max),
+            (
+                "bytes of one object:",
+                record.length,
+                limits.record_bytes_max,
+            ),
             ("bytes of all objects:", self.bytes, limits.total_bytes_max),
         ] {
             if seen > allowed {
-                return Err(FrameError::Limit { what, seen, allowed });
+                return Err(FrameError::Limit {
+                    what,
+                    seen,
+                    allowed,
+                });
             }
         }
-        self.state = State::Content { id: record.id, left: record.length, hasher: Sha256::new() };
+        self.state = State::Content {
+            id: record.id,
+            left: record.length,
+            hasher: Sha256::new(),
+        };
         Ok(record)
     }
 
@@ -246,14 +288,22 @@ impl<R: Read> FrameReader<R> {
 
     /// Reads on in the content; 0 at its end, which is where its digest is checked.
     fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, FrameError> {
-        let State::Content { id, left, hasher } = &mut self.state else { return Ok(0) };
+        let State::Content { id, left, hasher } = &mut self.state else {
+            return Ok(0);
+        };
         if *left == 0 {
             let actual: [u8; 32] = std::mem::take(hasher).finalize().into();
             let id = *id;
             self.state = State::Between;
-            return if actual == *id.0.as_bytes() { Ok(0) } else { Err(FrameError::Content(id)) };
+            return if actual == *id.0.as_bytes() {
+                Ok(0)
+            } else {
+                Err(FrameError::Content(id))
+            };
         }
-        let room = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+        let room = usize::try_from(*left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let read = self.input.read(&mut buffer[..room])?;
         if read == 0 {
             return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into()));
@@ -310,7 +360,10 @@ impl ObjectStore {
                 if let Err(error) = self.put_stream(&mut frames, Some(record.id)) {
                     break Err(frames.failure.take().map_or(error, StoreError::Frame));
                 }
-                added += Added { objects: u64::from(new), bytes: if new { record.length } else { 0 } };
+                added += Added {
+                    objects: u64::from(new),
+                    bytes: if new { record.length } else { 0 },
+                };
                 continue;
             }
             let mut content = Vec::with_capacity(record.length as usize);
@@ -344,7 +397,9 @@ mod tests {
     fn body(contents: &[&[u8]]) -> Vec<u8> {
         let mut writer = FrameWriter::new(Vec::new()).unwrap();
         for content in contents {
-            writer.record(ObjectId(Digest::of(content)), content).unwrap();
+            writer
+                .record(ObjectId(Digest::of(content)), content)
+                .unwrap();
         }
         writer.finish().unwrap()
     }
@@ -378,14 +433,30 @@ mod tests {
     #[test]
     fn limits_hold_before_anything_is_read_into_memory() {
         let bytes = body(&[b"one", b"three"]);
-        let limits = FrameLimits { records_max: 2, record_bytes_max: 5, total_bytes_max: 8 };
+        let limits = FrameLimits {
+            records_max: 2,
+            record_bytes_max: 5,
+            total_bytes_max: 8,
+        };
         assert!(read(&bytes, limits).is_ok());
         for smaller in [
-            FrameLimits { records_max: 1, ..limits },
-            FrameLimits { record_bytes_max: 4, ..limits },
-            FrameLimits { total_bytes_max: 7, ..limits },
+            FrameLimits {
+                records_max: 1,
+                ..limits
+            },
+            FrameLimits {
+                record_bytes_max: 4,
+                ..limits
+            },
+            FrameLimits {
+                total_bytes_max: 7,
+                ..limits
+            },
         ] {
-            assert!(matches!(read(&bytes, smaller), Err(FrameError::Limit { .. })), "{smaller:?}");
+            assert!(
+                matches!(read(&bytes, smaller), Err(FrameError::Limit { .. })),
+                "{smaller:?}"
+            );
         }
     }
 

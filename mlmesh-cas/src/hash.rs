@@ -40,7 +40,10 @@ pub(crate) fn hash_all(
     pending: &[usize],
     threads: usize,
 ) -> Result<Vec<Hashed>, SnapshotError> {
-    let bytes: u64 = pending.iter().map(|index| found[*index].stat.size).fold(0, u64::saturating_add);
+    let bytes: u64 = pending
+        .iter()
+        .map(|index| found[*index].stat.size)
+        .fold(0, u64::saturating_add);
     let useful = (pending.len() / FILES_PER_THREAD_MIN)
         .max(usize::try_from(bytes / BYTES_PER_THREAD_MIN).unwrap_or(usize::MAX))
         .clamp(1, pending.len().max(1));
@@ -51,7 +54,9 @@ pub(crate) fn hash_all(
         let mut done = Vec::with_capacity(pending.len() / threads + 1);
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(index) = pending.get(place) else { return Ok(done) };
+            let Some(index) = pending.get(place) else {
+                return Ok(done);
+            };
             match hash_file(root, &found[*index], &mut buffer) {
                 Ok(hashed) => done.push((place, hashed)),
                 Err(error) => {
@@ -65,10 +70,14 @@ pub(crate) fn hash_all(
         vec![work()]
     } else {
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             workers
                 .into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .map(|worker| {
+                    worker
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
                 .collect()
         })
     };
@@ -90,24 +99,36 @@ fn thread_count(asked: usize) -> usize {
 
 /// Hashes one file. Its stat afterwards must be the one before, so that the
 /// digest belongs to the stat under which the cache remembers it.
-fn hash_file(root: BorrowedFd<'_>, found: &Found, buffer: &mut [u8]) -> Result<Hashed, SnapshotError> {
+fn hash_file(
+    root: BorrowedFd<'_>,
+    found: &Found,
+    buffer: &mut [u8],
+) -> Result<Hashed, SnapshotError> {
     let error = |source: io::Error| SnapshotError::read(&found.path, source);
     let mut stat = found.stat;
     for _ in 0..READS_MAX {
-        let file = open_beneath(root, &found.path, OFlags::empty()).map_err(|errno| error(errno.into()))?;
+        let file = open_beneath(root, &found.path, OFlags::empty())
+            .map_err(|errno| error(errno.into()))?;
         let mut file = File::from(file);
         let searched = secrets::content_is_searched(&found.path, stat.size);
-        let (digest, holds_private_key) = hash_content(&mut file, stat.size, searched, buffer).map_err(error)?;
+        let (digest, holds_private_key) =
+            hash_content(&mut file, stat.size, searched, buffer).map_err(error)?;
         let after = FileStat::of(&fstat(&file).map_err(|errno| error(errno.into()))?);
         if FileType::from_raw_mode(after.mode) != FileType::RegularFile {
             break;
         }
         if after == stat {
-            return Ok(Hashed { digest, stat, holds_private_key });
+            return Ok(Hashed {
+                digest,
+                stat,
+                holds_private_key,
+            });
         }
         stat = after;
     }
-    Err(SnapshotError::Changing { path: found.path.clone() })
+    Err(SnapshotError::Changing {
+        path: found.path.clone(),
+    })
 }
 
 /// Digest of the first `size` bytes, and whether they hold a private key when
@@ -124,7 +145,9 @@ fn hash_content(
     // While searching, the end of one piece stands before the next.
     let mut kept = 0;
     while left > 0 {
-        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len() - kept);
+        let room = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len() - kept);
         let read = file.read(&mut buffer[kept..kept + room])?;
         if read == 0 {
             break;
@@ -138,5 +161,8 @@ fn hash_content(
             buffer.copy_within(filled - kept..filled, 0);
         }
     }
-    Ok((Digest::from_bytes(hasher.finalize().into()), holds_private_key))
+    Ok((
+        Digest::from_bytes(hasher.finalize().into()),
+        holds_private_key,
+    ))
 }

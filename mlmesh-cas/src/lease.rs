@@ -13,8 +13,9 @@ use mlmesh_model::{CommitId, ObjectId};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::error::{StoreError, io_error};
 use crate::place::{self, Locked};
-use crate::store::{ObjectStore, StoreError, io_error, lock};
+use crate::store::{ObjectStore, lock};
 
 /// Keeps one commit and its objects until it is dropped.
 #[derive(Debug)]
@@ -39,26 +40,37 @@ impl ObjectStore {
         let gate = self.gate(FlockOperation::LockShared)?;
         let (mut file, name) = place::create_temporary(&folder).map_err(io)?;
         file.write_all(commit.to_string().as_bytes()).map_err(io)?;
-        let locked = Locked::new(file, FlockOperation::LockExclusive).map_err(|errno| io(errno.into()))?;
+        let locked =
+            Locked::new(file, FlockOperation::LockExclusive).map_err(|errno| io(errno.into()))?;
         let there = self.has_commit(commit)?;
         drop(gate);
         if !there {
             return Err(StoreError::Missing(ObjectId(commit.0)));
         }
-        Ok(Lease { _locked: locked, _name: name })
+        Ok(Lease {
+            _locked: locked,
+            _name: name,
+        })
     }
 
     /// Begins a sync: until the guard is dropped, no prune removes what is put or
     /// found by a have-check from now on.
     pub fn begin_sync(self: &Arc<Self>) -> SyncGuard {
         let number = lock(&self.touched).begin_sync();
-        SyncGuard { store: Arc::clone(self), number }
+        SyncGuard {
+            store: Arc::clone(self),
+            number,
+        }
     }
 
     pub(crate) fn gate(&self, operation: FlockOperation) -> Result<Locked, StoreError> {
         let path = self.folder("leases").join("gate");
         let open = || -> io::Result<Locked> {
-            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
             Ok(Locked::new(file, operation)?)
         };
         open().map_err(|source| io_error("lock", &path, source))
@@ -74,7 +86,9 @@ impl ObjectStore {
             if path.ends_with("gate") {
                 continue;
             }
-            let Ok(mut file) = File::open(&path) else { continue };
+            let Ok(mut file) = File::open(&path) else {
+                continue;
+            };
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     let _ = fs::remove_file(&path);

@@ -85,7 +85,10 @@ pub(crate) fn pack_path(folder: &Path, number: u32, ending: &str) -> PathBuf {
 impl PackFile {
     pub(crate) fn open(folder: &Path, number: u32) -> io::Result<Self> {
         let file = File::open(pack_path(folder, number, "pack"))?;
-        Ok(Self { number, file: Arc::new(file) })
+        Ok(Self {
+            number,
+            file: Arc::new(file),
+        })
     }
 
     /// Reads the record's content; `None` when it is not the content of `id`.
@@ -94,7 +97,10 @@ impl PackFile {
             return Ok(None);
         }
         let mut content = vec![0_u8; location.length as usize];
-        match self.file.read_exact_at(&mut content, location.content_offset()) {
+        match self
+            .file
+            .read_exact_at(&mut content, location.content_offset())
+        {
             Ok(()) => Ok((Digest::of(&content) == id.0).then_some(content)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
@@ -104,7 +110,10 @@ impl PackFile {
     /// The id and length that stand at `location`; `None` behind the end.
     pub(crate) fn header(&self, location: Location) -> io::Result<Option<(ObjectId, u32)>> {
         let mut header = [0_u8; RECORD_HEADER_BYTES];
-        match self.file.read_exact_at(&mut header, u64::from(location.offset)) {
+        match self
+            .file
+            .read_exact_at(&mut header, u64::from(location.offset))
+        {
             Ok(()) => Ok(Some(format::record_header(&header))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
@@ -118,7 +127,9 @@ impl PackFile {
         let mut entries = Vec::new();
         let mut at = start.max(MAGIC_BYTES as u64);
         while let Ok(offset) = u32::try_from(at) {
-            let Some((id, length)) = self.header(Location { offset, length: 0 })? else { break };
+            let Some((id, length)) = self.header(Location { offset, length: 0 })? else {
+                break;
+            };
             let location = Location { offset, length };
             if location.end() > end || self.read(id, location)?.is_none() {
                 break;
@@ -135,7 +146,11 @@ impl SealedPack {
     pub(crate) fn new(pack: PackFile, entries: &[IndexEntry]) -> Self {
         let prefixes = entries.iter().map(|(id, _)| prefix(*id)).collect();
         let locations = entries.iter().map(|(_, location)| *location).collect();
-        Self { pack, prefixes, locations }
+        Self {
+            pack,
+            prefixes,
+            locations,
+        }
     }
 
     /// Where `id` is, confirmed by the record's own header.
@@ -159,7 +174,12 @@ impl OpenPack {
     /// Creates pack and journal and makes their names durable.
     pub(crate) fn create(folder: &Path, number: u32) -> io::Result<Self> {
         let create = |ending| {
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(pack_path(folder, number, ending))
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(pack_path(folder, number, ending))
         };
         let file = create("pack")?;
         file.write_all_at(PACK_MAGIC, 0)?;
@@ -167,7 +187,16 @@ impl OpenPack {
         let journal = create("log")?;
         journal.write_all_at(JOURNAL_MAGIC, 0)?;
         place::sync_folder(folder)?;
-        Ok(Self::at(PackFile { number, file: Arc::new(file) }, journal, MAGIC_BYTES as u64, MAGIC_BYTES as u64, 0))
+        Ok(Self::at(
+            PackFile {
+                number,
+                file: Arc::new(file),
+            },
+            journal,
+            MAGIC_BYTES as u64,
+            MAGIC_BYTES as u64,
+            0,
+        ))
     }
 
     /// Goes on behind what recovery has found whole.
@@ -178,8 +207,16 @@ impl OpenPack {
         journal_end: u64,
         objects: usize,
     ) -> io::Result<Self> {
-        let open = |ending| OpenOptions::new().read(true).write(true).open(pack_path(folder, number, ending));
-        let pack = PackFile { number, file: Arc::new(open("pack")?) };
+        let open = |ending| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(pack_path(folder, number, ending))
+        };
+        let pack = PackFile {
+            number,
+            file: Arc::new(open("pack")?),
+        };
         Ok(Self::at(pack, open("log")?, pack_end, journal_end, objects))
     }
 
@@ -204,11 +241,18 @@ impl OpenPack {
     /// Adds a record to the batch; `content` is shorter than a loose object.
     pub(crate) fn stage(&mut self, id: ObjectId, content: &[u8]) -> io::Result<()> {
         let offset = self.pack_end + self.staged_bytes + self.buffer.len() as u64;
-        let location = Location { offset: offset as u32, length: content.len() as u32 };
+        let location = Location {
+            offset: offset as u32,
+            length: content.len() as u32,
+        };
         format::push_record_header(id, location.length, &mut self.buffer);
         self.buffer.extend_from_slice(content);
         self.staged.push((id, location));
-        if self.buffer.len() >= APPEND_BUFFER_BYTES { self.write_buffer() } else { Ok(()) }
+        if self.buffer.len() >= APPEND_BUFFER_BYTES {
+            self.write_buffer()
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes the batch durable and hands its entries out for lookups.
@@ -228,7 +272,9 @@ impl OpenPack {
         let mut batch = Vec::with_capacity(64 + self.staged.len() * 40);
         format::push_journal_batch(&self.staged, &mut batch);
         if fault::armed("cas.journal.torn") {
-            let _ = self.journal.write_all_at(&batch[..batch.len() / 2], self.journal_end);
+            let _ = self
+                .journal
+                .write_all_at(&batch[..batch.len() / 2], self.journal_end);
             std::process::abort();
         }
         self.journal.write_all_at(&batch, self.journal_end)?;
@@ -253,7 +299,9 @@ impl OpenPack {
     }
 
     fn write_buffer(&mut self) -> io::Result<()> {
-        self.pack.file.write_all_at(&self.buffer, self.pack_end + self.staged_bytes)?;
+        self.pack
+            .file
+            .write_all_at(&self.buffer, self.pack_end + self.staged_bytes)?;
         self.staged_bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -261,7 +309,11 @@ impl OpenPack {
 }
 
 /// Writes the index of pack `number` and removes its journal.
-pub(crate) fn seal(folder: &Path, pack: PackFile, entries: &mut [IndexEntry]) -> io::Result<SealedPack> {
+pub(crate) fn seal(
+    folder: &Path,
+    pack: PackFile,
+    entries: &mut [IndexEntry],
+) -> io::Result<SealedPack> {
     let number = pack.number;
     let bytes = format::encode_index(entries);
     let temporary = pack_path(folder, number, "idx.tmp");

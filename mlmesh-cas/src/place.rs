@@ -49,10 +49,14 @@ pub(crate) fn list_fanned(root: &Path) -> io::Result<Vec<Digest>> {
     for folder in fs::read_dir(root)? {
         let folder = folder?;
         let name = folder.file_name();
-        let Some(first) = name.to_str().filter(|name| name.len() == 2) else { continue };
+        let Some(first) = name.to_str().filter(|name| name.len() == 2) else {
+            continue;
+        };
         for file in fs::read_dir(folder.path())? {
             let name = file?.file_name();
-            let digest: Option<Digest> = name.to_str().and_then(|rest| format!("{first}{rest}").parse().ok());
+            let digest: Option<Digest> = name
+                .to_str()
+                .and_then(|rest| format!("{first}{rest}").parse().ok());
             digests.extend(digest);
         }
     }
@@ -80,9 +84,19 @@ pub(crate) fn place(file: &File, temporary: &Path, path: &Path, points: &Points)
 pub(crate) fn create_temporary(folder: &Path) -> io::Result<(File, Temporary)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = folder.join(name);
-        match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+        match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+        {
             Ok(file) => return Ok((file, Temporary(path))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -127,7 +141,12 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 use mlmesh_model::{CommitId, Digest, ObjectId};
 use rustix::fs::FlockOperation;
 
+use crate::error::{StoreError, io_error};
 use crate::fault;
 use crate::format::{self, IndexEntry, Location, MAGIC_BYTES, PACK_MAGIC, RECORD_HEADER_BYTES};
 use crate::pack::{PACK_BYTES_MAX, PACK_OBJECTS_MAX, PackFile, SealedPack, pack_path, prefix};
 use crate::place;
 use crate::recover;
-use crate::store::{ObjectStore, StoreError, io_error, lock};
+use crate::store::{ObjectStore, lock};
 use crate::touched::GRACE_MAX;
 
 /// How a prune weighs.
@@ -63,20 +64,29 @@ const COPIES_MAX: usize = 3;
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { grace: GRACE_MAX, garbage_percent_max: 20 }
+        Self {
+            grace: GRACE_MAX,
+            garbage_percent_max: 20,
+        }
     }
 }
 
 impl ObjectStore {
     /// Removes every object that no root needs. A root that is a commit needs all
     /// objects of its tree. Refuses when it cannot know what a root needs.
-    pub fn prune(&self, roots: &HashSet<ObjectId>, options: &PruneOptions) -> Result<Pruned, StoreError> {
+    pub fn prune(
+        &self,
+        roots: &HashSet<ObjectId>,
+        options: &PruneOptions,
+    ) -> Result<Pruned, StoreError> {
         self.require_writer()?;
         let _one_at_a_time = lock(&self.maintenance);
         let mut pruned = Pruned::default();
         let gate = self.gate(FlockOperation::LockExclusive)?;
         let since = lock(&self.touched).begin_prune(options.grace);
-        let Some(mut keep) = self.mark(roots, since)? else { return Ok(pruned) };
+        let Some(mut keep) = self.mark(roots, since)? else {
+            return Ok(pruned);
+        };
         self.sweep_commits(&mut keep, since, &mut pruned)?;
         drop(gate);
         self.sweep_loose(&keep, since, &mut pruned)?;
@@ -86,11 +96,20 @@ impl ObjectStore {
     }
 
     /// Prefixes of the ids that stay; `None` when that is everything.
-    fn mark(&self, roots: &HashSet<ObjectId>, since: Instant) -> Result<Option<HashSet<u64>>, StoreError> {
-        let Some(mut keep) = lock(&self.touched).protected(since) else { return Ok(None) };
+    fn mark(
+        &self,
+        roots: &HashSet<ObjectId>,
+        since: Instant,
+    ) -> Result<Option<HashSet<u64>>, StoreError> {
+        let Some(mut keep) = lock(&self.touched).protected(since) else {
+            return Ok(None);
+        };
         let commits: HashSet<Digest> = self.commit_digests()?.into_iter().collect();
-        let touched: Vec<_> =
-            commits.iter().copied().filter(|commit| keep.contains(&prefix(ObjectId(*commit)))).collect();
+        let touched: Vec<_> = commits
+            .iter()
+            .copied()
+            .filter(|commit| keep.contains(&prefix(ObjectId(*commit))))
+            .collect();
         let leased = self.leased()?.into_iter().map(|commit| commit.0);
         for root in roots.iter().map(|root| root.0).chain(touched).chain(leased) {
             keep.insert(prefix(ObjectId(root)));
@@ -133,12 +152,20 @@ impl ObjectStore {
         sync_fanned(&folder)?;
         // From here on no listing can be found that is not marked. Those that can
         // are complete, so their trees may be read without the lock.
-        wanted.into_iter().try_for_each(|commit| self.mark_commit(commit, keep))
+        wanted
+            .into_iter()
+            .try_for_each(|commit| self.mark_commit(commit, keep))
     }
 
-    fn sweep_loose(&self, keep: &HashSet<u64>, since: Instant, pruned: &mut Pruned) -> Result<(), StoreError> {
+    fn sweep_loose(
+        &self,
+        keep: &HashSet<u64>,
+        since: Instant,
+        pruned: &mut Pruned,
+    ) -> Result<(), StoreError> {
         let folder = self.folder("loose");
-        let digests = place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?;
+        let digests =
+            place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?;
         for digest in digests {
             let id = prefix(ObjectId(digest));
             if keep.contains(&id) {
@@ -163,11 +190,16 @@ impl ObjectStore {
         let folder = self.folder("partial");
         let io = |source| io_error("remove old uploads in", &folder, source);
         let (file, _name) = self.temporary()?;
-        let now = file.metadata().and_then(|metadata| metadata.modified()).map_err(io)?;
+        let now = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map_err(io)?;
         for digest in place::list_fanned(&folder).map_err(io)? {
             let path = place::fanned(&folder, digest);
             let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
-            let age = modified.ok().and_then(|modified| now.duration_since(modified).ok());
+            let age = modified
+                .ok()
+                .and_then(|modified| now.duration_since(modified).ok());
             if age.is_some_and(|age| age > grace.max(Duration::from_secs(60))) {
                 remove(&path)?;
             }
@@ -217,7 +249,9 @@ impl ObjectStore {
     ) -> Result<Rewrite, StoreError> {
         let folder = self.folder("packs");
         let io = |source| io_error("rewrite packs in", &folder, source);
-        let Some(live) = live_entries(&folder, victims, keep).map_err(io)? else { return Ok(Rewrite::Damaged) };
+        let Some(live) = live_entries(&folder, victims, keep).map_err(io)? else {
+            return Ok(Rewrite::Damaged);
+        };
         let numbers: HashSet<u32> = victims.iter().map(|victim| victim.pack.number).collect();
         let elsewhere = |id| self.is_whole_outside(id, &numbers);
         let output = if live.is_empty() {
@@ -230,16 +264,23 @@ impl ObjectStore {
             }
         };
         let garbage = || {
-            let all = victims.iter().flat_map(|pack| pack.prefixes.iter().zip(&pack.locations));
+            let all = victims
+                .iter()
+                .flat_map(|pack| pack.prefixes.iter().zip(&pack.locations));
             all.filter(|(id, _)| !keep.contains(id))
         };
         let mut table = self.table_write();
         let wanted: Vec<u64> = {
             let touched = lock(&self.touched);
-            garbage().map(|(id, _)| *id).filter(|id| touched.protects(*id, since)).collect()
+            garbage()
+                .map(|(id, _)| *id)
+                .filter(|id| touched.protects(*id, since))
+                .collect()
         };
         if wanted.is_empty() {
-            table.sealed.retain(|pack| !numbers.contains(&pack.pack.number));
+            table
+                .sealed
+                .retain(|pack| !numbers.contains(&pack.pack.number));
             if let Some(output) = output {
                 table.sealed.push(output);
             }
@@ -250,7 +291,9 @@ impl ObjectStore {
             }
             pruned.packs += victims.len() as u64;
             pruned.objects += garbage().count() as u64;
-            pruned.bytes += garbage().map(|(_, location)| u64::from(location.length)).sum::<u64>();
+            pruned.bytes += garbage()
+                .map(|(_, location)| u64::from(location.length))
+                .sum::<u64>();
             return Ok(Rewrite::Done);
         }
         drop(table);
@@ -267,8 +310,16 @@ impl ObjectStore {
         if let Some((pack, index)) = &table.open {
             copies.extend(index.get(&id).map(|location| (pack.clone(), *location)));
         }
-        for sealed in table.sealed.iter().filter(|sealed| !victims.contains(&sealed.pack.number)) {
-            copies.extend(sealed.find(id)?.map(|location| (sealed.pack.clone(), location)));
+        for sealed in table
+            .sealed
+            .iter()
+            .filter(|sealed| !victims.contains(&sealed.pack.number))
+        {
+            copies.extend(
+                sealed
+                    .find(id)?
+                    .map(|location| (sealed.pack.clone(), location)),
+            );
         }
         drop(table);
         for (pack, location) in copies {
@@ -293,16 +344,33 @@ enum Rewrite {
 }
 
 /// Packs worth rewriting, gathered so that each group fits one new pack.
-fn groups(packs: &[Arc<SealedPack>], keep: &HashSet<u64>, percent_max: u64) -> Vec<Vec<Arc<SealedPack>>> {
+fn groups(
+    packs: &[Arc<SealedPack>],
+    keep: &HashSet<u64>,
+    percent_max: u64,
+) -> Vec<Vec<Arc<SealedPack>>> {
     let size = |location: &Location| u64::from(location.length) + RECORD_HEADER_BYTES as u64;
     let weighed = packs.iter().map(|pack| {
-        let live = || pack.prefixes.iter().zip(&pack.locations).filter(|(id, _)| keep.contains(id));
+        let live = || {
+            pack.prefixes
+                .iter()
+                .zip(&pack.locations)
+                .filter(|(id, _)| keep.contains(id))
+        };
         let bytes: u64 = live().map(|(_, location)| size(location)).sum();
-        let total = pack.pack.file.metadata().map_or(0, |metadata| metadata.len()).max(MAGIC_BYTES as u64);
+        let total = pack
+            .pack
+            .file
+            .metadata()
+            .map_or(0, |metadata| metadata.len())
+            .max(MAGIC_BYTES as u64);
         (pack, bytes, live().count(), total - MAGIC_BYTES as u64)
     });
     let weighed: Vec<_> = weighed.collect();
-    let small = weighed.iter().filter(|(.., total)| *total < SMALL_PACK_BYTES).count();
+    let small = weighed
+        .iter()
+        .filter(|(.., total)| *total < SMALL_PACK_BYTES)
+        .count();
     let mut groups: Vec<Vec<Arc<SealedPack>>> = Vec::new();
     let (mut bytes, mut objects) = (u64::MAX, usize::MAX);
     for (pack, live_bytes, live_objects, total) in weighed {
@@ -341,8 +409,12 @@ fn live_entries(
     let mut live = Vec::new();
     for pack in victims {
         let index = fs::read(pack_path(folder, pack.pack.number, "idx"))?;
-        let Some(entries) = format::parse_index(&index) else { return Ok(None) };
-        let entries = entries.into_iter().filter(|(id, _)| keep.contains(&prefix(*id)));
+        let Some(entries) = format::parse_index(&index) else {
+            return Ok(None);
+        };
+        let entries = entries
+            .into_iter()
+            .filter(|(id, _)| keep.contains(&prefix(*id)));
         live.extend(entries.map(|entry| (pack.pack.clone(), entry)));
     }
     live.sort_unstable_by_key(|(pack, (_, location))| (pack.number, location.offset));
@@ -378,7 +450,10 @@ fn write_pack(
         format::push_record_header(*id, location.length, &mut header);
         output.write_all(&header)?;
         output.write_all(&content)?;
-        let place = Location { offset: offset as u32, length: location.length };
+        let place = Location {
+            offset: offset as u32,
+            length: location.length,
+        };
         entries.push((*id, place));
         offset = place.end();
     }
@@ -387,7 +462,10 @@ fn write_pack(
             return Ok(None);
         }
     }
-    output.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    output
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
     fault::point("cas.prune.copied");
     let index = format::encode_index(&mut entries);
     let index_temporary = pack_path(folder, number, "idx.tmp");
@@ -396,12 +474,19 @@ fn write_pack(
     fs::rename(&index_temporary, pack_path(folder, number, "idx"))?;
     place::sync_folder(folder)?;
     fault::point("cas.prune.indexed");
-    Ok(Some(SealedPack::new(PackFile::open(folder, number)?, &entries)))
+    Ok(Some(SealedPack::new(
+        PackFile::open(folder, number)?,
+        &entries,
+    )))
 }
 
 fn create_private(path: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Removes a file and says how long it was.

@@ -19,7 +19,11 @@ enum Source {
     /// Small, read and checked as a whole.
     Checked(Cursor<Vec<u8>>),
     /// Large, hashed while it is read.
-    Unchecked { id: ObjectId, file: File, hasher: Sha256 },
+    Unchecked {
+        id: ObjectId,
+        file: File,
+        hasher: Sha256,
+    },
 }
 
 impl ObjectReader {
@@ -29,12 +33,22 @@ impl ObjectReader {
     }
 
     pub(crate) fn checked(content: Vec<u8>) -> Self {
-        Self { size: content.len() as u64, source: Source::Checked(Cursor::new(content)) }
+        Self {
+            size: content.len() as u64,
+            source: Source::Checked(Cursor::new(content)),
+        }
     }
 
     pub(crate) fn unchecked(id: ObjectId, file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { size, source: Source::Unchecked { id, file, hasher: Sha256::new() } })
+        Ok(Self {
+            size,
+            source: Source::Unchecked {
+                id,
+                file,
+                hasher: Sha256::new(),
+            },
+        })
     }
 }
 
@@ -48,7 +62,9 @@ impl Read for ObjectReader {
                 if read == 0 && !buffer.is_empty() {
                     let actual = Digest::from_bytes(hasher.clone().finalize().into());
                     if actual != id.0 {
-                        let text = format!("object `{id}` is damaged in the store, its bytes have the digest `{actual}`");
+                        let text = format!(
+                            "object `{id}` is damaged in the store, its bytes have the digest `{actual}`"
+                        );
                         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                     }
                 }

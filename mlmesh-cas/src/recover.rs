@@ -10,10 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::error::{StoreError, io_error};
 use crate::format::{self, IndexEntry, MAGIC_BYTES};
 use crate::pack::{self, OpenPack, PackFile, SealedPack, pack_path, prefix};
 use crate::place;
-use crate::store::{StoreError, Table, io_error};
+use crate::store::Table;
 
 /// Something that opening a store has put right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,11 @@ pub(crate) fn load_for_writing(root: &Path) -> Result<Loaded, StoreError> {
     let folder = root.join("packs");
     let io = |source| io_error("recover packs in", &folder, source);
     remove_strays(&folder).map_err(io)?;
-    let mut loaded = Loaded { open: None, table: Table::default(), recovered: Vec::new() };
+    let mut loaded = Loaded {
+        open: None,
+        table: Table::default(),
+        recovered: Vec::new(),
+    };
     let numbers = pack_numbers(&folder).map_err(io)?;
     for number in numbers.iter().copied() {
         loaded.table.next_pack = number;
@@ -53,7 +58,10 @@ pub(crate) fn load_for_writing(root: &Path) -> Result<Loaded, StoreError> {
         if let Some(entries) = read_index(&folder, number).map_err(io)? {
             // A crash may have come between the index and the journal's removal.
             remove_if_there(&pack_path(&folder, number, "log")).map_err(io)?;
-            loaded.table.sealed.insert(0, Arc::new(SealedPack::new(pack, &entries)));
+            loaded
+                .table
+                .sealed
+                .insert(0, Arc::new(SealedPack::new(pack, &entries)));
         } else {
             let newest = numbers.last() == Some(&number);
             recover_pack(&folder, pack, newest, &mut loaded).map_err(io)?;
@@ -70,7 +78,9 @@ pub(crate) fn load_for_reading(root: &Path) -> Result<Table, StoreError> {
     let mut table = Table::default();
     for number in pack_numbers(&folder).map_err(io)? {
         // The writer may remove a pack between these steps.
-        let Ok(pack) = PackFile::open(&folder, number) else { continue };
+        let Ok(pack) = PackFile::open(&folder, number) else {
+            continue;
+        };
         let entries = match read_index(&folder, number).map_err(io)? {
             Some(entries) => entries,
             None => {
@@ -80,28 +90,49 @@ pub(crate) fn load_for_reading(root: &Path) -> Result<Table, StoreError> {
                 entries
             }
         };
-        table.sealed.insert(0, Arc::new(SealedPack::new(pack, &entries)));
+        table
+            .sealed
+            .insert(0, Arc::new(SealedPack::new(pack, &entries)));
     }
     Ok(table)
 }
 
 /// A pack without a good index: goes on as the open pack when it is the newest
 /// and whole, and is sealed otherwise.
-fn recover_pack(folder: &Path, pack: PackFile, newest: bool, loaded: &mut Loaded) -> io::Result<()> {
+fn recover_pack(
+    folder: &Path,
+    pack: PackFile,
+    newest: bool,
+    loaded: &mut Loaded,
+) -> io::Result<()> {
     let number = pack.number;
     let path = pack_path(folder, number, "pack");
     let journal = read_if_there(&pack_path(folder, number, "log"))?;
     let had_index = pack_path(folder, number, "idx").exists();
     let (mut entries, journal_end) = format::parse_journal(journal.as_deref().unwrap_or_default());
-    let acknowledged = entries.iter().map(|(_, location)| location.end()).max().unwrap_or(MAGIC_BYTES as u64);
+    let acknowledged = entries
+        .iter()
+        .map(|(_, location)| location.end())
+        .max()
+        .unwrap_or(MAGIC_BYTES as u64);
     let tail = pack.scan(acknowledged)?;
-    let whole = tail.last().map_or(acknowledged, |(_, location)| location.end());
+    let whole = tail
+        .last()
+        .map_or(acknowledged, |(_, location)| location.end());
     let unexplained = pack.file.metadata()?.len().saturating_sub(whole);
-    let journal_is_whole = journal.as_ref().is_some_and(|bytes| bytes.len() == journal_end && journal_end > 0);
+    let journal_is_whole = journal
+        .as_ref()
+        .is_some_and(|bytes| bytes.len() == journal_end && journal_end > 0);
 
     let clean = tail.is_empty() && unexplained == 0;
     if newest && clean && journal_is_whole {
-        let open = OpenPack::reopen(folder, number, acknowledged, journal_end as u64, entries.len())?;
+        let open = OpenPack::reopen(
+            folder,
+            number,
+            acknowledged,
+            journal_end as u64,
+            entries.len(),
+        )?;
         loaded.table.open = Some((open.pack.clone(), entries.into_iter().collect()));
         loaded.open = Some(open);
         return Ok(());
@@ -113,10 +144,16 @@ fn recover_pack(folder: &Path, pack: PackFile, newest: bool, loaded: &mut Loaded
     }
     let objects = entries.len();
     if had_index || journal.is_none() {
-        loaded.recovered.push(Recovery::IndexRebuilt { pack: path.clone(), objects });
+        loaded.recovered.push(Recovery::IndexRebuilt {
+            pack: path.clone(),
+            objects,
+        });
     }
     if unexplained > 0 {
-        loaded.recovered.push(Recovery::TailSealed { pack: path, bytes: unexplained });
+        loaded.recovered.push(Recovery::TailSealed {
+            pack: path,
+            bytes: unexplained,
+        });
     }
     // What is adopted from the tail may still be on its way to the disk.
     pack.file.sync_data()?;
@@ -159,7 +196,9 @@ fn pack_numbers(folder: &Path) -> io::Result<BTreeSet<u32>> {
     let mut numbers = BTreeSet::new();
     for file in fs::read_dir(folder)? {
         let name = file?.file_name();
-        let number: Option<u32> = name.to_str().and_then(|name| name.strip_suffix(".pack")?.parse().ok());
+        let number: Option<u32> = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".pack")?.parse().ok());
         numbers.extend(number);
     }
     Ok(numbers)
@@ -173,8 +212,13 @@ fn read_index(folder: &Path, number: u32) -> io::Result<Option<Vec<IndexEntry>>>
 fn load_names(root: &Path, table: &mut Table) -> Result<(), StoreError> {
     for (name, set) in [("loose", &mut table.loose), ("commits", &mut table.commits)] {
         let folder = root.join(name);
-        let digests = place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?;
-        set.extend(digests.into_iter().map(|digest| prefix(mlmesh_model::ObjectId(digest))));
+        let digests =
+            place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?;
+        set.extend(
+            digests
+                .into_iter()
+                .map(|digest| prefix(mlmesh_model::ObjectId(digest))),
+        );
     }
     Ok(())
 }
@@ -193,4 +237,3 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         result => result,
     }
 }
-

@@ -56,7 +56,12 @@ impl FolderRules {
         mlignore: Gitignore,
         gitignore: Gitignore,
     ) -> Rc<Self> {
-        Rc::new(Self { above, prefix_bytes, mlignore, gitignore })
+        Rc::new(Self {
+            above,
+            prefix_bytes,
+            mlignore,
+            gitignore,
+        })
     }
 
     /// Asks the rules about `path`, which lies below the folder.
@@ -103,17 +108,26 @@ pub(crate) fn compile(text: &[u8]) -> (Gitignore, Vec<BadPattern>) {
             Err(_) => Some("it is not UTF-8".to_owned()),
             Ok(line) => {
                 let line = line.strip_suffix('\r').unwrap_or(line);
-                builder.add_line(None, line).err().map(|error| error.to_string())
+                builder
+                    .add_line(None, line)
+                    .err()
+                    .map(|error| error.to_string())
             }
         };
         if let Some(message) = message {
-            bad.push(BadPattern { line: line_number, message });
+            bad.push(BadPattern {
+                line: line_number,
+                message,
+            });
         }
     }
     match builder.build() {
         Ok(matcher) => (matcher, bad),
         Err(error) => {
-            bad.push(BadPattern { line: 0, message: error.to_string() });
+            bad.push(BadPattern {
+                line: 0,
+                message: error.to_string(),
+            });
             (Gitignore::empty(), bad)
         }
     }
@@ -131,17 +145,31 @@ mod tests {
 
     #[test]
     fn nearest_file_decides_and_mlignore_stands_first() {
-        let root = FolderRules::new(None, 0, matcher("keep.log\n!/data/.env\n"), matcher("*.log\n/build\n.env\n"));
+        let root = FolderRules::new(
+            None,
+            0,
+            matcher("keep.log\n!/data/.env\n"),
+            matcher("*.log\n/build\n.env\n"),
+        );
         assert_eq!(root.verdict("a.log", false), Verdict::Ignored);
         assert_eq!(root.verdict("data/x.log", false), Verdict::Ignored);
         assert_eq!(root.verdict("build", true), Verdict::Ignored);
         assert_eq!(root.verdict("src/build", true), Verdict::Included);
         assert_eq!(root.verdict("data/.env", false), Verdict::Demanded);
 
-        let data = FolderRules::new(Some(root), 5, Gitignore::empty(), matcher("!b.log\n!keep.log\n"));
+        let data = FolderRules::new(
+            Some(root),
+            5,
+            Gitignore::empty(),
+            matcher("!b.log\n!keep.log\n"),
+        );
         assert_eq!(data.verdict("data/a.log", false), Verdict::Ignored);
         assert_eq!(data.verdict("data/b.log", false), Verdict::Included);
-        assert_eq!(data.verdict("data/keep.log", false), Verdict::Ignored, "mlignore above wins");
+        assert_eq!(
+            data.verdict("data/keep.log", false),
+            Verdict::Ignored,
+            "mlignore above wins"
+        );
     }
 
     #[test]

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use mlmesh_model::{CommitId, ObjectId};
 
 use crate::chunks;
+use crate::error::{StoreError, io_error};
 use crate::format::{self, IndexEntry, MAGIC_BYTES, PACK_MAGIC};
 use crate::pack::{PackFile, pack_path, prefix};
 use crate::place;
 use crate::reader::ObjectReader;
-use crate::store::{Found, ObjectStore, StoreError, io_error, lock};
+use crate::store::{Found, ObjectStore, lock};
 use crate::tree::Tree;
 
 /// Something that is not as it was written.
@@ -63,9 +64,16 @@ const COPY_BUFFER_BYTES: usize = 256 << 10;
 impl ObjectStore {
     /// Reads everything and returns what is damaged; `progress` is called for each
     /// object.
-    pub fn scrub(&self, progress: &mut dyn FnMut(ScrubProgress)) -> Result<Vec<Defect>, StoreError> {
+    pub fn scrub(
+        &self,
+        progress: &mut dyn FnMut(ScrubProgress),
+    ) -> Result<Vec<Defect>, StoreError> {
         let _one_at_a_time = lock(&self.maintenance);
-        let mut scrub = Scrub { done: ScrubProgress::default(), progress, defects: Vec::new() };
+        let mut scrub = Scrub {
+            done: ScrubProgress::default(),
+            progress,
+            defects: Vec::new(),
+        };
         self.scrub_packs(&mut scrub)?;
         self.scrub_loose(&mut scrub)?;
         self.remember_broken(&scrub.defects)?;
@@ -80,7 +88,9 @@ impl ObjectStore {
     fn remember_broken(&self, defects: &[Defect]) -> Result<(), StoreError> {
         self.table_write().broken.clear();
         for defect in defects {
-            let Defect::Object { id, .. } = defect else { continue };
+            let Defect::Object { id, .. } = defect else {
+                continue;
+            };
             match self.find(*id)? {
                 // Reading it tells, and remembers.
                 Some(Found::Packed(pack, location)) => {
@@ -100,7 +110,13 @@ impl ObjectStore {
         let open = {
             let table = self.table_read();
             table.open.as_ref().map(|(pack, index)| {
-                (pack.clone(), index.iter().map(|(id, location)| (*id, *location)).collect::<Vec<_>>())
+                (
+                    pack.clone(),
+                    index
+                        .iter()
+                        .map(|(id, location)| (*id, *location))
+                        .collect::<Vec<_>>(),
+                )
             })
         };
         let sealed = self.table_read().sealed.clone();
@@ -110,7 +126,8 @@ impl ObjectStore {
             let (_, whole) = format::parse_journal(&journal);
             // Another thread may have begun a batch behind the ones known here.
             let (known, _) = format::parse_journal(&journal[..whole]);
-            if entries.iter().any(|entry| !known.contains(entry)) && self.pack_is_open(pack.number) {
+            if entries.iter().any(|entry| !known.contains(entry)) && self.pack_is_open(pack.number)
+            {
                 scrub.defects.push(Defect::Index { file: path });
             }
             scrub.pack(&folder, &pack, entries).map_err(io)?;
@@ -126,7 +143,9 @@ impl ObjectStore {
                     for (location, wanted) in headers {
                         match pack.pack.header(*location).map_err(io)? {
                             Some((id, _)) if prefix(id) == *wanted => entries.push((id, *location)),
-                            _ => scrub.defects.push(Defect::Index { file: pack_path(&folder, pack.pack.number, "pack") }),
+                            _ => scrub.defects.push(Defect::Index {
+                                file: pack_path(&folder, pack.pack.number, "pack"),
+                            }),
                         }
                     }
                     entries
@@ -138,12 +157,17 @@ impl ObjectStore {
     }
 
     fn pack_is_open(&self, number: u32) -> bool {
-        self.table_read().open.as_ref().is_some_and(|(pack, _)| pack.number == number)
+        self.table_read()
+            .open
+            .as_ref()
+            .is_some_and(|(pack, _)| pack.number == number)
     }
 
     fn scrub_loose(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
         let folder = self.folder("loose");
-        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+        for digest in
+            place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?
+        {
             let path = place::fanned(&folder, digest);
             let id = ObjectId(digest);
             let whole = |path: &Path| -> io::Result<u64> {
@@ -171,16 +195,23 @@ impl ObjectStore {
 
     fn scrub_commits(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
         let folder = self.folder("commits");
-        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+        for digest in
+            place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?
+        {
             let commit = CommitId(digest);
             match self.listing(commit) {
                 Ok(listing) => {
                     scrub.count(listing.len() as u64);
                     let missing = self.missing_objects(&Tree::parse(&listing)?)?;
-                    scrub.defects.extend(missing.into_iter().map(|id| Defect::Missing { commit, id }));
+                    scrub
+                        .defects
+                        .extend(missing.into_iter().map(|id| Defect::Missing { commit, id }));
                 }
                 Err(StoreError::Corrupt(_)) => {
-                    scrub.defects.push(Defect::Listing { commit, file: place::fanned(&folder, digest) });
+                    scrub.defects.push(Defect::Listing {
+                        commit,
+                        file: place::fanned(&folder, digest),
+                    });
                 }
                 Err(error) => return Err(error),
             }
@@ -190,10 +221,14 @@ impl ObjectStore {
 
     fn scrub_chunk_lists(&self, scrub: &mut Scrub<'_>) -> Result<(), StoreError> {
         let folder = self.folder("chunks");
-        for digest in place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))? {
+        for digest in
+            place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?
+        {
             let path = place::fanned(&folder, digest);
             let bytes = fs::read(&path).map_err(|source| io_error("read", &path, source))?;
-            if chunks::ChunkManifest::parse(&bytes).is_none_or(|manifest| manifest.object.0 != digest) {
+            if chunks::ChunkManifest::parse(&bytes)
+                .is_none_or(|manifest| manifest.object.0 != digest)
+            {
                 let _ = fs::remove_file(&path);
                 scrub.defects.push(Defect::Index { file: path });
             }
@@ -209,7 +244,12 @@ struct Scrub<'a> {
 }
 
 impl Scrub<'_> {
-    fn pack(&mut self, folder: &Path, pack: &PackFile, mut entries: Vec<IndexEntry>) -> io::Result<()> {
+    fn pack(
+        &mut self,
+        folder: &Path,
+        pack: &PackFile,
+        mut entries: Vec<IndexEntry>,
+    ) -> io::Result<()> {
         use std::os::unix::fs::FileExt as _;
 
         let file = pack_path(folder, pack.number, "pack");
@@ -223,7 +263,10 @@ impl Scrub<'_> {
             let whole = pack.read(id, location)?.is_some();
             self.count(u64::from(location.length));
             if !whole {
-                self.defects.push(Defect::Object { id, file: file.clone() });
+                self.defects.push(Defect::Object {
+                    id,
+                    file: file.clone(),
+                });
             }
         }
         Ok(())
@@ -240,11 +283,21 @@ impl Scrub<'_> {
 impl std::fmt::Display for Defect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Object { id, file } => write!(f, "object `{id}` in `{}` is damaged", file.display()),
-            Self::Listing { commit, file } => write!(f, "the listing of commit `{commit}` in `{}` is damaged", file.display()),
-            Self::Index { file } => write!(f, "`{}` is damaged and will be made anew", file.display()),
-            Self::Missing { commit, id } => write!(f, "commit `{commit}` needs object `{id}`, which is not there"),
+            Self::Object { id, file } => {
+                write!(f, "object `{id}` in `{}` is damaged", file.display())
+            }
+            Self::Listing { commit, file } => write!(
+                f,
+                "the listing of commit `{commit}` in `{}` is damaged",
+                file.display()
+            ),
+            Self::Index { file } => {
+                write!(f, "`{}` is damaged and will be made anew", file.display())
+            }
+            Self::Missing { commit, id } => write!(
+                f,
+                "commit `{commit}` needs object `{id}`, which is not there"
+            ),
         }
     }
 }
-

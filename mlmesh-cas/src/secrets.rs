@@ -44,7 +44,9 @@ pub(crate) fn holds_private_key(content: &[u8]) -> bool {
         let after = &content[at + OPENING.len()..];
         let label = &after[..after.len().min(48)];
         memmem::find(label, CLOSING).is_some_and(|closing| {
-            label[..closing].iter().all(|byte| byte.is_ascii_uppercase() || *byte == b' ')
+            label[..closing]
+                .iter()
+                .all(|byte| byte.is_ascii_uppercase() || *byte == b' ')
                 && body_follows(&after[closing + CLOSING.len()..])
         })
     })
@@ -73,10 +75,27 @@ mod tests {
 
     #[test]
     fn names_of_secrets() {
-        for name in [".env", ".env.local", "id_rsa", "id_ed25519", "id_work", "id_rsa.old", "tls.key"] {
+        for name in [
+            ".env",
+            ".env.local",
+            "id_rsa",
+            "id_ed25519",
+            "id_work",
+            "id_rsa.old",
+            "tls.key",
+        ] {
             assert!(name_is_secret(name), "{name}");
         }
-        for name in [".env.example", ".envrc", "id_rsa.pub", "id_map.py", "keys", "x.keys", "env", "id"] {
+        for name in [
+            ".env.example",
+            ".envrc",
+            "id_rsa.pub",
+            "id_map.py",
+            "keys",
+            "x.keys",
+            "env",
+            "id",
+        ] {
             assert!(!name_is_secret(name), "{name}");
         }
     }
@@ -97,6 +116,8 @@ mod tests {
         let code = format!("MARKER = \"{}\"\nif MARKER in text: raise", marker("RSA "));
         assert!(!holds_private_key(code.as_bytes()));
         assert!(!holds_private_key(marker("").as_bytes()));
-        assert!(!holds_private_key(b"-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQ"));
+        assert!(!holds_private_key(
+            b"-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQ"
+        ));
     }
 }

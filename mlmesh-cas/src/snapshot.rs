@@ -165,41 +165,76 @@ pub enum SnapshotError {
 
 /// Looks at the folder `root`.
 pub fn snapshot(root: &Path, options: &Options) -> Result<Snapshot, SnapshotError> {
-    let root_error = |source: rustix::io::Errno| SnapshotError::Root { path: root.to_owned(), source: source.into() };
+    let root_error = |source: rustix::io::Errno| SnapshotError::Root {
+        path: root.to_owned(),
+        source: source.into(),
+    };
     let descriptor = open_root(root, OFlags::DIRECTORY).map_err(root_error)?;
     let device = fstat(&descriptor).map_err(root_error)?.st_dev;
     let mut warnings = Vec::new();
     let (cache_bytes, replacement) = open_cache(options, device, &mut warnings);
     let mut walk = walk::walk(descriptor.as_fd(), options)?;
     warnings.append(&mut walk.warnings);
-    let looked = look(descriptor.as_fd(), &walk.found, &cache_bytes, replacement, options.threads, &mut warnings)?;
+    let looked = look(
+        descriptor.as_fd(),
+        &walk.found,
+        &cache_bytes,
+        replacement,
+        options.threads,
+        &mut warnings,
+    )?;
 
     if options.rules == Rules::Project {
         refuse_secrets(&walk, &looked.facts)?;
     }
-    let (files_hashed, bytes_hashed, previous) = (looked.files_hashed, looked.bytes_hashed, looked.previous);
-    let entries = walk.found.into_iter().zip(looked.facts).map(|(found, hashed)| entry(found, &hashed));
+    let (files_hashed, bytes_hashed, previous) =
+        (looked.files_hashed, looked.bytes_hashed, looked.previous);
+    let entries = walk
+        .found
+        .into_iter()
+        .zip(looked.facts)
+        .map(|(found, hashed)| entry(found, &hashed));
     let tree = Tree::from_entries(entries.collect())?;
     let commit = tree.commit_id();
-    Ok(Snapshot { root: root.to_owned(), tree, commit, files_hashed, bytes_hashed, previous, warnings })
+    Ok(Snapshot {
+        root: root.to_owned(),
+        tree,
+        commit,
+        files_hashed,
+        bytes_hashed,
+        previous,
+        warnings,
+    })
 }
 
 /// Computes the checksum of a dataset: a file's own digest, a folder's commit id.
 pub fn checksum(path: &Path, options: &Options) -> Result<Checksum, SnapshotError> {
-    let error = |source: io::Error| SnapshotError::Root { path: path.to_owned(), source };
+    let error = |source: io::Error| SnapshotError::Root {
+        path: path.to_owned(),
+        source,
+    };
     let metadata = fs::metadata(path).map_err(error)?;
     if metadata.is_dir() {
         return snapshot(path, options).map(Checksum::Folder);
     }
     let real = fs::canonicalize(path).map_err(error)?;
-    let (Some(folder), Some(name)) = (real.parent(), real.file_name().and_then(|name| name.to_str())) else {
-        return Err(SnapshotError::NotUtf8 { path: real.display().to_string() });
+    let (Some(folder), Some(name)) = (
+        real.parent(),
+        real.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return Err(SnapshotError::NotUtf8 {
+            path: real.display().to_string(),
+        });
     };
     if !metadata.is_file() {
-        return Err(SnapshotError::SpecialFile { path: name.to_owned(), kind: "not a file or a folder" });
+        return Err(SnapshotError::SpecialFile {
+            path: name.to_owned(),
+            kind: "not a file or a folder",
+        });
     }
     let descriptor = open_root(folder, OFlags::DIRECTORY).map_err(|errno| error(errno.into()))?;
-    let file = walk::open_beneath(&descriptor, name, OFlags::empty()).map_err(|errno| error(errno.into()))?;
+    let file = walk::open_beneath(&descriptor, name, OFlags::empty())
+        .map_err(|errno| error(errno.into()))?;
     let stat = fstat(&file).map_err(|errno| error(errno.into()))?;
     let found = [Found {
         path: name.to_owned(),
@@ -208,20 +243,38 @@ pub fn checksum(path: &Path, options: &Options) -> Result<Checksum, SnapshotErro
         demanded: true,
     }];
     let (cache_bytes, replacement) = open_cache(options, stat.st_dev, &mut Vec::new());
-    let looked = look(descriptor.as_fd(), &found, &cache_bytes, replacement, 1, &mut Vec::new())?;
+    let looked = look(
+        descriptor.as_fd(),
+        &found,
+        &cache_bytes,
+        replacement,
+        1,
+        &mut Vec::new(),
+    )?;
     let hashed = looked.facts[0];
-    Ok(Checksum::File { object: ObjectId(hashed.digest), size: hashed.stat.size })
+    Ok(Checksum::File {
+        object: ObjectId(hashed.digest),
+        size: hashed.stat.size,
+    })
 }
 
 impl Options {
     /// A project's source tree, with its stat cache at `stat_cache`.
     pub fn project(stat_cache: Option<PathBuf>) -> Self {
-        Self { stat_cache, threads: 0, rules: Rules::Project, exclude: Vec::new() }
+        Self {
+            stat_cache,
+            threads: 0,
+            rules: Rules::Project,
+            exclude: Vec::new(),
+        }
     }
 
     /// A dataset, which has no ignore rules.
     pub fn dataset(stat_cache: Option<PathBuf>) -> Self {
-        Self { rules: Rules::Dataset, ..Self::project(stat_cache) }
+        Self {
+            rules: Rules::Dataset,
+            ..Self::project(stat_cache)
+        }
     }
 }
 
@@ -252,7 +305,10 @@ impl Checksum {
 
 impl SnapshotError {
     pub(crate) fn read(path: &str, source: io::Error) -> Self {
-        Self::Read { path: path.to_owned(), source }
+        Self::Read {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -280,15 +336,25 @@ fn look(
     for (index, file) in found.iter().enumerate() {
         if let FoundKind::Symlink { target } = &file.kind {
             let digest = Digest::of(target.as_bytes());
-            facts.push(Hashed { digest, stat: file.stat, holds_private_key: false });
+            facts.push(Hashed {
+                digest,
+                stat: file.stat,
+                holds_private_key: false,
+            });
             continue;
         }
         // Both lists are sorted by path.
-        while cached.next_if(|entry| entry.path < file.path.as_str()).is_some() {}
+        while cached
+            .next_if(|entry| entry.path < file.path.as_str())
+            .is_some()
+        {}
         let known = cached.next_if(|entry| entry.path == file.path);
         if let Some(entry) = known {
-            let fact =
-                Hashed { digest: entry.digest, stat: entry.stat, holds_private_key: entry.holds_private_key };
+            let fact = Hashed {
+                digest: entry.digest,
+                stat: entry.stat,
+                holds_private_key: entry.holds_private_key,
+            };
             facts.push(fact);
             if cache.proves(entry, &file.stat) {
                 continue;
@@ -296,7 +362,11 @@ fn look(
             previous.push((index, ObjectId(entry.digest)));
         } else {
             let digest = Digest::from_bytes([0; 32]);
-            facts.push(Hashed { digest, stat: file.stat, holds_private_key: false });
+            facts.push(Hashed {
+                digest,
+                stat: file.stat,
+                holds_private_key: false,
+            });
         }
         pending.push(index);
     }
@@ -306,11 +376,19 @@ fn look(
         facts[*index] = hashed;
     }
     previous.retain(|(index, before)| facts[*index].digest != before.0);
-    let files = found.iter().filter(|file| file.kind == FoundKind::File).count();
+    let files = found
+        .iter()
+        .filter(|file| file.kind == FoundKind::File)
+        .count();
     if !pending.is_empty() || files != cache.entries.len() {
         save_cache(replacement, found, &facts, warnings);
     }
-    Ok(Looked { facts, files_hashed: pending.len() as u64, bytes_hashed, previous })
+    Ok(Looked {
+        facts,
+        files_hashed: pending.len() as u64,
+        bytes_hashed,
+        previous,
+    })
 }
 
 /// A cache that cannot be written makes the next snapshot slower, no more.
@@ -319,7 +397,9 @@ fn open_cache(
     device: u64,
     warnings: &mut Vec<String>,
 ) -> (Vec<u8>, Option<CacheReplacement>) {
-    let Some(path) = &options.stat_cache else { return (Vec::new(), None) };
+    let Some(path) = &options.stat_cache else {
+        return (Vec::new(), None);
+    };
     let replacement = CacheReplacement::begin(path, device)
         .map_err(|error| warnings.push(format!("stat cache `{}`: {error}", path.display())))
         .ok();
@@ -332,8 +412,13 @@ fn save_cache(
     facts: &[Hashed],
     warnings: &mut Vec<String>,
 ) {
-    let Some(replacement) = replacement else { return };
-    let files = found.iter().zip(facts).filter(|(found, _)| found.kind == FoundKind::File);
+    let Some(replacement) = replacement else {
+        return;
+    };
+    let files = found
+        .iter()
+        .zip(facts)
+        .filter(|(found, _)| found.kind == FoundKind::File);
     let entries: Vec<_> = files
         .map(|(found, hashed)| CacheEntry {
             path: &found.path,
@@ -368,18 +453,31 @@ fn entry(found: Found, hashed: &Hashed) -> TreeEntry {
         FoundKind::File if hashed.stat.mode & OWNER_MAY_EXECUTE != 0 => Mode::Executable,
         FoundKind::File => Mode::File,
     };
-    TreeEntry { path: found.path, mode, size: hashed.stat.size, object: ObjectId(hashed.digest) }
+    TreeEntry {
+        path: found.path,
+        mode,
+        size: hashed.stat.size,
+        object: ObjectId(hashed.digest),
+    }
 }
 
 fn open_root(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    openat(CWD, path, flags | OFlags::RDONLY | OFlags::CLOEXEC, Permissions::empty())
+    openat(
+        CWD,
+        path,
+        flags | OFlags::RDONLY | OFlags::CLOEXEC,
+        Permissions::empty(),
+    )
 }
 
 /// The paths for a person: the first ten, and how many there are besides.
 fn quoted(paths: &[String]) -> String {
     const SHOWN_MAX: usize = 10;
-    let shown: Vec<_> =
-        paths.iter().take(SHOWN_MAX).map(|path| format!("`{}`", path.escape_debug())).collect();
+    let shown: Vec<_> = paths
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|path| format!("`{}`", path.escape_debug()))
+        .collect();
     let mut text = shown.join(", ");
     if paths.len() > SHOWN_MAX {
         text.push_str(&format!(" and {} more", paths.len() - SHOWN_MAX));

@@ -91,7 +91,9 @@ impl<'a> StatCache<'a> {
     /// Whether `entry` proves that a file with `stat` now has its digest.
     pub(crate) fn proves(&self, entry: &CacheEntry<'_>, stat: &FileStat) -> bool {
         let coarse = stat.mtime_ns % 1_000_000_000 == 0 && stat.ctime_ns % 1_000_000_000 == 0;
-        let limit = self.hashed_after_ns.saturating_sub(if coarse { COARSE_CLOCK_NS } else { 0 });
+        let limit = self
+            .hashed_after_ns
+            .saturating_sub(if coarse { COARSE_CLOCK_NS } else { 0 });
         entry.stat == *stat && stat.mtime_ns < limit && stat.ctime_ns < limit
     }
 }
@@ -116,7 +118,10 @@ fn parse(bytes: &[u8]) -> Option<StatCache<'_>> {
         }
         entries.push(entry);
     }
-    fields.0.is_empty().then_some(StatCache { hashed_after_ns, entries })
+    fields.0.is_empty().then_some(StatCache {
+        hashed_after_ns,
+        entries,
+    })
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -141,7 +146,13 @@ impl<'a> Fields<'a> {
         self.0 = rest;
         Some(CacheEntry {
             path: std::str::from_utf8(path).ok()?,
-            stat: FileStat { size, mtime_ns, ctime_ns, inode, mode },
+            stat: FileStat {
+                size,
+                mtime_ns,
+                ctime_ns,
+                inode,
+                mode,
+            },
             holds_private_key: flags & HOLDS_PRIVATE_KEY != 0,
             digest,
         })
@@ -161,19 +172,35 @@ impl CacheReplacement {
     /// Creates the temporary file and takes the file system's time from it.
     /// `tree_device` is where the files lie: another device has another clock.
     pub(crate) fn begin(path: &Path, tree_device: u64) -> io::Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
             fs::create_dir_all(folder)?;
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
+        name.push(format!(
+            ".{}-{:?}.tmp",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         let temporary = path.with_file_name(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(open(&temporary, flags, Permissions::from_raw_mode(0o600))?);
         let stat = fstat(&file)?;
-        let margin = if stat.st_dev == tree_device { 0 } else { COARSE_CLOCK_NS };
+        let margin = if stat.st_dev == tree_device {
+            0
+        } else {
+            COARSE_CLOCK_NS
+        };
         let hashed_after_ns = FileStat::of(&stat).mtime_ns.saturating_sub(margin);
-        Ok(Self { path: path.to_owned(), temporary, file, hashed_after_ns })
+        Ok(Self {
+            path: path.to_owned(),
+            temporary,
+            file,
+            hashed_after_ns,
+        })
     }
 
     /// Writes `entries`, which are sorted by path, and takes the old one's place.
@@ -201,7 +228,11 @@ fn encode(hashed_after_ns: i64, entries: &[CacheEntry<'_>]) -> Vec<u8> {
     for entry in entries {
         // Paths of a tree have at most 4096 bytes.
         bytes.extend_from_slice(&(entry.path.len() as u16).to_le_bytes());
-        bytes.push(if entry.holds_private_key { HOLDS_PRIVATE_KEY } else { 0 });
+        bytes.push(if entry.holds_private_key {
+            HOLDS_PRIVATE_KEY
+        } else {
+            0
+        });
         bytes.extend_from_slice(&entry.stat.mode.to_le_bytes());
         bytes.extend_from_slice(&entry.stat.size.to_le_bytes());
         bytes.extend_from_slice(&entry.stat.mtime_ns.to_le_bytes());
@@ -223,7 +254,13 @@ mod tests {
     fn entry(path: &str, time_ns: i64) -> CacheEntry<'_> {
         CacheEntry {
             path,
-            stat: FileStat { size: 3, mtime_ns: time_ns, ctime_ns: time_ns, inode: 7, mode: 0o100_644 },
+            stat: FileStat {
+                size: 3,
+                mtime_ns: time_ns,
+                ctime_ns: time_ns,
+                inode: 7,
+                mode: 0o100_644,
+            },
             holds_private_key: path == "b",
             digest: Digest::of(path.as_bytes()),
         }
@@ -234,28 +271,57 @@ mod tests {
         let entries = [entry("a", 1), entry("b", 2)];
         let bytes = encode(9, &entries);
         let cache = StatCache::parse(&bytes);
-        assert_eq!((cache.hashed_after_ns, &cache.entries[..]), (9, &entries[..]));
+        assert_eq!(
+            (cache.hashed_after_ns, &cache.entries[..]),
+            (9, &entries[..])
+        );
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(StatCache::parse(&flipped), StatCache::default(), "bit {bit}");
+            assert_eq!(
+                StatCache::parse(&flipped),
+                StatCache::default(),
+                "bit {bit}"
+            );
         }
     }
 
     #[test]
     fn an_entry_as_young_as_the_hashing_proves_nothing() {
         let second = 1_000_000_000;
-        let cache = StatCache { hashed_after_ns: 100 * second + 5, entries: Vec::new() };
-        let proves = |stat: FileStat| {
-            cache.proves(&CacheEntry { stat, ..entry("a", 0) }, &stat)
+        let cache = StatCache {
+            hashed_after_ns: 100 * second + 5,
+            entries: Vec::new(),
         };
-        let at = |mtime_ns, ctime_ns| FileStat { mtime_ns, ctime_ns, ..entry("a", 0).stat };
+        let proves = |stat: FileStat| {
+            cache.proves(
+                &CacheEntry {
+                    stat,
+                    ..entry("a", 0)
+                },
+                &stat,
+            )
+        };
+        let at = |mtime_ns, ctime_ns| FileStat {
+            mtime_ns,
+            ctime_ns,
+            ..entry("a", 0).stat
+        };
         assert!(proves(at(100 * second + 4, 100 * second + 4)));
         assert!(!proves(at(100 * second + 5, 100 * second + 4)), "same tick");
-        assert!(!proves(at(100 * second + 4, 100 * second + 5)), "ctime counts too");
-        assert!(!proves(at(99 * second, 99 * second)), "whole seconds may hide a change");
+        assert!(
+            !proves(at(100 * second + 4, 100 * second + 5)),
+            "ctime counts too"
+        );
+        assert!(
+            !proves(at(99 * second, 99 * second)),
+            "whole seconds may hide a change"
+        );
         assert!(proves(at(97 * second, 97 * second)));
-        let other = FileStat { inode: 8, ..at(1, 1) };
+        let other = FileStat {
+            inode: 8,
+            ..at(1, 1)
+        };
         assert!(!cache.proves(&entry("a", 1), &other));
     }
 

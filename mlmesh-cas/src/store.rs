@@ -31,6 +31,7 @@ use mlmesh_model::{Digest, ObjectId};
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
+use crate::error::{StoreError, io_error};
 use crate::format::{IndexEntry, Location};
 use crate::pack::{self, OpenIndex, OpenPack, PackFile, SealedPack, prefix};
 use crate::place::{self, Locked};
@@ -57,7 +58,9 @@ pub struct ObjectStore {
 #[derive(Debug)]
 enum Access {
     /// Holds the lock for as long as it lives.
-    Writer { _lock: Locked },
+    Writer {
+        _lock: Locked,
+    },
     Reader,
 }
 
@@ -93,84 +96,10 @@ pub struct Added {
     pub bytes: u64,
 }
 
-/// What the store refuses or fails at.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The system refused.
-    #[error("object store: {action} `{}`", path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Another process has the store open for writing.
-    #[error("the object store `{}` is in use by another process\nhint: one daemon writes to a store, `ml doctor` shows which", path.display())]
-    InUse {
-        /// Folder of the store.
-        path: PathBuf,
-    },
-    /// A store of another version.
-    #[error("the object store `{}` has format `{found}`, this program reads `mlmesh-objects 1`", path.display())]
-    Format {
-        /// Folder of the store.
-        path: PathBuf,
-        /// First line of its `format` file.
-        found: String,
-    },
-    /// A store that was opened for reading was asked to write.
-    #[error("the object store is open for reading only")]
-    ReadOnly,
-    /// Content that has another digest than it says.
-    #[error("content that is said to be object `{expected}` has the digest `{actual}`\nhint: the file changed while it was sent, take the snapshot again")]
-    Digest {
-        /// The digest that was named.
-        expected: ObjectId,
-        /// The digest of the bytes.
-        actual: Digest,
-    },
-    /// It is not there.
-    #[error("object `{0}` is not in the store")]
-    Missing(ObjectId),
-    /// It is there and no longer what its digest says.
-    #[error("object `{0}` is damaged in the store\nhint: send it again; `ml doctor` looks for more damage")]
-    Corrupt(ObjectId),
-    /// Larger than the caller takes.
-    #[error("object `{id}` has {size} bytes, {bytes_max} are allowed")]
-    TooLarge {
-        /// The object.
-        id: ObjectId,
-        /// Its size.
-        size: u64,
-        /// The most that was allowed.
-        bytes_max: u64,
-    },
-    /// A tree whose objects have not all arrived.
-    #[error("the tree lists {} objects that are not in the store, such as `{}`\nhint: send them first", missing.len(), missing.first().map(ToString::to_string).unwrap_or_default())]
-    Incomplete {
-        /// The objects, each once.
-        missing: Vec<ObjectId>,
-    },
-    /// A tree that a checkout could not or must not write.
-    #[error("tree entry `{}`: {rule}", path.escape_debug())]
-    Entry {
-        /// Path of the entry.
-        path: String,
-        /// What is wrong with it.
-        rule: String,
-    },
-    /// What is stored as a commit is no tree.
-    #[error("the listing of a commit")]
-    Tree(#[from] crate::tree::TreeError),
-    /// The transfer broke the rules of its form.
-    #[error("the transfer")]
-    Frame(#[from] crate::frame::FrameError),
-}
-
 const FORMAT: &str = "mlmesh-objects 1\n";
-const FOLDERS: [&str; 7] = ["packs", "loose", "commits", "chunks", "partial", "leases", "tmp"];
+const FOLDERS: [&str; 7] = [
+    "packs", "loose", "commits", "chunks", "partial", "leases", "tmp",
+];
 const COPY_BUFFER_BYTES: usize = 256 << 10;
 
 impl ObjectStore {
@@ -225,14 +154,19 @@ impl ObjectStore {
     pub fn has(&self, ids: &[ObjectId]) -> Result<Vec<bool>, StoreError> {
         let table = self.table_read();
         self.touch(ids);
-        let answers: Result<Vec<bool>, _> = ids.iter().map(|id| Ok(self.find_in(&table, *id)?.is_some())).collect();
+        let answers: Result<Vec<bool>, _> = ids
+            .iter()
+            .map(|id| Ok(self.find_in(&table, *id)?.is_some()))
+            .collect();
         if !self.is_reader() || !matches!(&answers, Ok(all) if all.contains(&false)) {
             return answers;
         }
         drop(table);
         self.refresh()?;
         let table = self.table_read();
-        ids.iter().map(|id| Ok(self.find_in(&table, *id)?.is_some())).collect()
+        ids.iter()
+            .map(|id| Ok(self.find_in(&table, *id)?.is_some()))
+            .collect()
     }
 
     /// Stores objects; returns when they are on disk. One wrong object refuses
@@ -249,7 +183,10 @@ impl ObjectStore {
             let content = content.as_ref();
             let actual = Digest::of(content);
             if actual != id.0 {
-                return Err(StoreError::Digest { expected: id, actual });
+                return Err(StoreError::Digest {
+                    expected: id,
+                    actual,
+                });
             }
             if staged.contains(&id) || self.has_one(id)? {
                 return Ok(());
@@ -279,9 +216,13 @@ impl ObjectStore {
     ) -> Result<ObjectId, StoreError> {
         self.require_writer()?;
         let _operation = self.operation();
-        let source_error = |source| io_error("read the content of an object for", &self.root, source);
+        let source_error =
+            |source| io_error("read the content of an object for", &self.root, source);
         let mut head = Vec::new();
-        (&mut reader).take(LOOSE_BYTES_MIN).read_to_end(&mut head).map_err(source_error)?;
+        (&mut reader)
+            .take(LOOSE_BYTES_MIN)
+            .read_to_end(&mut head)
+            .map_err(source_error)?;
         if (head.len() as u64) < LOOSE_BYTES_MIN {
             let id = expected.unwrap_or_else(|| ObjectId(Digest::of(&head)));
             self.put_batch([(id, head)])?;
@@ -293,14 +234,20 @@ impl ObjectStore {
         buffer.reserve(COPY_BUFFER_BYTES.saturating_sub(buffer.len()));
         while !buffer.is_empty() {
             hasher.update(&buffer);
-            file.write_all(&buffer).map_err(|source| io_error("write", &temporary.0, source))?;
+            file.write_all(&buffer)
+                .map_err(|source| io_error("write", &temporary.0, source))?;
             buffer.clear();
-            (&mut reader).take(COPY_BUFFER_BYTES as u64).read_to_end(&mut buffer).map_err(source_error)?;
+            (&mut reader)
+                .take(COPY_BUFFER_BYTES as u64)
+                .read_to_end(&mut buffer)
+                .map_err(source_error)?;
         }
         let actual = Digest::from_bytes(hasher.finalize().into());
         match expected {
             Some(expected) if expected.0 != actual => Err(StoreError::Digest { expected, actual }),
-            _ => self.adopt_loose(&file, &temporary.0, ObjectId(actual)).map(|()| ObjectId(actual)),
+            _ => self
+                .adopt_loose(&file, &temporary.0, ObjectId(actual))
+                .map(|()| ObjectId(actual)),
         }
     }
 
@@ -310,7 +257,9 @@ impl ObjectStore {
     pub fn reader(&self, id: ObjectId) -> Result<ObjectReader, StoreError> {
         self.touch(&[id]);
         match self.find(id)?.ok_or(StoreError::Missing(id))? {
-            Found::Packed(pack, location) => self.read_packed(id, &pack, location).map(ObjectReader::checked),
+            Found::Packed(pack, location) => self
+                .read_packed(id, &pack, location)
+                .map(ObjectReader::checked),
             Found::Loose(path) => {
                 let file = File::open(&path).map_err(|source| io_error("open", &path, source))?;
                 ObjectReader::unchecked(id, file).map_err(|source| io_error("open", &path, source))
@@ -323,7 +272,11 @@ impl ObjectStore {
         let mut reader = self.reader(id)?;
         let size = reader.size();
         if size > bytes_max {
-            return Err(StoreError::TooLarge { id, size, bytes_max });
+            return Err(StoreError::TooLarge {
+                id,
+                size,
+                bytes_max,
+            });
         }
         let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         match reader.read_to_end(&mut content) {
@@ -336,7 +289,10 @@ impl ObjectStore {
     pub fn size(&self, id: ObjectId) -> Result<Option<u64>, StoreError> {
         match self.find(id)? {
             None => Ok(None),
-            Some(found) => found.size().map(Some).map_err(|source| io_error("look at object in", &self.root, source)),
+            Some(found) => found
+                .size()
+                .map(Some)
+                .map_err(|source| io_error("look at object in", &self.root, source)),
         }
     }
 
@@ -356,7 +312,11 @@ impl ObjectStore {
     }
 
     pub(crate) fn require_writer(&self) -> Result<(), StoreError> {
-        if self.is_reader() { Err(StoreError::ReadOnly) } else { Ok(()) }
+        if self.is_reader() {
+            Err(StoreError::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) const fn is_reader(&self) -> bool {
@@ -365,7 +325,10 @@ impl ObjectStore {
 
     /// Until the guard goes, a prune spares what is touched from now on.
     pub(crate) fn operation(&self) -> Operation<'_> {
-        Operation { touched: &self.touched, number: lock(&self.touched).begin_sync() }
+        Operation {
+            touched: &self.touched,
+            number: lock(&self.touched).begin_sync(),
+        }
     }
 
     pub(crate) fn writer(&self) -> Result<MutexGuard<'_, Option<OpenPack>>, StoreError> {
@@ -388,7 +351,8 @@ impl ObjectStore {
 
     pub(crate) fn temporary(&self) -> Result<(File, place::Temporary), StoreError> {
         let folder = self.folder("tmp");
-        place::create_temporary(&folder).map_err(|source| io_error("create a file in", &folder, source))
+        place::create_temporary(&folder)
+            .map_err(|source| io_error("create a file in", &folder, source))
     }
 
     pub(crate) fn find(&self, id: ObjectId) -> Result<Option<Found>, StoreError> {
@@ -410,7 +374,9 @@ impl ObjectStore {
             return Ok(Some(Found::Packed(pack.clone(), *location)));
         }
         for sealed in &table.sealed {
-            let found = sealed.find(id).map_err(|source| io_error("read a pack of", &self.root, source))?;
+            let found = sealed
+                .find(id)
+                .map_err(|source| io_error("read a pack of", &self.root, source))?;
             if let Some(location) = found {
                 return Ok(Some(Found::Packed(sealed.pack.clone(), location)));
             }
@@ -431,7 +397,9 @@ impl ObjectStore {
         pack: &PackFile,
         location: Location,
     ) -> Result<Vec<u8>, StoreError> {
-        let content = pack.read(id, location).map_err(|source| io_error("read a pack of", &self.root, source))?;
+        let content = pack
+            .read(id, location)
+            .map_err(|source| io_error("read a pack of", &self.root, source))?;
         content.ok_or_else(|| self.corrupt(id))
     }
 
@@ -450,12 +418,18 @@ impl ObjectStore {
     }
 
     /// Gives the written and verified file `temporary` its place as object `id`.
-    pub(crate) fn adopt_loose(&self, file: &File, temporary: &Path, id: ObjectId) -> Result<(), StoreError> {
+    pub(crate) fn adopt_loose(
+        &self,
+        file: &File,
+        temporary: &Path,
+        id: ObjectId,
+    ) -> Result<(), StoreError> {
         if self.has_one(id)? {
             return Ok(());
         }
         let path = place::fanned(&self.folder("loose"), id.0);
-        place::place(file, temporary, &path, &place::LOOSE).map_err(|source| io_error("store", &path, source))?;
+        place::place(file, temporary, &path, &place::LOOSE)
+            .map_err(|source| io_error("store", &path, source))?;
         let mut table = self.table_write();
         table.broken.remove(&id);
         table.loose.insert(prefix(id));
@@ -465,9 +439,14 @@ impl ObjectStore {
     /// Seals the open pack, if there is one, so that a prune can look at it.
     pub(crate) fn seal_open(&self, writer: &mut Option<OpenPack>) -> Result<(), StoreError> {
         self.commit_staged(writer)?;
-        let Some(open) = writer.take() else { return Ok(()) };
+        let Some(open) = writer.take() else {
+            return Ok(());
+        };
         let mut entries: Vec<IndexEntry> = match &self.table_read().open {
-            Some((_, index)) => index.iter().map(|(id, location)| (*id, *location)).collect(),
+            Some((_, index)) => index
+                .iter()
+                .map(|(id, location)| (*id, *location))
+                .collect(),
             None => Vec::new(),
         };
         let folder = self.folder("packs");
@@ -494,11 +473,17 @@ impl ObjectStore {
 
     fn put_loose(&self, id: ObjectId, content: &[u8]) -> Result<(), StoreError> {
         let (mut file, temporary) = self.temporary()?;
-        file.write_all(content).map_err(|source| io_error("write", &temporary.0, source))?;
+        file.write_all(content)
+            .map_err(|source| io_error("write", &temporary.0, source))?;
         self.adopt_loose(&file, &temporary.0, id)
     }
 
-    fn stage(&self, writer: &mut Option<OpenPack>, id: ObjectId, content: &[u8]) -> Result<(), StoreError> {
+    fn stage(
+        &self,
+        writer: &mut Option<OpenPack>,
+        id: ObjectId,
+        content: &[u8],
+    ) -> Result<(), StoreError> {
         if writer.as_ref().is_some_and(OpenPack::is_full) {
             self.seal_open(writer)?;
         }
@@ -518,7 +503,9 @@ impl ObjectStore {
 
     fn commit_staged(&self, writer: &mut Option<OpenPack>) -> Result<(), StoreError> {
         let Some(open) = writer else { return Ok(()) };
-        let entries = open.commit().map_err(|source| io_error("write a pack in", &self.folder("packs"), source))?;
+        let entries = open
+            .commit()
+            .map_err(|source| io_error("write a pack in", &self.folder("packs"), source))?;
         let mut table = self.table_write();
         for (id, _) in &entries {
             table.broken.remove(id);
@@ -564,10 +551,6 @@ impl Found {
     }
 }
 
-pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
-    StoreError::Io { action, path: path.to_owned(), source }
-}
-
 /// A panic while a lock was held leaves only data that its next user overwrites.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -583,7 +566,9 @@ fn lock_for_writing(root: &Path) -> Result<Locked, StoreError> {
         .map_err(|source| io_error("open", &path, source))?;
     match Locked::new(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(lock) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: root.to_owned() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
+            path: root.to_owned(),
+        }),
         Err(errno) => Err(io_error("lock", &path, errno.into())),
     }
 }
@@ -593,8 +578,17 @@ fn check_format(root: &Path, create: bool) -> Result<(), StoreError> {
     match fs::read(&path) {
         Ok(bytes) if bytes == FORMAT.as_bytes() => Ok(()),
         Ok(bytes) => {
-            let found = String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().chars().take(80).collect();
-            Err(StoreError::Format { path: root.to_owned(), found })
+            let found = String::from_utf8_lossy(&bytes)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(80)
+                .collect();
+            Err(StoreError::Format {
+                path: root.to_owned(),
+                found,
+            })
         }
         Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
             let temporary = root.join("format.tmp");

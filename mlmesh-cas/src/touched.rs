@@ -38,10 +38,16 @@ struct Generation {
 impl Touched {
     pub(crate) fn touch(&mut self, prefixes: impl IntoIterator<Item = u64>) {
         let now = Instant::now();
-        if self.generations.last().is_none_or(|last| now.duration_since(last.begun) >= GENERATION) {
+        if self
+            .generations
+            .last()
+            .is_none_or(|last| now.duration_since(last.begun) >= GENERATION)
+        {
             self.begin_generation(now);
         }
-        let Some(last) = self.generations.last_mut() else { return };
+        let Some(last) = self.generations.last_mut() else {
+            return;
+        };
         if !last.everything {
             last.prefixes.extend(prefixes);
             if last.prefixes.len() > GENERATION_IDS_MAX {
@@ -57,12 +63,17 @@ impl Touched {
         let now = Instant::now();
         self.begin_generation(now);
         let begun = now.checked_sub(grace.min(GRACE_MAX)).unwrap_or(now);
-        self.syncs.values().copied().min().map_or(begun, |oldest| oldest.min(begun))
+        self.syncs
+            .values()
+            .copied()
+            .min()
+            .map_or(begun, |oldest| oldest.min(begun))
     }
 
     /// Whether something touched this id after `since`.
     pub(crate) fn protects(&self, prefix: u64, since: Instant) -> bool {
-        self.since(since).any(|generation| generation.everything || generation.prefixes.contains(&prefix))
+        self.since(since)
+            .any(|generation| generation.everything || generation.prefixes.contains(&prefix))
     }
 
     /// Everything that was touched after `since`; `None` stands for every object.
@@ -89,20 +100,40 @@ impl Touched {
 
     /// Generations that took ids after `since`: those whose successor began later.
     fn since(&self, since: Instant) -> impl Iterator<Item = &Generation> {
-        self.generations.iter().enumerate().filter_map(move |(index, generation)| {
-            let ended = self.generations.get(index + 1).map(|next| next.begun);
-            ended.is_none_or(|ended| ended > since).then_some(generation)
-        })
+        self.generations
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, generation)| {
+                let ended = self.generations.get(index + 1).map(|next| next.begun);
+                ended
+                    .is_none_or(|ended| ended > since)
+                    .then_some(generation)
+            })
     }
 
     fn begin_generation(&mut self, now: Instant) {
         let grace = now.checked_sub(GRACE_MAX);
-        let needed = self.syncs.values().copied().min().into_iter().chain(grace).min();
+        let needed = self
+            .syncs
+            .values()
+            .copied()
+            .min()
+            .into_iter()
+            .chain(grace)
+            .min();
         if let Some(needed) = needed {
-            let old = self.generations.windows(2).take_while(|pair| pair[1].begun <= needed).count();
+            let old = self
+                .generations
+                .windows(2)
+                .take_while(|pair| pair[1].begun <= needed)
+                .count();
             self.generations.drain(..old);
         }
-        self.generations.push(Generation { begun: now, prefixes: HashSet::new(), everything: false });
+        self.generations.push(Generation {
+            begun: now,
+            prefixes: HashSet::new(),
+            everything: false,
+        });
     }
 }
 

@@ -54,6 +54,17 @@ pub enum Mode {
     Symlink,
 }
 
+/// How a path differs between two trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Only the later tree has it.
+    Added,
+    /// Only the earlier tree has it.
+    Removed,
+    /// Content or mode differ.
+    Changed,
+}
+
 /// First line of every listing; the number is the version of the form.
 pub const TREE_HEADER: &str = "mlmesh-tree 1\n";
 /// The longest listing that is read, about two million files.
@@ -151,16 +162,25 @@ impl Tree {
     /// Reads a listing; refuses everything that [`Tree::canonical_bytes`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, TreeError> {
         if bytes.len() as u64 > TREE_BYTES_MAX {
-            return Err(TreeError::TooLong { bytes: bytes.len() as u64 });
+            return Err(TreeError::TooLong {
+                bytes: bytes.len() as u64,
+            });
         }
-        let body = bytes.strip_prefix(TREE_HEADER.as_bytes()).ok_or(TreeError::Header)?;
+        let body = bytes
+            .strip_prefix(TREE_HEADER.as_bytes())
+            .ok_or(TreeError::Header)?;
         if !body.is_empty() && !body.ends_with(b"\n") {
-            return Err(TreeError::Line { line: 0, rule: "the last line must end with a line feed" });
+            return Err(TreeError::Line {
+                line: 0,
+                rule: "the last line must end with a line feed",
+            });
         }
         let mut tree = Self::default();
         for (index, text) in body.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let entry = parse_line(&text[..text.len() - 1])
-                .map_err(|rule| TreeError::Line { line: index + 2, rule })?;
+            let entry = parse_line(&text[..text.len() - 1]).map_err(|rule| TreeError::Line {
+                line: index + 2,
+                rule,
+            })?;
             tree.entries.push(entry);
         }
         tree.check()?;
@@ -174,18 +194,45 @@ impl Tree {
 
     /// Bytes of all contents together.
     pub fn content_bytes(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.size).fold(0, u64::saturating_add)
+        self.entries
+            .iter()
+            .map(|entry| entry.size)
+            .fold(0, u64::saturating_add)
     }
 
     /// The entry at `path`.
     pub fn entry(&self, path: &str) -> Option<&TreeEntry> {
-        let index = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        let index = self
+            .entries
+            .binary_search_by(|entry| entry.path.as_str().cmp(path))
+            .ok()?;
         self.entries.get(index)
+    }
+
+    /// What is different in `later`, in order of the paths.
+    pub fn changes_to<'a>(&'a self, later: &'a Self) -> Vec<(&'a str, Change)> {
+        let mut changes = Vec::new();
+        let mut before = self.entries.iter().peekable();
+        for entry in &later.entries {
+            while let Some(gone) = before.next_if(|gone| gone.path < entry.path) {
+                changes.push((gone.path.as_str(), Change::Removed));
+            }
+            match before.next_if(|same| same.path == entry.path) {
+                None => changes.push((entry.path.as_str(), Change::Added)),
+                Some(same) if same != entry => changes.push((entry.path.as_str(), Change::Changed)),
+                Some(_) => {}
+            }
+        }
+        changes.extend(before.map(|gone| (gone.path.as_str(), Change::Removed)));
+        changes
     }
 
     /// Checks the rules of a tree, whose entries anybody may have changed.
     pub(crate) fn check(&self) -> Result<(), TreeError> {
-        let error = |path: &str, rule| TreeError::Path { path: path.to_owned(), rule };
+        let error = |path: &str, rule| TreeError::Path {
+            path: path.to_owned(),
+            rule,
+        };
         let mut previous = "";
         for entry in &self.entries {
             check_path(&entry.path).map_err(|rule| error(&entry.path, rule))?;
@@ -198,10 +245,7 @@ impl Tree {
     }
 
     /// Refuses `a` beside `a/b`. Each folder is looked up once.
-    fn check_folders(
-        &self,
-        error: impl Fn(&str, PathRule) -> TreeError,
-    ) -> Result<(), TreeError> {
+    fn check_folders(&self, error: impl Fn(&str, PathRule) -> TreeError) -> Result<(), TreeError> {
         let mut known: HashSet<&str> = HashSet::new();
         for entry in &self.entries {
             let mut folder = entry.path.as_str();
@@ -287,12 +331,18 @@ fn parse_line(line: &[u8]) -> Result<TreeEntry, &'static str> {
     let digest = parse_hex(field()?).ok_or("the digest must be 64 lower-case hex digits")?;
     let path = unescape(field()?)
         .ok_or("the path must be UTF-8, control bytes and backslashes escaped, nothing else")?;
-    Ok(TreeEntry { path, mode, size, object: ObjectId(digest) })
+    Ok(TreeEntry {
+        path,
+        mode,
+        size,
+        object: ObjectId(digest),
+    })
 }
 
 /// A decimal as [`push_decimal`] writes it: no sign, no leading zero.
 fn parse_decimal(text: &[u8]) -> Option<u64> {
-    let plain = text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || text.first() != Some(&b'0'));
+    let plain =
+        text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || text.first() != Some(&b'0'));
     if !plain {
         return None;
     }
@@ -432,7 +482,10 @@ mod tests {
     #[test]
     fn empty_tree_is_its_header() {
         assert_eq!(Tree::default().canonical_bytes(), TREE_HEADER.as_bytes());
-        assert_eq!(Tree::parse(TREE_HEADER.as_bytes()).unwrap(), Tree::default());
+        assert_eq!(
+            Tree::parse(TREE_HEADER.as_bytes()).unwrap(),
+            Tree::default()
+        );
     }
 
     #[test]
@@ -452,15 +505,30 @@ mod tests {
             (&"a/".repeat(2100), PathRule::TooLong),
         ] {
             let result = Tree::from_entries(vec![entry(path, Mode::File, b"")]);
-            assert_eq!(result, Err(TreeError::Path { path: path.to_owned(), rule }), "{path}");
+            assert_eq!(
+                result,
+                Err(TreeError::Path {
+                    path: path.to_owned(),
+                    rule
+                }),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn a_file_cannot_also_be_a_folder() {
-        let entries = ["a", "a-b", "a/b"].map(|path| entry(path, Mode::File, b"")).to_vec();
+        let entries = ["a", "a-b", "a/b"]
+            .map(|path| entry(path, Mode::File, b""))
+            .to_vec();
         let error = Tree::from_entries(entries).unwrap_err();
-        assert_eq!(error, TreeError::Path { path: "a/b".into(), rule: PathRule::UnderFile });
+        assert_eq!(
+            error,
+            TreeError::Path {
+                path: "a/b".into(),
+                rule: PathRule::UnderFile
+            }
+        );
     }
 
     #[test]
@@ -488,16 +556,53 @@ mod tests {
             "\n".to_owned(),
         ];
         for line in lines {
-            assert!(Tree::parse(format!("mlmesh-tree 1\n{line}").as_bytes()).is_err(), "{line:?}");
+            assert!(
+                Tree::parse(format!("mlmesh-tree 1\n{line}").as_bytes()).is_err(),
+                "{line:?}"
+            );
         }
         for other in ["", "mlmesh-tree 2\n", "mlmesh-tree 1", "mlmesh-tree 1\r\n"] {
-            assert_eq!(Tree::parse(other.as_bytes()), Err(TreeError::Header), "{other:?}");
+            assert_eq!(
+                Tree::parse(other.as_bytes()),
+                Err(TreeError::Header),
+                "{other:?}"
+            );
         }
     }
 
     #[test]
+    fn changes_between_trees_are_named_in_order() {
+        let tree = |paths: &[(&str, &str)]| {
+            Tree::from_entries(
+                paths
+                    .iter()
+                    .map(|(path, text)| entry(path, Mode::File, text.as_bytes()))
+                    .collect(),
+            )
+            .unwrap()
+        };
+        let (before, later) = (
+            tree(&[("a", ""), ("b", ""), ("d", ""), ("e", "")]),
+            tree(&[("b", "x"), ("c", ""), ("d", "")]),
+        );
+        let changes = [
+            ("a", Change::Removed),
+            ("b", Change::Changed),
+            ("c", Change::Added),
+            ("e", Change::Removed),
+        ];
+        assert_eq!(before.changes_to(&later), changes);
+        assert_eq!(later.changes_to(&later), []);
+    }
+
+    #[test]
     fn links_may_climb_only_in_front_and_only_to_the_root() {
-        for (path, target) in [("a", "b"), ("a/b", "../c"), ("a/b/c", "../../d/e"), ("a", "./b//c")] {
+        for (path, target) in [
+            ("a", "b"),
+            ("a/b", "../c"),
+            ("a/b/c", "../../d/e"),
+            ("a", "./b//c"),
+        ] {
             assert!(link_stays_inside(path, target), "{path} -> {target}");
         }
         for (path, target) in [

@@ -10,9 +10,10 @@ use mlmesh_model::{Digest, ObjectId};
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
+use crate::error::{StoreError, io_error};
 use crate::fault;
 use crate::place::{self, Locked};
-use crate::store::{LOOSE_BYTES_MIN, ObjectStore, StoreError, io_error};
+use crate::store::{LOOSE_BYTES_MIN, ObjectStore};
 
 /// How far an upload has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,13 @@ impl ObjectStore {
     /// Appends what `piece` gives to the upload of `id`, which has `size` bytes in
     /// all. A piece that does not start where the upload stands changes nothing;
     /// the answer says where it stands. The last piece stores the object.
-    pub fn upload(&self, id: ObjectId, size: u64, offset: u64, mut piece: impl Read) -> Result<Upload, StoreError> {
+    pub fn upload(
+        &self,
+        id: ObjectId,
+        size: u64,
+        offset: u64,
+        mut piece: impl Read,
+    ) -> Result<Upload, StoreError> {
         self.require_writer()?;
         let _operation = self.operation();
         if self.has(&[id])?[0] {
@@ -71,7 +78,11 @@ impl ObjectStore {
                 break;
             }
             if position + read as u64 > size {
-                return Err(StoreError::TooLarge { id, size: position + read as u64, bytes_max: size });
+                return Err(StoreError::TooLarge {
+                    id,
+                    size: position + read as u64,
+                    bytes_max: size,
+                });
             }
             file.write_all(&buffer[..read]).map_err(io)?;
             position += read as u64;
@@ -90,7 +101,10 @@ impl ObjectStore {
         if actual != id.0 {
             // Nothing of it can be trusted; the next upload starts anew.
             fs::remove_file(&path).map_err(io)?;
-            return Err(StoreError::Digest { expected: id, actual });
+            return Err(StoreError::Digest {
+                expected: id,
+                actual,
+            });
         }
         if file.metadata().map_err(io)?.len() < LOOSE_BYTES_MIN {
             file.seek(SeekFrom::Start(0)).map_err(io)?;
@@ -106,12 +120,18 @@ impl ObjectStore {
         if let Some(folder) = path.parent() {
             place::create_folder(folder)?;
         }
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)?;
         match Locked::new(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(locked) => Ok(locked),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(io::Error::new(io::ErrorKind::ResourceBusy, "another sender is uploading this object"))
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another sender is uploading this object",
+            )),
             Err(errno) => Err(errno.into()),
         }
     }

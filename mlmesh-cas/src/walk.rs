@@ -13,7 +13,8 @@ use std::rc::Rc;
 
 use ignore::gitignore::Gitignore;
 use rustix::fs::{
-    AtFlags, FileType, Mode as Permissions, OFlags, RawDir, ResolveFlags, openat, openat2, readlinkat, statat,
+    AtFlags, FileType, Mode as Permissions, OFlags, RawDir, ResolveFlags, openat, openat2,
+    readlinkat, statat,
 };
 use rustix::io::Errno;
 
@@ -53,12 +54,19 @@ const DIRECTORY_BUFFER_BYTES: usize = 32 << 10;
 
 /// Lists what belongs to a snapshot of the folder `root`.
 pub(crate) fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Walk, SnapshotError> {
-    let exclude = options.exclude.iter().map(|path| normalised(path)).collect();
+    let exclude = options
+        .exclude
+        .iter()
+        .map(|path| normalised(path))
+        .collect();
     let mut walker = Walker {
         root,
         rules: options.rules,
         exclude,
-        pending: vec![Folder { path: String::new(), rules: None }],
+        pending: vec![Folder {
+            path: String::new(),
+            rules: None,
+        }],
         walk: Walk::default(),
         names: Names::default(),
     };
@@ -72,7 +80,11 @@ pub(crate) fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Walk, Snap
 }
 
 /// Opens `path` below `root`; no part of it may be a link.
-pub(crate) fn open_beneath(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(
+    root: impl AsFd,
+    path: &str,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match openat2(&root, path, flags, Permissions::empty(), resolve) {
@@ -109,12 +121,17 @@ struct Names {
 
 impl Walker<'_> {
     fn folder(&mut self, folder: &Folder) -> Result<(), SnapshotError> {
-        let path = if folder.path.is_empty() { "." } else { folder.path.trim_end_matches('/') };
+        let path = if folder.path.is_empty() {
+            "."
+        } else {
+            folder.path.trim_end_matches('/')
+        };
         let error = |source: Errno| SnapshotError::read(path, source.into());
         let descriptor = open_beneath(self.root, path, OFlags::DIRECTORY).map_err(error)?;
         let mut names = std::mem::take(&mut self.names);
         names.read(descriptor.as_fd()).map_err(error)?;
-        if !(names.has_pyvenv && !folder.path.is_empty()) {
+        let is_environment = names.has_pyvenv && !folder.path.is_empty();
+        if !is_environment {
             let rules = self.folder_rules(descriptor.as_fd(), folder, &names)?;
             for (start, kind) in &names.entries {
                 let name = names.name(*start);
@@ -157,7 +174,9 @@ impl Walker<'_> {
             return Ok(());
         }
         if name.to_str().is_err() {
-            return Err(SnapshotError::NotUtf8 { path: name.to_bytes().escape_ascii().to_string() });
+            return Err(SnapshotError::NotUtf8 {
+                path: name.to_bytes().escape_ascii().to_string(),
+            });
         }
         if path.len() > PATH_BYTES_MAX {
             return Err(SnapshotError::PathTooLong { path });
@@ -166,34 +185,67 @@ impl Walker<'_> {
         match (kind, stat) {
             (FileType::Directory, _) => {
                 path.push('/');
-                self.pending.push(Folder { path, rules: rules.cloned() });
+                self.pending.push(Folder {
+                    path,
+                    rules: rules.cloned(),
+                });
             }
             (FileType::Symlink, _) => self.symlink(descriptor, name, path)?,
             (FileType::RegularFile, Some(stat)) => {
                 if !demanded && self.rules == Rules::Project && secrets::name_is_secret(&text) {
                     self.walk.secrets.push(path);
                 } else {
-                    self.walk.found.push(Found { path, stat, kind: FoundKind::File, demanded });
+                    self.walk.found.push(Found {
+                        path,
+                        stat,
+                        kind: FoundKind::File,
+                        demanded,
+                    });
                 }
             }
-            (kind, _) => return Err(SnapshotError::SpecialFile { path, kind: special_kind(kind) }),
+            (kind, _) => {
+                return Err(SnapshotError::SpecialFile {
+                    path,
+                    kind: special_kind(kind),
+                });
+            }
         }
         Ok(())
     }
 
-    fn symlink(&mut self, descriptor: BorrowedFd<'_>, name: &CStr, path: String) -> Result<(), SnapshotError> {
+    fn symlink(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        name: &CStr,
+        path: String,
+    ) -> Result<(), SnapshotError> {
         let target = readlinkat(descriptor, name, Vec::new())
             .map_err(|source| SnapshotError::read(&path, source.into()))?;
         let target = match target.into_string() {
-            Ok(target) if target.len() as u64 <= LINK_BYTES_MAX && link_stays_inside(&path, &target) => target,
+            Ok(target)
+                if target.len() as u64 <= LINK_BYTES_MAX && link_stays_inside(&path, &target) =>
+            {
+                target
+            }
             Ok(target) => return Err(SnapshotError::LinkLeaves { path, target }),
             Err(error) => {
                 let target = error.into_cstring().to_bytes().escape_ascii().to_string();
                 return Err(SnapshotError::LinkLeaves { path, target });
             }
         };
-        let stat = FileStat { size: target.len() as u64, mtime_ns: 0, ctime_ns: 0, inode: 0, mode: 0 };
-        self.walk.found.push(Found { path, stat, kind: FoundKind::Symlink { target }, demanded: false });
+        let stat = FileStat {
+            size: target.len() as u64,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            inode: 0,
+            mode: 0,
+        };
+        self.walk.found.push(Found {
+            path,
+            stat,
+            kind: FoundKind::Symlink { target },
+            demanded: false,
+        });
         Ok(())
     }
 
@@ -208,28 +260,42 @@ impl Walker<'_> {
             return Ok(folder.rules.clone());
         }
         let mut matchers = [Gitignore::empty(), Gitignore::empty()];
-        for (matcher, (name, present)) in
-            matchers.iter_mut().zip([(MLIGNORE, names.has_mlignore), (GITIGNORE, names.has_gitignore)])
-        {
+        for (matcher, (name, present)) in matchers.iter_mut().zip([
+            (MLIGNORE, names.has_mlignore),
+            (GITIGNORE, names.has_gitignore),
+        ]) {
             if !present {
                 continue;
             }
             let path = format!("{}{name}", folder.path);
-            let text = read_ignore_file(descriptor, name).map_err(|source| SnapshotError::read(&path, source))?;
+            let text = read_ignore_file(descriptor, name)
+                .map_err(|source| SnapshotError::read(&path, source))?;
             let (compiled, bad) = rules::compile(&text);
             *matcher = compiled;
             for bad in bad {
                 if name == MLIGNORE {
-                    return Err(SnapshotError::Pattern { path, line: bad.line, message: bad.message });
+                    return Err(SnapshotError::Pattern {
+                        path,
+                        line: bad.line,
+                        message: bad.message,
+                    });
                 }
-                self.walk.warnings.push(format!("{path}:{}: pattern left out: {}", bad.line, bad.message));
+                self.walk.warnings.push(format!(
+                    "{path}:{}: pattern left out: {}",
+                    bad.line, bad.message
+                ));
             }
         }
         let [mlignore, gitignore] = matchers;
         if mlignore.is_empty() && gitignore.is_empty() {
             return Ok(folder.rules.clone());
         }
-        Ok(Some(FolderRules::new(folder.rules.clone(), folder.path.len(), mlignore, gitignore)))
+        Ok(Some(FolderRules::new(
+            folder.rules.clone(),
+            folder.path.len(),
+            mlignore,
+            gitignore,
+        )))
     }
 }
 
@@ -264,15 +330,22 @@ impl Names {
 fn read_ignore_file(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u8>> {
     let file = std::fs::File::from(open_beneath(folder, name, OFlags::empty())?);
     let mut text = Vec::new();
-    file.take(IGNORE_FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
+    file.take(IGNORE_FILE_BYTES_MAX + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > IGNORE_FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an ignore file has at most 1 MiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "an ignore file has at most 1 MiB",
+        ));
     }
     Ok(text)
 }
 
 fn normalised(path: &str) -> String {
-    path.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
+    path.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 const fn special_kind(kind: FileType) -> &'static str {

@@ -27,11 +27,18 @@ fn what_was_acknowledged_survives_a_crash_at_every_point() {
             let text = String::from_utf8_lossy(&output.stdout);
             acknowledged.read(&text);
             let died = output.status.signal() == Some(SIGABRT);
-            assert!(died || round == 1, "the child never came to {crash_at}: {text}");
+            assert!(
+                died || round == 1,
+                "the child never came to {crash_at}: {text}"
+            );
             check(folder.path(), &acknowledged, crash_at);
         }
         let output = child(folder.path(), 2, None);
-        assert!(output.status.success(), "{point}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{point}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         acknowledged.read(&String::from_utf8_lossy(&output.stdout));
         check(folder.path(), &acknowledged, point);
     }
@@ -58,10 +65,17 @@ impl Acknowledged {
 fn check(folder: &Path, acknowledged: &Acknowledged, what: &str) {
     let store = ObjectStore::open(folder).unwrap();
     for id in &acknowledged.objects {
-        assert!(store.read(*id, 1 << 20).is_ok(), "{what}: {id} is lost, {:?}", store.recovered());
+        assert!(
+            store.read(*id, 1 << 20).is_ok(),
+            "{what}: {id} is lost, {:?}",
+            store.recovered()
+        );
     }
     for commit in &acknowledged.commits {
-        assert!(store.has_commit(*commit).unwrap(), "{what}: {commit} is lost");
+        assert!(
+            store.has_commit(*commit).unwrap(),
+            "{what}: {commit} is lost"
+        );
     }
     // Also what was not acknowledged is whole or not there: no listing without
     // its objects, no damage.
@@ -74,7 +88,13 @@ fn check(folder: &Path, acknowledged: &Acknowledged, what: &str) {
 fn child(folder: &Path, round: usize, crash_at: Option<&str>) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "crash::child_process", "--ignored", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "crash::child_process",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(FOLDER, format!("{round}:{}", folder.display()))
         .env_remove("MLMESH_CRASH_AT")
         .stdout(Stdio::piped())
@@ -89,7 +109,9 @@ fn child(folder: &Path, round: usize, crash_at: Option<&str>) -> Output {
 #[test]
 #[ignore = "the process that the crash test starts and kills"]
 fn child_process() {
-    let Ok(variable) = std::env::var(FOLDER) else { return };
+    let Ok(variable) = std::env::var(FOLDER) else {
+        return;
+    };
     let (round, folder) = variable.split_once(':').unwrap();
     let start = round.parse::<u64>().unwrap() * 1000;
     let store = ObjectStore::open(Path::new(folder)).unwrap();
@@ -109,22 +131,37 @@ fn child_process() {
     store.put_batch(kept.clone()).unwrap();
     kept.iter().for_each(|(id, _)| keep(*id, "object"));
     for (seed, is_kept) in [(1, false), (2, false), (3, true)] {
-        let id = store.put_stream(&noise(start + seed, 200_000)[..], None).unwrap();
+        let id = store
+            .put_stream(&noise(start + seed, 200_000)[..], None)
+            .unwrap();
         if is_kept {
             keep(id, "object");
         }
     }
     let content = noise(start + 4, 600_000);
-    assert_eq!(store.upload(id(&content), 600_000, 0, &content[..]).unwrap(), Upload::Complete);
+    assert_eq!(
+        store
+            .upload(id(&content), 600_000, 0, &content[..])
+            .unwrap(),
+        Upload::Complete
+    );
     keep(id(&content), "object");
-    keep(ObjectId(store.put_tree(&tree_of(&kept[..20])).unwrap().0), "commit");
+    keep(
+        ObjectId(store.put_tree(&tree_of(&kept[..20])).unwrap().0),
+        "commit",
+    );
     for part in [&garbage[..10], &garbage[5..20]] {
         store.put_tree(&tree_of(part)).unwrap();
     }
     // Of the rounds before only the garbage goes.
-    let before: Vec<_> = (0..start / 1000).flat_map(|round| kept_in(round * 1000)).collect();
+    let before: Vec<_> = (0..start / 1000)
+        .flat_map(|round| kept_in(round * 1000))
+        .collect();
     roots.extend(before);
-    let options = PruneOptions { grace: Duration::ZERO, garbage_percent_max: 20 };
+    let options = PruneOptions {
+        grace: Duration::ZERO,
+        garbage_percent_max: 20,
+    };
     store.prune(&roots, &options).unwrap();
     let after = small(start + 200..start + 210);
     store.put_batch(after.clone()).unwrap();

@@ -9,7 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlmesh_cas::{FrameLimits, FrameReader, FrameWriter, ObjectStore, PruneOptions, Tree, chunk_manifest};
+use mlmesh_cas::{
+    FrameLimits, FrameReader, FrameWriter, ObjectStore, PruneOptions, Tree, chunk_manifest,
+};
 use mlmesh_model::ObjectId;
 use tempfile::tempdir;
 
@@ -26,14 +28,24 @@ fn write(folder: &Path) {
     store.put_batch(objects.clone()).unwrap();
     let roots: HashSet<ObjectId> = objects[..4].iter().map(|(id, _)| *id).collect();
     // Seals the first pack, so that there is an index and then a journal.
-    store.prune(&roots, &PruneOptions { grace: Duration::ZERO, garbage_percent_max: 0 }).unwrap();
+    store
+        .prune(
+            &roots,
+            &PruneOptions {
+                grace: Duration::ZERO,
+                garbage_percent_max: 0,
+            },
+        )
+        .unwrap();
     store.put_batch(objects[4..5].to_vec()).unwrap();
     let large = vec![7; 140_000];
     store.put_stream(&large[..], None).unwrap();
     store.chunks_of(id(&large)).unwrap();
     store.put_tree(&tree_of(&objects[..5])).unwrap();
     let mut frame = FrameWriter::new(Vec::new()).unwrap();
-    objects.iter().for_each(|(id, content)| frame.record(*id, content).unwrap());
+    objects
+        .iter()
+        .for_each(|(id, content)| frame.record(*id, content).unwrap());
     fs::write(folder.join("frame"), frame.finish().unwrap()).unwrap();
     for name in ["lock", "leases/gate"] {
         fs::remove_file(folder.join("objects").join(name)).unwrap();
@@ -49,12 +61,22 @@ fn what_is_written_now_is_what_format_1_was() {
     let now = tempdir().unwrap();
     write(now.path());
     let relative = |root: &Path| -> Vec<PathBuf> {
-        files(root).iter().map(|path| path.strip_prefix(root).unwrap().to_owned()).collect()
+        files(root)
+            .iter()
+            .map(|path| path.strip_prefix(root).unwrap().to_owned())
+            .collect()
     };
     assert_eq!(relative(now.path()), relative(&golden()));
     for path in relative(now.path()) {
-        let (new, old) = (fs::read(now.path().join(&path)).unwrap(), fs::read(golden().join(&path)).unwrap());
-        assert!(new == old, "{} is written in another form: give it a new format byte", path.display());
+        let (new, old) = (
+            fs::read(now.path().join(&path)).unwrap(),
+            fs::read(golden().join(&path)).unwrap(),
+        );
+        assert!(
+            new == old,
+            "{} is written in another form: give it a new format byte",
+            path.display()
+        );
     }
 }
 
@@ -77,7 +99,10 @@ fn a_store_of_format_1_is_read() {
     assert_eq!(store.scrub(&mut |_| {}).unwrap(), []);
     let large = folder.path().join("large");
     fs::write(&large, vec![7; 140_000]).unwrap();
-    assert_eq!(chunk_manifest(&large).unwrap(), store.chunks_of(id(&vec![7; 140_000])).unwrap());
+    assert_eq!(
+        chunk_manifest(&large).unwrap(),
+        store.chunks_of(id(&vec![7; 140_000])).unwrap()
+    );
 
     let frame = fs::read(folder.path().join("frame")).unwrap();
     let mut reader = FrameReader::new(&frame[..], FrameLimits::default());
@@ -87,5 +112,8 @@ fn a_store_of_format_1_is_read() {
         records += 1;
     }
     assert_eq!(records, 6);
-    assert_eq!(Tree::parse(&store.listing(tree.commit_id()).unwrap()).unwrap(), tree);
+    assert_eq!(
+        Tree::parse(&store.listing(tree.commit_id()).unwrap()).unwrap(),
+        tree
+    );
 }

@@ -31,11 +31,22 @@ fn what_was_put_is_read_and_a_duplicate_adds_no_byte() {
             assert_eq!(&store.read(*id, 1 << 20).unwrap(), content);
             assert_eq!(store.size(*id).unwrap(), Some(content.len() as u64));
         }
-        assert_eq!(store.has(&[objects[0].0, id(b"absent"), id(&large)]).unwrap(), [true, false, true]);
+        assert_eq!(
+            store
+                .has(&[objects[0].0, id(b"absent"), id(&large)])
+                .unwrap(),
+            [true, false, true]
+        );
     };
     check(&store);
-    assert!(matches!(store.read(objects[0].0, 10), Err(StoreError::TooLarge { bytes_max: 10, .. })));
-    assert!(matches!(store.read(id(b"absent"), 10), Err(StoreError::Missing(_))));
+    assert!(matches!(
+        store.read(objects[0].0, 10),
+        Err(StoreError::TooLarge { bytes_max: 10, .. })
+    ));
+    assert!(matches!(
+        store.read(id(b"absent"), 10),
+        Err(StoreError::Missing(_))
+    ));
     drop(store);
     let store = ObjectStore::open(folder.path()).unwrap();
     check(&store);
@@ -52,12 +63,18 @@ fn content_that_is_not_its_id_is_refused_and_leaves_nothing() {
     let mut objects = small(0..10);
     objects[5].1[0] ^= 1;
     let error = store.put_batch(objects.clone()).unwrap_err();
-    assert!(matches!(error, StoreError::Digest { expected, .. } if expected == objects[5].0), "{error}");
+    assert!(
+        matches!(error, StoreError::Digest { expected, .. } if expected == objects[5].0),
+        "{error}"
+    );
     assert_eq!(store.counts(), (0, 0));
     let large = noise(1, 500_000);
     assert!(store.put_stream(&large[..], Some(id(b"other"))).is_err());
     assert!(store.put_stream(&b"small"[..], Some(id(b"other"))).is_err());
-    assert_eq!(files(&folder.path().join("tmp")), Vec::<std::path::PathBuf>::new());
+    assert_eq!(
+        files(&folder.path().join("tmp")),
+        Vec::<std::path::PathBuf>::new()
+    );
     store.put_batch(small(0..10)).unwrap();
     drop(store);
     let store = ObjectStore::open(folder.path()).unwrap();
@@ -68,15 +85,24 @@ fn content_that_is_not_its_id_is_refused_and_leaves_nothing() {
 fn one_process_writes_and_others_read_along() {
     let folder = tempdir().unwrap();
     let writer = ObjectStore::open(folder.path()).unwrap();
-    assert!(matches!(ObjectStore::open(folder.path()), Err(StoreError::InUse { .. })));
+    assert!(matches!(
+        ObjectStore::open(folder.path()),
+        Err(StoreError::InUse { .. })
+    ));
     let reader = ObjectStore::open_read_only(folder.path()).unwrap();
     let objects = small(0..20);
     writer.put_batch(objects.clone()).unwrap();
     let large = noise(3, 200_000);
     writer.put_stream(&large[..], None).unwrap();
     assert_eq!(reader.read(objects[4].0, 1000).unwrap(), objects[4].1);
-    assert_eq!(reader.has(&[objects[0].0, id(&large), id(b"x")]).unwrap(), [true, true, false]);
-    assert!(matches!(reader.put_batch(objects), Err(StoreError::ReadOnly)));
+    assert_eq!(
+        reader.has(&[objects[0].0, id(&large), id(b"x")]).unwrap(),
+        [true, true, false]
+    );
+    assert!(matches!(
+        reader.put_batch(objects),
+        Err(StoreError::ReadOnly)
+    ));
 }
 
 #[test]
@@ -95,15 +121,21 @@ fn a_torn_tail_of_pack_or_journal_costs_nothing_that_was_acknowledged() {
     store.put_batch(first.clone()).unwrap();
     let packs = origin.path().join("packs");
     let (pack, journal) = (packs.join("00000001.pack"), packs.join("00000001.log"));
-    let acknowledged = (fs::metadata(&pack).unwrap().len(), fs::metadata(&journal).unwrap().len());
+    let acknowledged = (
+        fs::metadata(&pack).unwrap().len(),
+        fs::metadata(&journal).unwrap().len(),
+    );
     store.put_batch(second.clone()).unwrap();
     drop(store);
     let (pack, journal) = (fs::read(pack).unwrap(), fs::read(journal).unwrap());
 
     // The second batch was being written: any part of its pack bytes, and any
     // part of its journal bytes once those of the pack were synced.
-    let cuts_of_pack = (acknowledged.0..=pack.len() as u64).step_by(7).map(|cut| (cut, acknowledged.1));
-    let cuts_of_journal = (acknowledged.1..=journal.len() as u64).map(|cut| (pack.len() as u64, cut));
+    let cuts_of_pack = (acknowledged.0..=pack.len() as u64)
+        .step_by(7)
+        .map(|cut| (cut, acknowledged.1));
+    let cuts_of_journal =
+        (acknowledged.1..=journal.len() as u64).map(|cut| (pack.len() as u64, cut));
     for (pack_cut, journal_cut) in cuts_of_pack.chain(cuts_of_journal) {
         let folder = tempdir().unwrap();
         drop(ObjectStore::open(folder.path()).unwrap());
@@ -111,7 +143,10 @@ fn a_torn_tail_of_pack_or_journal_costs_nothing_that_was_acknowledged() {
         fs::write(packs.join("00000001.pack"), &pack[..pack_cut as usize]).unwrap();
         fs::write(packs.join("00000001.log"), &journal[..journal_cut as usize]).unwrap();
         let store = ObjectStore::open(folder.path()).unwrap();
-        let what = format!("pack cut at {pack_cut}, journal at {journal_cut}: {:?}", store.recovered());
+        let what = format!(
+            "pack cut at {pack_cut}, journal at {journal_cut}: {:?}",
+            store.recovered()
+        );
         for (id, content) in &first {
             assert_eq!(&store.read(*id, 1000).unwrap(), content, "{what}");
         }
@@ -156,7 +191,11 @@ fn damage_is_seen_when_read_and_healed_by_sending_again() {
     store.put_batch(objects.clone()).unwrap();
     let large = noise(5, 400_000);
     store.put_stream(&large[..], None).unwrap();
-    let tree = tree_of(&[objects[0].clone(), objects[1].clone(), (id(&large), large.clone())]);
+    let tree = tree_of(&[
+        objects[0].clone(),
+        objects[1].clone(),
+        (id(&large), large.clone()),
+    ]);
     let commit = store.put_tree(&tree).unwrap();
 
     let pack = folder.path().join("packs/00000001.pack");
@@ -168,16 +207,30 @@ fn damage_is_seen_when_read_and_healed_by_sending_again() {
     bytes[399_999] ^= 1;
     fs::write(loose, bytes).unwrap();
 
-    assert!(matches!(store.read(objects[0].0, 1000), Err(StoreError::Corrupt(_))));
+    assert!(matches!(
+        store.read(objects[0].0, 1000),
+        Err(StoreError::Corrupt(_))
+    ));
     let mut reader = store.reader(id(&large)).unwrap();
-    assert!(reader.read_to_end(&mut Vec::new()).is_err(), "the last read tells");
+    assert!(
+        reader.read_to_end(&mut Vec::new()).is_err(),
+        "the last read tells"
+    );
     let into = tempdir().unwrap();
-    assert!(matches!(store.checkout(commit, &into.path().join("x")), Err(StoreError::Missing(_))));
-    assert!(matches!(store.read(id(&large), 1 << 20), Err(StoreError::Corrupt(_))));
+    assert!(matches!(
+        store.checkout(commit, &into.path().join("x")),
+        Err(StoreError::Missing(_))
+    ));
+    assert!(matches!(
+        store.read(id(&large), 1 << 20),
+        Err(StoreError::Corrupt(_))
+    ));
     assert!(!store.has_commit(commit).unwrap());
     assert_eq!(store.missing_objects(&tree).unwrap().len(), 2);
 
-    store.put_batch([objects[0].clone(), (id(&large), large.clone())]).unwrap();
+    store
+        .put_batch([objects[0].clone(), (id(&large), large.clone())])
+        .unwrap();
     assert!(store.has_commit(commit).unwrap());
     drop(store);
     let store = ObjectStore::open(folder.path()).unwrap();
@@ -207,16 +260,26 @@ fn a_checkout_is_the_tree_and_shares_no_inode_with_the_store() {
     let into = into.path().join("new");
     let done = store.checkout(tree.commit_id(), &into).unwrap();
     assert_eq!(done.entries, 8);
-    assert_eq!(store_folder(&store, &into), tree, "a checkout's own snapshot is the same commit");
+    assert_eq!(
+        store_folder(&store, &into),
+        tree,
+        "a checkout's own snapshot is the same commit"
+    );
     let mode = |path: &str| fs::metadata(into.join(path)).unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode("a.py"), mode("f/g/run.sh"), mode("large.bin")), (0o644, 0o755, 0o644));
+    assert_eq!(
+        (mode("a.py"), mode("f/g/run.sh"), mode("large.bin")),
+        (0o644, 0o755, 0o644)
+    );
     let loose = fs::metadata(&files(&folder.path().join("loose"))[0]).unwrap();
     let copy = fs::metadata(into.join("large.bin")).unwrap();
     assert!(copy.ino() != loose.ino() && copy.nlink() == 1);
 
     let again = store.checkout(tree.commit_id(), &into).unwrap_err();
     assert!(again.to_string().contains("new or empty"), "{again}");
-    assert!(matches!(store.checkout(CommitId(id(b"").0), &into), Err(StoreError::Missing(_))));
+    assert!(matches!(
+        store.checkout(CommitId(id(b"").0), &into),
+        Err(StoreError::Missing(_))
+    ));
 }
 
 #[test]
@@ -224,26 +287,59 @@ fn a_checkout_writes_nowhere_else() {
     let (folder, into) = (tempdir().unwrap(), tempdir().unwrap());
     let store = ObjectStore::open(folder.path()).unwrap();
     let put = |content: &[u8]| store.put_stream(content, None).unwrap();
-    let entry = |path: &str, mode, object: ObjectId, size| TreeEntry { path: path.into(), mode, size, object };
+    let entry = |path: &str, mode, object: ObjectId, size| TreeEntry {
+        path: path.into(),
+        mode,
+        size,
+        object,
+    };
 
     // A listing that came over the wire, with links that lead out.
     for target in ["/etc", "..", "x/../../.."] {
-        let tree = Tree { entries: vec![entry("link", Mode::Symlink, put(target.as_bytes()), target.len() as u64)] };
+        let tree = Tree {
+            entries: vec![entry(
+                "link",
+                Mode::Symlink,
+                put(target.as_bytes()),
+                target.len() as u64,
+            )],
+        };
         let error = store.put_tree(&tree).unwrap_err();
-        assert!(error.to_string().contains("stay inside the tree"), "{error}");
+        assert!(
+            error.to_string().contains("stay inside the tree"),
+            "{error}"
+        );
     }
     let file = put(b"x");
     for path in ["../x", "/x", "a/../../x", ".git/hooks/x"] {
-        let tree = Tree { entries: vec![entry(path, Mode::File, file, 1)] };
-        assert!(matches!(store.put_tree(&tree), Err(StoreError::Tree(_))), "{path}");
+        let tree = Tree {
+            entries: vec![entry(path, Mode::File, file, 1)],
+        };
+        assert!(
+            matches!(store.put_tree(&tree), Err(StoreError::Tree(_))),
+            "{path}"
+        );
     }
-    let lie = Tree { entries: vec![entry("x", Mode::File, file, 2)] };
-    assert!(matches!(store.put_tree(&lie), Err(StoreError::Entry { .. })));
-    let missing = Tree { entries: vec![entry("x", Mode::File, id(b"absent"), 6)] };
-    assert!(matches!(store.put_tree(&missing), Err(StoreError::Incomplete { missing }) if missing == [id(b"absent")]));
+    let lie = Tree {
+        entries: vec![entry("x", Mode::File, file, 2)],
+    };
+    assert!(matches!(
+        store.put_tree(&lie),
+        Err(StoreError::Entry { .. })
+    ));
+    let missing = Tree {
+        entries: vec![entry("x", Mode::File, id(b"absent"), 6)],
+    };
+    assert!(
+        matches!(store.put_tree(&missing), Err(StoreError::Incomplete { missing }) if missing == [id(b"absent")])
+    );
 
     // A destination that is a link is not followed.
-    let good = store.put_tree(&Tree { entries: vec![entry("x", Mode::File, file, 1)] }).unwrap();
+    let good = store
+        .put_tree(&Tree {
+            entries: vec![entry("x", Mode::File, file, 1)],
+        })
+        .unwrap();
     let target = into.path().join("target");
     fs::create_dir(&target).unwrap();
     symlink(&target, into.path().join("link")).unwrap();
@@ -263,9 +359,18 @@ fn a_listing_comes_back_as_it_went_and_under_its_own_name_only() {
     assert_eq!(store.put_listing(tree.commit_id(), &listing).unwrap(), tree);
     assert_eq!(store.listing(tree.commit_id()).unwrap(), listing);
     assert_eq!(store.tree(tree.commit_id()).unwrap(), tree);
-    assert_eq!(store.has(&[ObjectId(tree.commit_id().0)]).unwrap(), [false], "commits are no objects");
+    assert_eq!(
+        store.has(&[ObjectId(tree.commit_id().0)]).unwrap(),
+        [false],
+        "commits are no objects"
+    );
     drop(store);
-    assert!(ObjectStore::open(folder.path()).unwrap().has_commit(tree.commit_id()).unwrap());
+    assert!(
+        ObjectStore::open(folder.path())
+            .unwrap()
+            .has_commit(tree.commit_id())
+            .unwrap()
+    );
 }
 
 #[test]

@@ -12,7 +12,10 @@ use tempfile::tempdir;
 
 use crate::support::{disk_bytes, files, id, noise, small, tree_of};
 
-const NOW: PruneOptions = PruneOptions { grace: Duration::ZERO, garbage_percent_max: 20 };
+const NOW: PruneOptions = PruneOptions {
+    grace: Duration::ZERO,
+    garbage_percent_max: 20,
+};
 
 #[test]
 fn what_nothing_refers_to_goes_and_the_rest_is_whole() {
@@ -21,9 +24,13 @@ fn what_nothing_refers_to_goes_and_the_rest_is_whole() {
     let (kept, garbage) = (small(0..100), small(100..200));
     let (large, large_garbage) = (noise(1, 300_000), noise(2, 300_000));
     for index in 0..100 {
-        store.put_batch([kept[index].clone(), garbage[index].clone()]).unwrap();
+        store
+            .put_batch([kept[index].clone(), garbage[index].clone()])
+            .unwrap();
     }
-    store.put_batch([(id(&large), &large), (id(&large_garbage), &large_garbage)]).unwrap();
+    store
+        .put_batch([(id(&large), &large), (id(&large_garbage), &large_garbage)])
+        .unwrap();
     let mut in_tree = kept[..50].to_vec();
     in_tree.push((id(&large), large.clone()));
     let commit = store.put_tree(&tree_of(&in_tree)).unwrap();
@@ -33,13 +40,24 @@ fn what_nothing_refers_to_goes_and_the_rest_is_whole() {
     let mut roots: HashSet<ObjectId> = kept[50..].iter().map(|(id, _)| *id).collect();
     roots.insert(ObjectId(commit.0));
     let graceful = store.prune(&roots, &PruneOptions::default()).unwrap();
-    assert_eq!((graceful.objects, graceful.commits), (0, 0), "the grace time protects what is new");
+    assert_eq!(
+        (graceful.objects, graceful.commits),
+        (0, 0),
+        "the grace time protects what is new"
+    );
     let pruned = store.prune(&roots, &NOW).unwrap();
     assert_eq!((pruned.objects, pruned.commits), (101, 1));
-    assert!(before - disk_bytes(folder.path()) >= pruned.bytes, "{pruned:?}");
+    assert!(
+        before - disk_bytes(folder.path()) >= pruned.bytes,
+        "{pruned:?}"
+    );
 
     let check = |store: &ObjectStore| {
-        let garbage_ids: Vec<_> = garbage.iter().map(|(id, _)| *id).chain([id(&large_garbage)]).collect();
+        let garbage_ids: Vec<_> = garbage
+            .iter()
+            .map(|(id, _)| *id)
+            .chain([id(&large_garbage)])
+            .collect();
         assert!(store.has(&garbage_ids).unwrap().iter().all(|there| !there));
         for (id, content) in kept.iter().chain(&in_tree) {
             assert_eq!(&store.read(*id, 1 << 20).unwrap(), content);
@@ -64,7 +82,9 @@ fn a_sync_under_way_keeps_what_it_put_and_what_it_was_told_is_there() {
     let store = Arc::new(ObjectStore::open(folder.path()).unwrap());
     let objects = small(0..30);
     store.put_batch(objects[..20].to_vec()).unwrap();
-    store.prune(&objects.iter().map(|(id, _)| *id).collect(), &NOW).unwrap();
+    store
+        .prune(&objects.iter().map(|(id, _)| *id).collect(), &NOW)
+        .unwrap();
 
     let sync = store.begin_sync();
     let asked: Vec<_> = objects[..10].iter().map(|(id, _)| *id).collect();
@@ -72,7 +92,10 @@ fn a_sync_under_way_keeps_what_it_put_and_what_it_was_told_is_there() {
     store.put_batch(objects[20..].to_vec()).unwrap();
     let commit = store.put_tree(&tree_of(&objects[15..18])).unwrap();
     let pruned = store.prune(&HashSet::new(), &NOW).unwrap();
-    assert_eq!(pruned.objects, 7, "10 to 14, 18 and 19 were neither put, asked for nor in a tree");
+    assert_eq!(
+        pruned.objects, 7,
+        "10 to 14, 18 and 19 were neither put, asked for nor in a tree"
+    );
     assert!(store.has_commit(commit).unwrap());
     drop(sync);
     let pruned = store.prune(&HashSet::new(), &NOW).unwrap();
@@ -110,7 +133,9 @@ fn a_root_that_cannot_be_read_stops_the_prune() {
     let mut bytes = fs::read(listing).unwrap();
     bytes[30] ^= 1;
     fs::write(listing, bytes).unwrap();
-    let error = store.prune(&HashSet::from([ObjectId(commit.0)]), &NOW).unwrap_err();
+    let error = store
+        .prune(&HashSet::from([ObjectId(commit.0)]), &NOW)
+        .unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
     assert_eq!(store.counts().0, 10);
 }
@@ -143,7 +168,9 @@ fn prunes_beside_syncs_lose_nothing() {
                         let ids: Vec<_> = objects.iter().map(|(id, _)| *id).collect();
                         let there = store.has(&ids).unwrap();
                         let missing = objects.iter().zip(there).filter(|(_, there)| !there);
-                        store.put_batch(missing.map(|(object, _)| object.clone())).unwrap();
+                        store
+                            .put_batch(missing.map(|(object, _)| object.clone()))
+                            .unwrap();
                         let commit = store.put_tree(&tree_of(&objects)).unwrap();
                         assert!(store.has_commit(commit).unwrap());
                         for (id, content) in &objects {
@@ -176,5 +203,11 @@ fn many_small_packs_become_one() {
     let store = ObjectStore::open(folder.path()).unwrap();
     store.prune(&roots, &NOW).unwrap();
     assert!(files(&folder.path().join("packs")).len() <= 18);
-    assert!(store.has(&roots.iter().copied().collect::<Vec<_>>()).unwrap().iter().all(|there| *there));
+    assert!(
+        store
+            .has(&roots.iter().copied().collect::<Vec<_>>())
+            .unwrap()
+            .iter()
+            .all(|there| *there)
+    );
 }

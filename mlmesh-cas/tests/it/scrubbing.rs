@@ -19,7 +19,15 @@ fn a_flipped_bit_anywhere_is_found() {
     let (sealed, open) = (small(0..8), small(10..14));
     store.put_batch(sealed.clone()).unwrap();
     let roots: HashSet<_> = sealed[1..].iter().map(|(id, _)| *id).collect();
-    store.prune(&roots, &PruneOptions { grace: Duration::ZERO, garbage_percent_max: 0 }).unwrap();
+    store
+        .prune(
+            &roots,
+            &PruneOptions {
+                grace: Duration::ZERO,
+                garbage_percent_max: 0,
+            },
+        )
+        .unwrap();
     store.put_batch(open.clone()).unwrap();
     let large = noise(9, 200_000);
     store.put_stream(&large[..], None).unwrap();
@@ -32,7 +40,11 @@ fn a_flipped_bit_anywhere_is_found() {
         for path in files(&folder.path().join(name)) {
             let length = fs::metadata(&path).unwrap().len();
             let step = (length / 97).max(1) as usize;
-            let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+            let file = fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap();
             for at in (0..length).step_by(step) {
                 let mut byte = [0_u8];
                 file.read_exact_at(&mut byte, at).unwrap();
@@ -53,15 +65,23 @@ fn a_flipped_bit_anywhere_is_found() {
     let mut bytes = fs::read(list).unwrap();
     bytes[50] ^= 1;
     fs::write(list, bytes).unwrap();
-    assert_eq!(store.scrub(&mut |_| {}).unwrap(), [Defect::Index { file: list.clone() }]);
+    assert_eq!(
+        store.scrub(&mut |_| {}).unwrap(),
+        [Defect::Index { file: list.clone() }]
+    );
     assert_eq!(store.scrub(&mut |_| {}).unwrap(), []);
 }
 
 /// The test has mended the file; a mended object is no longer damaged.
 fn heal(store: &ObjectStore, found: &[Defect]) {
     let mut objects = 0;
-    let again = store.scrub(&mut |progress| objects = progress.objects).unwrap();
+    let again = store
+        .scrub(&mut |progress| objects = progress.objects)
+        .unwrap();
     assert!(objects > 0);
-    let still = again.iter().filter(|defect| !matches!(defect, Defect::Missing { .. })).count();
+    let still = again
+        .iter()
+        .filter(|defect| !matches!(defect, Defect::Missing { .. }))
+        .count();
     assert_eq!(still, 0, "{found:?} then {again:?}");
 }

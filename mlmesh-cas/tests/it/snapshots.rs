@@ -16,7 +16,12 @@ fn take(root: &Path) -> Snapshot {
 }
 
 fn paths(snapshot: &Snapshot) -> Vec<&str> {
-    snapshot.tree.entries.iter().map(|entry| entry.path.as_str()).collect()
+    snapshot
+        .tree
+        .entries
+        .iter()
+        .map(|entry| entry.path.as_str())
+        .collect()
 }
 
 const SAMPLE: &[(&str, &str)] = &[
@@ -46,9 +51,18 @@ print(hashlib.sha256(("mlmesh-tree 1\n" + "".join(map(line, sorted(files, key=os
 fn ten_lines_of_python_compute_the_same_commit_id() {
     let folder = tempdir().unwrap();
     write_files(folder.path(), SAMPLE);
-    let output = Command::new("python3").args(["-c", PYTHON]).arg(folder.path()).output().unwrap();
+    let output = Command::new("python3")
+        .args(["-c", PYTHON])
+        .arg(folder.path())
+        .output()
+        .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(printed.trim(), take(folder.path()).commit.to_string(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        printed.trim(),
+        take(folder.path()).commit.to_string(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -58,13 +72,25 @@ fn same_files_elsewhere_have_the_same_commit() {
     let backwards: Vec<_> = SAMPLE.iter().rev().copied().collect();
     write_files(second.path(), &backwards);
     fs::create_dir(second.path().join("empty folders do not count")).unwrap();
-    fs::set_permissions(second.path().join("train.py"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(
+        second.path().join("train.py"),
+        fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
     let (one, two) = (take(first.path()), take(second.path()));
     assert_eq!(one.commit, two.commit);
     assert_eq!(Tree::parse(&one.tree.canonical_bytes()).unwrap(), one.tree);
 
-    fs::set_permissions(second.path().join("train.py"), fs::Permissions::from_mode(0o700)).unwrap();
-    assert_ne!(take(second.path()).commit, one.commit, "the executable bit is part of a commit");
+    fs::set_permissions(
+        second.path().join("train.py"),
+        fs::Permissions::from_mode(0o700),
+    )
+    .unwrap();
+    assert_ne!(
+        take(second.path()).commit,
+        one.commit,
+        "the executable bit is part of a commit"
+    );
 }
 
 #[test]
@@ -89,27 +115,55 @@ fn ignore_files_of_the_tree_are_honoured_and_no_others() {
             ("train.py", ""),
         ],
     );
-    let expected =
-        [".gitignore", ".mlignore", "keep.log", "src/.gitignore", "src/b.log", "src/out/x", "train.py"];
+    let expected = [
+        ".gitignore",
+        ".mlignore",
+        "keep.log",
+        "src/.gitignore",
+        "src/b.log",
+        "src/out/x",
+        "train.py",
+    ];
     assert_eq!(paths(&take(folder.path())), expected);
 
     let mut options = Options::project(None);
     options.exclude = vec!["./src/".to_owned(), "train.py".to_owned()];
-    assert_eq!(paths(&snapshot(folder.path(), &options).unwrap()), [".gitignore", ".mlignore", "keep.log"]);
+    assert_eq!(
+        paths(&snapshot(folder.path(), &options).unwrap()),
+        [".gitignore", ".mlignore", "keep.log"]
+    );
 
     let all = snapshot(folder.path(), &Options::dataset(None)).unwrap();
     let left_out_before = ["a.log", "data/big", "out/x", "src/b.log"];
-    assert!(left_out_before.iter().all(|path| all.tree.entry(path).is_some()), "{:?}", paths(&all));
-    assert_eq!(all.tree.entries.len(), 10, "what is skipped always stays out: {:?}", paths(&all));
+    assert!(
+        left_out_before
+            .iter()
+            .all(|path| all.tree.entry(path).is_some()),
+        "{:?}",
+        paths(&all)
+    );
+    assert_eq!(
+        all.tree.entries.len(),
+        10,
+        "what is skipped always stays out: {:?}",
+        paths(&all)
+    );
 }
 
 #[test]
 fn a_bad_pattern_is_refused_in_mlignore_and_told_in_gitignore() {
     let folder = tempdir().unwrap();
-    write_files(folder.path(), &[(".gitignore", "[z-a]\n*.log\n"), ("x.log", "")]);
+    write_files(
+        folder.path(),
+        &[(".gitignore", "[z-a]\n*.log\n"), ("x.log", "")],
+    );
     let seen = take(folder.path());
     assert_eq!(paths(&seen), [".gitignore"]);
-    assert!(seen.warnings[0].starts_with(".gitignore:1: "), "{:?}", seen.warnings);
+    assert!(
+        seen.warnings[0].starts_with(".gitignore:1: "),
+        "{:?}",
+        seen.warnings
+    );
     write_files(folder.path(), &[(".mlignore", "ok\n[z-a]\n")]);
     let error = snapshot(folder.path(), &Options::project(None)).unwrap_err();
     assert!(error.to_string().starts_with(".mlignore:2: "), "{error}");
@@ -134,26 +188,50 @@ fn secrets_refuse_the_snapshot_with_all_their_paths() {
             ("notes.txt", &pem),
             ("large.pem", &large),
             ("large.txt", &large_text),
-            ("ca.pem", "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n"),
+            (
+                "ca.pem",
+                "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n",
+            ),
         ],
     );
     let cache = tempdir().unwrap();
     let options = Options::project(Some(cache.path().join("stat")));
     for _ in 0..2 {
         let error = snapshot(folder.path(), &options).unwrap_err();
-        let SnapshotError::Secrets { paths } = &error else { panic!("{error}") };
-        let expected = [".env", "conf/.env.local", "keys/id_ed25519", "keys/tls.key", "large.pem", "notes.txt"];
+        let SnapshotError::Secrets { paths } = &error else {
+            panic!("{error}")
+        };
+        let expected = [
+            ".env",
+            "conf/.env.local",
+            "keys/id_ed25519",
+            "keys/tls.key",
+            "large.pem",
+            "notes.txt",
+        ];
         assert_eq!(paths, &expected);
-        assert!(error.to_string().contains("`!path` in `.mlignore`"), "{error}");
+        assert!(
+            error.to_string().contains("`!path` in `.mlignore`"),
+            "{error}"
+        );
     }
     write_files(
         folder.path(),
-        &[(".mlignore", "/keys/id_ed25519\n!.env\n!/notes.txt\n!large.pem\n"), (".gitignore", "*.key\n.env.local\n")],
+        &[
+            (
+                ".mlignore",
+                "/keys/id_ed25519\n!.env\n!/notes.txt\n!large.pem\n",
+            ),
+            (".gitignore", "*.key\n.env.local\n"),
+        ],
     );
     let seen = snapshot(folder.path(), &options).unwrap();
     assert!(paths(&seen).contains(&".env") && paths(&seen).contains(&"notes.txt"));
     fs::remove_file(folder.path().join(".mlignore")).unwrap();
-    assert!(snapshot(folder.path(), &options).is_err(), "the cache remembers what a file holds");
+    assert!(
+        snapshot(folder.path(), &options).is_err(),
+        "the cache remembers what a file holds"
+    );
     assert!(snapshot(folder.path(), &Options::dataset(None)).is_ok());
 }
 
@@ -161,7 +239,9 @@ fn secrets_refuse_the_snapshot_with_all_their_paths() {
 fn what_no_checkout_could_hold_is_refused() {
     let folder = tempdir().unwrap();
     let refused = |expected: &str| {
-        let error = snapshot(folder.path(), &Options::project(None)).unwrap_err().to_string();
+        let error = snapshot(folder.path(), &Options::project(None))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
         assert!(error.contains("hint: "), "{error}");
     };
@@ -175,7 +255,11 @@ fn what_no_checkout_could_hold_is_refused() {
     write_files(folder.path(), &[(".mlignore", "s\n")]);
     assert_eq!(paths(&take(folder.path())), [".mlignore"]);
     drop(socket);
-    fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), "").unwrap();
+    fs::write(
+        folder.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")),
+        "",
+    )
+    .unwrap();
     refused("`bad\\xff` is not UTF-8");
     let missing = snapshot(&folder.path().join("none"), &Options::project(None));
     assert!(matches!(missing, Err(SnapshotError::Root { .. })));
@@ -212,7 +296,10 @@ fn the_stat_cache_saves_reading_and_never_hides_a_change() {
     let leftovers = fs::read_dir(cache.path().join("sub")).unwrap().count();
     assert_eq!(leftovers, 1, "temporary files are removed");
     fs::write(cache.path().join("sub/stat"), "not a cache").unwrap();
-    assert_eq!(snapshot(folder.path(), &options).unwrap().commit, second.commit);
+    assert_eq!(
+        snapshot(folder.path(), &options).unwrap().commit,
+        second.commit
+    );
 }
 
 #[test]
@@ -223,7 +310,10 @@ fn a_change_within_one_tick_of_the_clock_is_seen() {
     for round in 0..300_u32 {
         fs::write(&file, round.to_le_bytes()).unwrap();
         let seen = snapshot(folder.path(), &options).unwrap();
-        assert_eq!(seen.tree.entries[0].object.0, mlmesh_model::Digest::of(&round.to_le_bytes()));
+        assert_eq!(
+            seen.tree.entries[0].object.0,
+            mlmesh_model::Digest::of(&round.to_le_bytes())
+        );
     }
 }
 
@@ -231,20 +321,38 @@ fn a_change_within_one_tick_of_the_clock_is_seen() {
 fn threads_change_nothing_but_the_time() {
     let folder = tempdir().unwrap();
     write_many(folder.path(), 500, 300);
-    let with = |threads| snapshot(folder.path(), &Options { threads, ..Options::project(None) }).unwrap();
+    let with = |threads| {
+        snapshot(
+            folder.path(),
+            &Options {
+                threads,
+                ..Options::project(None)
+            },
+        )
+        .unwrap()
+    };
     assert_eq!(with(1), with(4));
 }
 
 #[test]
 fn a_dataset_is_a_file_or_a_folder() {
     let (folder, cache) = (tempdir().unwrap(), tempdir().unwrap());
-    write_files(folder.path(), &[("set/.gitignore", "*\n"), ("set/x.csv", "1,2\n"), ("one.csv", "1,2\n")]);
+    write_files(
+        folder.path(),
+        &[
+            ("set/.gitignore", "*\n"),
+            ("set/x.csv", "1,2\n"),
+            ("one.csv", "1,2\n"),
+        ],
+    );
     let options = Options::dataset(Some(cache.path().join("stat")));
     let one = checksum(&folder.path().join("one.csv"), &options).unwrap();
     assert_eq!(one.digest(), mlmesh_model::Digest::of(b"1,2\n"));
     assert!(matches!(one, Checksum::File { size: 4, .. }));
     let set = checksum(&folder.path().join("set"), &Options::dataset(None)).unwrap();
-    let Checksum::Folder(listing) = &set else { panic!("a folder") };
+    let Checksum::Folder(listing) = &set else {
+        panic!("a folder")
+    };
     assert_eq!(paths(listing), [".gitignore", "x.csv"]);
     assert_eq!(set.content_bytes(), 6);
 }

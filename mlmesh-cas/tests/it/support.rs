@@ -68,12 +68,15 @@ pub(crate) fn small(range: std::ops::Range<u64>) -> Vec<(ObjectId, Vec<u8>)> {
 
 /// A tree with one file for each object, named by its number.
 pub(crate) fn tree_of(objects: &[(ObjectId, Vec<u8>)]) -> Tree {
-    let entries = objects.iter().enumerate().map(|(index, (object, content))| TreeEntry {
-        path: format!("files/{index}"),
-        mode: Mode::File,
-        size: content.len() as u64,
-        object: *object,
-    });
+    let entries = objects
+        .iter()
+        .enumerate()
+        .map(|(index, (object, content))| TreeEntry {
+            path: format!("files/{index}"),
+            mode: Mode::File,
+            size: content.len() as u64,
+            object: *object,
+        });
     Tree::from_entries(entries.collect()).unwrap()
 }
 
@@ -83,10 +86,15 @@ pub(crate) fn store_folder(store: &ObjectStore, root: &Path) -> Tree {
     for entry in &seen.tree.entries {
         let path = seen.path_of(entry);
         if entry.mode == Mode::Symlink {
-            let target = fs::read_link(path).unwrap().into_os_string().into_encoded_bytes();
+            let target = fs::read_link(path)
+                .unwrap()
+                .into_os_string()
+                .into_encoded_bytes();
             store.put_batch([(entry.object, target)]).unwrap();
         } else {
-            store.put_stream(fs::File::open(path).unwrap(), Some(entry.object)).unwrap();
+            store
+                .put_stream(fs::File::open(path).unwrap(), Some(entry.object))
+                .unwrap();
         }
     }
     assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
@@ -100,7 +108,11 @@ pub(crate) fn disk_bytes(folder: &Path) -> u64 {
         .map(|entry| {
             let entry = entry.unwrap();
             let metadata = entry.metadata().unwrap();
-            if metadata.is_dir() { disk_bytes(&entry.path()) } else { metadata.len() }
+            if metadata.is_dir() {
+                disk_bytes(&entry.path())
+            } else {
+                metadata.len()
+            }
         })
         .sum()
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, Read};
 
 use mlmesh_cas::{
-    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, Upload, chunk_manifest, snapshot,
+    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, Upload, chunk_manifest,
+    snapshot,
 };
 use mlmesh_model::ObjectId;
 use tempfile::tempdir;
@@ -23,8 +24,19 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
     let send = |missing: &[ObjectId]| -> Vec<u8> {
         let mut frame = FrameWriter::new(Vec::new()).unwrap();
         for id in missing {
-            let entry = seen.tree.entries.iter().find(|entry| entry.object == *id).unwrap();
-            frame.stream(*id, entry.size, fs::File::open(seen.path_of(entry)).unwrap()).unwrap();
+            let entry = seen
+                .tree
+                .entries
+                .iter()
+                .find(|entry| entry.object == *id)
+                .unwrap();
+            frame
+                .stream(
+                    *id,
+                    entry.size,
+                    fs::File::open(seen.path_of(entry)).unwrap(),
+                )
+                .unwrap();
         }
         frame.finish().unwrap()
     };
@@ -32,19 +44,39 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
     assert_eq!(missing.len(), 121, "each object once");
     let body = send(&missing);
     let cut = &body[..body.len() / 2];
-    assert!(matches!(store.receive(cut, FrameLimits::default()), Err(StoreError::Frame(_))));
+    assert!(matches!(
+        store.receive(cut, FrameLimits::default()),
+        Err(StoreError::Frame(_))
+    ));
     let rest = store.missing_objects(&seen.tree).unwrap();
-    assert!(rest.len() < missing.len() && !rest.is_empty(), "{} of {}", rest.len(), missing.len());
+    assert!(
+        rest.len() < missing.len() && !rest.is_empty(),
+        "{} of {}",
+        rest.len(),
+        missing.len()
+    );
     let body = send(&rest);
     let added = store.receive(&body[..], FrameLimits::default()).unwrap();
     assert_eq!(added.objects, rest.len() as u64);
     assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
     assert_eq!(store.missing_objects(&seen.tree).unwrap(), []);
-    assert_eq!(store.receive(&body[..], FrameLimits::default()).unwrap().objects, 0);
+    assert_eq!(
+        store
+            .receive(&body[..], FrameLimits::default())
+            .unwrap()
+            .objects,
+        0
+    );
 
-    let limits = FrameLimits { total_bytes_max: 1000, ..FrameLimits::default() };
+    let limits = FrameLimits {
+        total_bytes_max: 1000,
+        ..FrameLimits::default()
+    };
     let error = store.receive(&body[..], limits).unwrap_err();
-    assert!(matches!(error, StoreError::Frame(FrameError::Limit { .. })), "{error}");
+    assert!(
+        matches!(error, StoreError::Frame(FrameError::Limit { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -56,9 +88,18 @@ fn a_body_that_lies_stores_nothing_wrong() {
         let mut frame = FrameWriter::new(Vec::new()).unwrap();
         frame.record(id(b"good"), b"good").unwrap();
         frame.record(id(b"another"), &content).unwrap();
-        let error = store.receive(&frame.finish().unwrap()[..], FrameLimits::default()).unwrap_err();
-        assert!(error.to_string().contains("digest") || matches!(error, StoreError::Io { .. } | StoreError::Frame(_)), "{error}");
-        assert_eq!(store.has(&[id(b"good"), id(b"another")]).unwrap(), [true, false]);
+        let error = store
+            .receive(&frame.finish().unwrap()[..], FrameLimits::default())
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("digest")
+                || matches!(error, StoreError::Io { .. } | StoreError::Frame(_)),
+            "{error}"
+        );
+        assert_eq!(
+            store.has(&[id(b"good"), id(b"another")]).unwrap(),
+            [true, false]
+        );
     }
 }
 
@@ -77,18 +118,27 @@ fn one_changed_byte_sends_a_few_chunks() {
         fs::write(&file, &content).unwrap();
         let manifest = chunk_manifest(&file).unwrap();
         assert_eq!(manifest.object, id(&content));
-        let wanted = store.missing_chunks(&manifest, &[before, id(b"absent")]).unwrap();
+        let wanted = store
+            .missing_chunks(&manifest, &[before, id(b"absent")])
+            .unwrap();
         let mut frame = FrameWriter::new(Vec::new()).unwrap();
         let sent = manifest
-            .send_chunks::<FrameError>(&file, &wanted, |digest, chunk| frame.record(ObjectId(digest), chunk))
+            .send_chunks::<FrameError>(&file, &wanted, |digest, chunk| {
+                frame.record(ObjectId(digest), chunk)
+            })
             .unwrap();
         let body = frame.finish().unwrap();
         let travelled = manifest.to_bytes().len() + body.len();
         // A gigabyte has 32 times the list; all of it stays below a megabyte.
-        assert!(sent <= 512 << 10 && manifest.to_bytes().len() * 32 + body.len() < 1_000_000, "{sent} {travelled}");
+        assert!(
+            sent <= 512 << 10 && manifest.to_bytes().len() * 32 + body.len() < 1_000_000,
+            "{sent} {travelled}"
+        );
         let cut = store.put_from_chunks(&manifest, &[before], &body[..body.len() - 60]);
         assert!(cut.is_err() && !store.has(&[manifest.object]).unwrap()[0]);
-        let object = store.put_from_chunks(&manifest, &[before], &body[..]).unwrap();
+        let object = store
+            .put_from_chunks(&manifest, &[before], &body[..])
+            .unwrap();
         assert_eq!(store.read(object, 1 << 30).unwrap(), content);
     }
     assert_eq!(store.scrub(&mut |_| {}).unwrap(), []);
@@ -104,14 +154,24 @@ fn chunks_that_do_not_make_the_object_are_refused() {
     let wanted = store.missing_chunks(&manifest, &[]).unwrap();
     assert_eq!(wanted.len(), manifest.chunks.len());
     let mut frame = FrameWriter::new(Vec::new()).unwrap();
-    manifest.send_chunks::<FrameError>(&file, &wanted, |digest, chunk| frame.record(ObjectId(digest), chunk)).unwrap();
+    manifest
+        .send_chunks::<FrameError>(&file, &wanted, |digest, chunk| {
+            frame.record(ObjectId(digest), chunk)
+        })
+        .unwrap();
     let body = frame.finish().unwrap();
     let true_object = manifest.object;
     manifest.object = id(b"another");
-    assert!(matches!(store.put_from_chunks(&manifest, &[], &body[..]), Err(StoreError::Digest { .. })));
+    assert!(matches!(
+        store.put_from_chunks(&manifest, &[], &body[..]),
+        Err(StoreError::Digest { .. })
+    ));
     manifest.object = true_object;
     manifest.chunks.swap(0, 1);
-    assert!(matches!(store.put_from_chunks(&manifest, &[], &body[..]), Err(StoreError::Missing(_))));
+    assert!(matches!(
+        store.put_from_chunks(&manifest, &[], &body[..]),
+        Err(StoreError::Missing(_))
+    ));
     assert_eq!(store.counts(), (0, 0));
 }
 
@@ -122,7 +182,10 @@ fn an_upload_goes_on_where_it_stopped() {
     let content = noise(5, 1_000_000);
     let object = id(&content);
     let size = content.len() as u64;
-    assert_eq!(store.upload_position(object).unwrap(), Upload::Partial { offset: 0 });
+    assert_eq!(
+        store.upload_position(object).unwrap(),
+        Upload::Partial { offset: 0 }
+    );
 
     /// A connection that breaks.
     struct Broken<'a>(&'a [u8]);
@@ -134,20 +197,55 @@ fn an_upload_goes_on_where_it_stopped() {
             }
         }
     }
-    assert!(store.upload(object, size, 0, Broken(&content[..400_000])).is_err());
+    assert!(
+        store
+            .upload(object, size, 0, Broken(&content[..400_000]))
+            .is_err()
+    );
     drop(store);
     let store = ObjectStore::open(folder.path()).unwrap();
-    assert_eq!(store.upload_position(object).unwrap(), Upload::Partial { offset: 400_000 });
+    assert_eq!(
+        store.upload_position(object).unwrap(),
+        Upload::Partial { offset: 400_000 }
+    );
     let wrong = store.upload(object, size, 0, &content[..]).unwrap();
-    assert_eq!(wrong, Upload::Partial { offset: 400_000 }, "a piece from elsewhere changes nothing");
-    assert!(matches!(store.upload(object, 500_000, 400_000, &content[400_000..]), Err(StoreError::TooLarge { .. })));
-    let Upload::Partial { offset } = store.upload_position(object).unwrap() else { panic!("not whole") };
-    assert_eq!(store.upload(object, size, offset, &content[offset as usize..]).unwrap(), Upload::Complete);
+    assert_eq!(
+        wrong,
+        Upload::Partial { offset: 400_000 },
+        "a piece from elsewhere changes nothing"
+    );
+    assert!(matches!(
+        store.upload(object, 500_000, 400_000, &content[400_000..]),
+        Err(StoreError::TooLarge { .. })
+    ));
+    let Upload::Partial { offset } = store.upload_position(object).unwrap() else {
+        panic!("not whole")
+    };
+    assert_eq!(
+        store
+            .upload(object, size, offset, &content[offset as usize..])
+            .unwrap(),
+        Upload::Complete
+    );
     assert_eq!(store.read(object, size).unwrap(), content);
 
     let (small, other) = (&small(0..1)[0], id(b"other"));
-    assert_eq!(store.upload(small.0, small.1.len() as u64, 0, &small.1[..]).unwrap(), Upload::Complete);
-    assert!(matches!(store.upload(other, 5, 0, &b"wrong"[..]), Err(StoreError::Digest { .. })));
-    assert_eq!(store.upload_position(other).unwrap(), Upload::Partial { offset: 0 });
-    assert_eq!(crate::support::files(&folder.path().join("partial")).len(), 0);
+    assert_eq!(
+        store
+            .upload(small.0, small.1.len() as u64, 0, &small.1[..])
+            .unwrap(),
+        Upload::Complete
+    );
+    assert!(matches!(
+        store.upload(other, 5, 0, &b"wrong"[..]),
+        Err(StoreError::Digest { .. })
+    ));
+    assert_eq!(
+        store.upload_position(other).unwrap(),
+        Upload::Partial { offset: 0 }
+    );
+    assert_eq!(
+        crate::support::files(&folder.path().join("partial")).len(),
+        0
+    );
 }
