@@ -121,25 +121,41 @@ impl<S: Sql> Tx<S> {
 /// A write on its way to the writer.
 pub(crate) struct Job<S> {
     kind: WriteKind,
-    pending: Box<dyn Pending<S> + Send>,
+    pending: Box<dyn Pending<Tx<S>> + Send>,
 }
 
 /// What a job's work came to, before the commit.
-struct Worked {
+pub(crate) struct Worked {
     /// Refused or failed: what it wrote goes.
     failed: bool,
     /// The database does not work: the group goes.
-    broken: Option<String>,
-    answer: Answer,
+    pub(crate) broken: Option<String>,
+    pub(crate) answer: Answer,
 }
 
 /// Tells the caller: its own outcome, or why nothing was committed.
-type Answer = Box<dyn FnOnce(Option<&str>)>;
+pub(crate) type Answer = Box<dyn FnOnce(Option<&str>)>;
 
-/// A job's work and its caller, whatever the outcome's type.
-trait Pending<S> {
-    fn run(self: Box<Self>, tx: &mut Tx<S>) -> LocalBoxFuture<'_, Worked>;
+/// Work on a session or a transaction and its caller, whatever the outcome's type.
+pub(crate) trait Pending<C> {
+    fn run(self: Box<Self>, context: &mut C) -> LocalBoxFuture<'_, Worked>;
     fn refuse(self: Box<Self>, reason: &str);
+}
+
+/// Pending work and the place where its outcome arrives.
+#[expect(clippy::type_complexity, reason = "the pair is taken apart at once")]
+pub(crate) fn call<C, T, W>(
+    work: W,
+) -> (
+    Box<dyn Pending<C> + Send>,
+    oneshot::Receiver<Result<T, StoreError>>,
+)
+where
+    T: Send + 'static,
+    W: for<'t> FnOnce(&'t mut C) -> LocalBoxFuture<'t, Result<T, StoreError>> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    (Box::new(Call { work, answer }), answered)
 }
 
 struct Call<T, W> {
@@ -147,14 +163,14 @@ struct Call<T, W> {
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<S, T, W> Pending<S> for Call<T, W>
+impl<C, T, W> Pending<C> for Call<T, W>
 where
     T: Send + 'static,
-    W: for<'t> FnOnce(&'t mut Tx<S>) -> LocalBoxFuture<'t, Result<T, StoreError>> + 'static,
+    W: for<'t> FnOnce(&'t mut C) -> LocalBoxFuture<'t, Result<T, StoreError>> + 'static,
 {
-    fn run(self: Box<Self>, tx: &mut Tx<S>) -> LocalBoxFuture<'_, Worked> {
+    fn run(self: Box<Self>, context: &mut C) -> LocalBoxFuture<'_, Worked> {
         let Self { work, answer } = *self;
-        let outcome = work(tx);
+        let outcome = work(context);
         Box::pin(async move {
             let outcome = outcome.await;
             let broken = match &outcome {
@@ -194,8 +210,7 @@ impl<S> Job<S> {
             + Send
             + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let pending = Box::new(Call { work, answer });
+        let (pending, answered) = call(work);
         (Self { kind, pending }, answered)
     }
 

@@ -192,7 +192,9 @@ use mlmesh_model::{
 };
 
 use crate::crash::WriteKind;
+use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
 use crate::{catalog, read, write};
 
 store_port!(SqliteStore);
+store_port!(PostgresStore);

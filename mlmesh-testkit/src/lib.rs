@@ -1,3 +1,4 @@
 //! Real servers and campaigns for tests. Only a dev-dependency may name this crate.
 
 pub mod kill;
+pub mod postgres;

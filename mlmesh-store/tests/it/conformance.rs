@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mlmesh_model::*;
-use mlmesh_store::verify_chain;
+use mlmesh_store::{PostgresStore, verify_chain};
+use mlmesh_testkit::postgres::PostgresServer;
 
 use crate::fixtures::*;
 
@@ -20,6 +21,20 @@ macro_rules! cases {
                 block_on(async {
                     let store = mlmesh_store::SqliteStore::open(&path).unwrap();
                     super::$case(store).await;
+                });
+            })*
+        }
+
+        /// One server for all cases, a schema for each.
+        #[test]
+        fn postgres_conforms() {
+            let Some(mut server) = PostgresServer::start() else { return };
+            $({
+                println!("case {}", stringify!($case));
+                let config = server.new_schema().unwrap();
+                block_on(async {
+                    let store = PostgresStore::connect(&config).await.unwrap();
+                    $case(store).await;
                 });
             })*
         }
