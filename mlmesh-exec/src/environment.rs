@@ -1,0 +1,223 @@
+//! Virtual environments: built once per deps digest, shared by all attempts.
+//!
+//! An environment holds absolute paths, so it is built where it stays, under a
+//! lock, and is complete when its marker is there, which is written last. A
+//! half-built one is removed by whoever comes next. The warm path is one read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use mlmesh_model::{Cause, DepsDigest, StartError};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::interpreter::{self, Found};
+use crate::record::{Durable, read_record, write_record};
+
+const MARKER: &str = "mlmesh-environment.json";
+const SCHEMA: &str = "mlmesh.environment/1";
+/// Lines of the installer's output that a refusal shows.
+const LINES_SHOWN: usize = 12;
+
+/// An environment that is ready.
+#[derive(Debug, Clone)]
+pub(crate) struct Ready {
+    pub(crate) prefix: PathBuf,
+    pub(crate) found: Found,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    schema: String,
+    found: Found,
+}
+
+/// The environment of a digest, built if it is not there. `requirements` is only
+/// called for a build.
+pub(crate) fn ensure(
+    data_dir: &Path,
+    deps: DepsDigest,
+    python: &str,
+    requirements: &dyn Fn() -> Result<String, StartError>,
+) -> Result<Ready, StartError> {
+    let folder = data_dir.join("data/cache/envs");
+    let prefix = folder.join(deps.to_string());
+    if let Some(ready) = complete(&prefix) {
+        return Ok(ready);
+    }
+    let found = interpreter::find(python).ok_or_else(|| {
+        failed(format!(
+            "no Python {python} on this machine\nhint: install it so that `python{python}` is on the \
+             daemon's PATH, or name another version in `environment: {{python: …}}`"
+        ))
+    })?;
+    let system =
+        |what: &str, error: io::Error| failed(format!("{what} `{}`: {error}", prefix.display()));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&folder)
+        .map_err(|error| system("make room for", error))?;
+    let _lock =
+        lock(&folder.join(format!("{deps}.lock"))).map_err(|error| system("lock", error))?;
+    // Somebody else may have built it while we waited.
+    if let Some(ready) = complete(&prefix) {
+        return Ok(ready);
+    }
+    if prefix.join(MARKER).exists() && usable(&prefix) {
+        // The same version was installed anew at the same place.
+        return finish(&prefix, found);
+    }
+    match fs::remove_dir_all(&prefix) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(system("remove the half-built", error));
+        }
+        _ => {}
+    }
+    let built = build(&prefix, &found, &requirements()?);
+    if built.is_err() {
+        drop(fs::remove_dir_all(&prefix));
+    }
+    built?;
+    finish(&prefix, found)
+}
+
+fn failed(message: String) -> StartError {
+    StartError {
+        cause: Cause::EnvironmentFailed,
+        message,
+    }
+}
+
+fn complete(prefix: &Path) -> Option<Ready> {
+    let marker: Marker = read_record(&prefix.join(MARKER)).ok()??;
+    (marker.schema == SCHEMA && marker.found.is_current()).then(|| Ready {
+        prefix: prefix.to_owned(),
+        found: marker.found,
+    })
+}
+
+fn usable(prefix: &Path) -> bool {
+    Command::new(prefix.join("bin/python"))
+        .args(["-I", "-c", ""])
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn finish(prefix: &Path, found: Found) -> Result<Ready, StartError> {
+    let marker = Marker {
+        schema: SCHEMA.to_owned(),
+        found,
+    };
+    write_record(&prefix.join(MARKER), &marker, Durable::Power)
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(Ready {
+        prefix: prefix.to_owned(),
+        found: marker.found,
+    })
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartError> {
+    let python = &found.interpreter.path;
+    let mut venv = Command::new(python);
+    venv.args(["-m", "venv", "--without-pip"]).arg(prefix);
+    run("make a virtual environment", &mut venv)?;
+    let any = requirements
+        .lines()
+        .map(str::trim)
+        .any(|line| !line.is_empty() && !line.starts_with('#'));
+    if !any {
+        return Ok(());
+    }
+    let file = prefix.join("requirements.txt");
+    fs::write(&file, requirements)
+        .map_err(|error| failed(format!("write `{}`: {error}", file.display())))?;
+    // A lock with hashes lists everything there is; one without may not.
+    let pinned: &[&str] = if requirements.contains("--hash=") {
+        &["--require-hashes", "--no-deps"]
+    } else {
+        &[]
+    };
+    let own_python = prefix.join("bin/python");
+    let mut uv = Command::new("uv");
+    uv.args(["pip", "install", "--quiet", "--python"])
+        .arg(&own_python)
+        .args(pinned)
+        .arg("-r")
+        .arg(&file);
+    match uv.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => {
+            // uv reads other settings than pip; pip has the last word.
+            tracing::warn!(output = %tail(&output), "uv did not install the environment, pip is tried");
+        }
+        Err(_) => {}
+    }
+    let mut ensure_pip = Command::new(&own_python);
+    ensure_pip.args(["-I", "-m", "ensurepip", "--default-pip"]);
+    run("put pip into the environment", &mut ensure_pip)?;
+    let mut pip = Command::new(&own_python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+    ])
+    .args(pinned)
+    .arg("-r")
+    .arg(&file);
+    run("install the packages", &mut pip)
+}
+
+fn run(what: &str, command: &mut Command) -> Result<(), StartError> {
+    // What the daemon's user has set for another Python must not reach this one.
+    for name in [
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "VIRTUAL_ENV",
+        "PIP_TARGET",
+        "PIP_USER",
+    ] {
+        command.env_remove(name);
+    }
+    let output = command.stdin(Stdio::null()).output().map_err(|error| {
+        failed(format!(
+            "{what}: start `{:?}`: {error}",
+            command.get_program()
+        ))
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "{what}: {}\n{}",
+        output.status,
+        tail(&output)
+    )))
+}
+
+/// The last lines of what a program said.
+fn tail(output: &Output) -> String {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
+}

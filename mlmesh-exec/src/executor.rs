@@ -1,0 +1,568 @@
+//! The `Executor` port for processes of this machine.
+//!
+//! Everything that touches disk or starts processes runs on the runtime's threads
+//! for blocking work; waiting for an end is a file descriptor of the supervisor.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mlmesh_model::{
+    Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
+    Executor, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots, StartError, StartSpec,
+    Started,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::VERB_SUPERVISOR;
+use crate::cgroup::{self, Base};
+use crate::look::{Look, give_up, look};
+use crate::metrics::Metrics;
+use crate::outputs::{self, OUTPUT_DIR};
+use crate::prepare::{claim, prepare, prepare_failed};
+use crate::process::ProcessIdentity;
+use crate::record::{
+    AttemptDir, Doing, Durable, Report, Spec, State, StopRequest, read_record, write_record,
+};
+use crate::{log, probe};
+
+/// Log bytes of one attempt, unless the configuration says otherwise.
+pub const LOG_BYTES_MAX_DEFAULT: u64 = 256 << 20;
+/// Processes and threads of one attempt, unless the configuration says otherwise.
+pub const PIDS_MAX_DEFAULT: u64 = 4096;
+/// How often an attempt is looked at whose supervisor is just beginning.
+const BEGIN_POLL: Duration = Duration::from_millis(3);
+
+/// What the executor needs.
+pub struct ProcessConfig {
+    /// The daemon's data directory, `DIR`.
+    pub data_dir: PathBuf,
+    /// The program whose `main` calls [`crate::supervise_main`].
+    pub program: PathBuf,
+    /// The content store.
+    pub snapshots: Arc<dyn Snapshots>,
+    /// The time that records carry.
+    pub clock: Arc<dyn Clock>,
+    /// Log bytes of one attempt.
+    pub log_bytes_max: u64,
+    /// Processes and threads of one attempt.
+    pub pids_max: u64,
+}
+
+/// Runs attempts as processes.
+pub struct ProcessExecutor {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: ProcessConfig,
+    pub(crate) bases: Vec<(&'static str, Result<Base, String>)>,
+    pub(crate) abilities: Abilities,
+    /// Supervisors that this process has started and must reap.
+    children: Mutex<HashMap<Key, Child>>,
+    /// How far metrics were read.
+    metrics: Mutex<HashMap<Key, Metrics>>,
+}
+
+type Key = (RunId, AttemptNumber);
+
+fn key(attempt: AttemptRef) -> Key {
+    (attempt.run, attempt.number)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The maps stay whole whatever a panicking thread was doing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ProcessExecutor {
+    /// Probes the host, which runs one trivial command in the sandbox.
+    pub fn new(config: ProcessConfig) -> Arc<Self> {
+        let bases = cgroup::bases();
+        let abilities = probe::abilities(&config.program, &config.data_dir, &bases);
+        Arc::new(Self {
+            inner: Arc::new(Inner {
+                config,
+                bases,
+                abilities,
+                children: Mutex::default(),
+                metrics: Mutex::default(),
+            }),
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, ExecError> + Send + 'static,
+    ) -> Result<T, ExecError> {
+        let inner = Arc::clone(&self.inner);
+        let joined = tokio::task::spawn_blocking(move || work(&inner)).await;
+        joined.unwrap_or_else(|error| {
+            Err(ExecError::Io {
+                action: "finish blocking work".to_owned(),
+                source: io::Error::other(error),
+            })
+        })
+    }
+
+    async fn wait_for_end(&self, attempt: AttemptRef) -> Result<Ended, ExecError> {
+        loop {
+            match self.blocking(move |inner| inner.look(attempt)).await? {
+                Look::Ended(ended) => {
+                    self.blocking(move |inner| {
+                        inner.reap(attempt);
+                        Ok(())
+                    })
+                    .await?;
+                    return Ok(ended);
+                }
+                Look::Alive { supervisor, .. } => wait_for_exit(supervisor.as_ref()).await?,
+                Look::Absent | Look::NotStarted(_) | Look::Void => {
+                    return Err(ExecError::NoAttempt(attempt));
+                }
+            }
+        }
+    }
+
+    async fn take_over(&self, attempt: AttemptRef) -> Result<Reattached, ExecError> {
+        loop {
+            match self.blocking(move |inner| inner.take_over(attempt)).await? {
+                Some(reattached) => return Ok(reattached),
+                None => tokio::time::sleep(BEGIN_POLL).await,
+            }
+        }
+    }
+}
+
+/// Returns when the supervisor has exited, or at once when it is gone.
+async fn wait_for_exit(supervisor: Option<&ProcessIdentity>) -> Result<(), ExecError> {
+    let watch = supervisor.and_then(|identity| {
+        let watch = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::NONBLOCK).ok()?;
+        // Looked at after the descriptor was opened, so that it is of this process.
+        identity.lives().then_some(watch)
+    });
+    let Some(watch) = watch else {
+        tokio::time::sleep(BEGIN_POLL).await;
+        return Ok(());
+    };
+    let watched = match watch_readable(watch) {
+        Ok(watch) => watch.readable().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    watched.doing("watch a supervisor in", Path::new("/proc"))
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types that change their descriptor; an OwnedFd keeps it"
+)]
+fn watch_readable(watch: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(watch, Interest::READABLE)
+}
+
+impl Inner {
+    fn dir(&self, attempt: AttemptRef) -> AttemptDir {
+        AttemptDir::of(&self.config.data_dir, attempt)
+    }
+
+    fn look(&self, attempt: AttemptRef) -> Result<Look, ExecError> {
+        look(&self.dir(attempt), self.config.clock.now())
+    }
+
+    fn start(&self, start: &StartSpec) -> Result<Started, StartError> {
+        let dir = self.dir(start.attempt);
+        let checkpoints = claim(self, start, &dir)?;
+        let begun = self.begin(start, &dir, &checkpoints);
+        if begun.is_err() {
+            // Nothing ran in it. The log and the records stay.
+            drop(remove_work(&dir));
+        }
+        begun
+    }
+
+    fn begin(
+        &self,
+        start: &StartSpec,
+        dir: &AttemptDir,
+        checkpoints: &Path,
+    ) -> Result<Started, StartError> {
+        let spec = prepare(self, start, dir, checkpoints)?;
+        let failed = |error: ExecError| prepare_failed(error.to_string());
+        write_record(&dir.spec(), &spec, Durable::Process).map_err(failed)?;
+        let (child, report) = self.spawn_supervisor(start, dir)?;
+        match report {
+            Some(Report::Started { time, isolation }) => {
+                locked(&self.children).insert(key(start.attempt), child);
+                Ok(Started {
+                    time,
+                    isolation,
+                    datasets_verified: spec.datasets_verified,
+                    interpreter: spec.interpreter,
+                })
+            }
+            Some(Report::Failed { cause, message }) => {
+                reap(child);
+                Err(StartError { cause, message })
+            }
+            None => {
+                reap(child);
+                let said = std::fs::read_to_string(supervisor_output(dir)).unwrap_or_default();
+                Err(prepare_failed(format!(
+                    "the supervisor ended before it started the command: {}",
+                    said.trim()
+                )))
+            }
+        }
+    }
+
+    /// Starts the supervisor and waits for its report.
+    fn spawn_supervisor(
+        &self,
+        start: &StartSpec,
+        dir: &AttemptDir,
+    ) -> Result<(Child, Option<Report>), StartError> {
+        let system = |what: &str, error: io::Error| {
+            prepare_failed(format!("{what} the attempt's supervisor: {error}"))
+        };
+        let output = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(supervisor_output(dir))
+            .map_err(|error| system("open the output of", error))?;
+        let mut child = Command::new(&self.config.program)
+            .arg(VERB_SUPERVISOR)
+            .arg(dir.path())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(output)
+            .spawn()
+            .map_err(|error| system("start", error))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let secrets = serde_json::to_vec(&start.secrets)
+                .map_err(|error| system("write secrets for", error.into()))?;
+            // A supervisor that ended early says why in its report.
+            drop(stdin.write_all(&secrets));
+        }
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .map_err(|error| system("hear from", error))?;
+        }
+        Ok((child, serde_json::from_str(&line).ok()))
+    }
+
+    fn reap(&self, attempt: AttemptRef) {
+        if let Some(child) = locked(&self.children).remove(&key(attempt)) {
+            reap(child);
+        }
+    }
+
+    /// `None` while the supervisor is just beginning.
+    fn take_over(&self, attempt: AttemptRef) -> Result<Option<Reattached>, ExecError> {
+        let dir = self.dir(attempt);
+        if !dir.path().is_dir() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir.path())
+                .doing("create", dir.path())?;
+        }
+        match self.look(attempt)? {
+            Look::Absent => Ok(None),
+            Look::Alive { state, .. } => self.running(&dir, state),
+            Look::NotStarted(lock) => {
+                give_up(&dir, &lock)?;
+                Ok(Some(Reattached::NeverStarted))
+            }
+            Look::Void => Ok(Some(Reattached::NeverStarted)),
+            Look::Ended(ended) => Ok(Some(Reattached::Ended(ended))),
+        }
+    }
+
+    fn running(
+        &self,
+        dir: &AttemptDir,
+        state: Option<State>,
+    ) -> Result<Option<Reattached>, ExecError> {
+        let Some((state, time)) = state.and_then(|state| {
+            let time = state.started_at?;
+            Some((state, time))
+        }) else {
+            return Ok(None);
+        };
+        let spec: Option<Spec> = read_record(&dir.spec())?;
+        let (datasets_verified, interpreter) = spec
+            .map(|spec| (spec.datasets_verified, spec.interpreter))
+            .unwrap_or_default();
+        Ok(Some(Reattached::Running(Started {
+            time,
+            isolation: state.isolation,
+            datasets_verified,
+            interpreter,
+        })))
+    }
+
+    fn stop(&self, attempt: AttemptRef, cause: Cause, grace_ms: u64) -> Result<(), ExecError> {
+        let dir = self.dir(attempt);
+        // Also before anything is prepared: whoever starts it finds the request.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir.path())
+            .doing("create", dir.path())?;
+        write_record(
+            &dir.stop(),
+            &StopRequest { cause, grace_ms },
+            Durable::Process,
+        )?;
+        let woken = std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
+            .open(dir.control())
+            .and_then(|mut control| control.write_all(b"s"));
+        // Without a pipe, or without a reader, nobody is to be woken: it has not
+        // begun and will look, or it has ended. A full pipe wakes, too.
+        drop(woken);
+        Ok(())
+    }
+
+    fn collect(&self, attempt: AttemptRef, plan: &Plan) -> Result<Collected, ExecError> {
+        let work = self.dir(attempt).work();
+        let mounts: Vec<String> = plan
+            .datasets
+            .iter()
+            .map(|dataset| dataset.mount.trim_end_matches('/').to_owned())
+            .collect();
+        let metrics = self.collect_metrics(attempt, &work)?;
+        let found =
+            outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
+        let outputs = if found.files.is_empty() {
+            None
+        } else {
+            let stored = self.config.snapshots.store_outputs(&work, &found.files);
+            Some(stored.map_err(|error| ExecError::Objects(error.to_string()))?)
+        };
+        Ok(Collected {
+            outputs,
+            files: found.files.len() as u64,
+            bytes: found.bytes,
+            missing: found.missing,
+            metrics,
+        })
+    }
+
+    /// Reads all points once more and writes them, each with its step.
+    fn collect_metrics(
+        &self,
+        attempt: AttemptRef,
+        work: &Path,
+    ) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
+        let mut metrics = Metrics::of(&[work.to_owned(), work.join(OUTPUT_DIR)]);
+        let mut lines = Vec::new();
+        metrics
+            .finish(&mut |point| {
+                if serde_json::to_writer(&mut lines, point).is_ok() {
+                    lines.push(b'\n');
+                }
+            })
+            .doing("read metrics in", work)?;
+        if metrics.lines_bad > 0 {
+            tracing::warn!(
+                run = %attempt.run, lines = metrics.lines_bad, "lines of metrics.jsonl are no points"
+            );
+        }
+        if !lines.is_empty() {
+            let folder = self
+                .config
+                .data_dir
+                .join("data/tracking")
+                .join(attempt.run.to_string());
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .doing("create", &folder)?;
+            let path = folder.join(crate::METRICS_FILE);
+            crate::record::write_atomic(&path, &lines, Durable::Process).doing("write", &path)?;
+        }
+        Ok(metrics.summaries())
+    }
+
+    fn metrics(&self, attempt: AttemptRef) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
+        let dir = self.dir(attempt);
+        if !dir.path().is_dir() {
+            return Err(ExecError::NoAttempt(attempt));
+        }
+        let work = dir.work();
+        // Taken out while it reads, so that one long file does not hold up others.
+        let known = locked(&self.metrics).remove(&key(attempt));
+        let mut metrics =
+            known.unwrap_or_else(|| Metrics::of(&[work.clone(), work.join(OUTPUT_DIR)]));
+        metrics.read(&mut |_| {}).doing("read metrics in", &work)?;
+        let summaries = metrics.summaries();
+        locked(&self.metrics).insert(key(attempt), metrics);
+        Ok(summaries)
+    }
+
+    fn discard(&self, attempt: AttemptRef) -> Result<(), ExecError> {
+        let dir = self.dir(attempt);
+        if let Look::Alive { .. } = self.look(attempt)? {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy))
+                .doing("remove the working directory of a live attempt", dir.path());
+        }
+        self.reap(attempt);
+        locked(&self.metrics).remove(&key(attempt));
+        remove_work(&dir)
+    }
+
+    fn read_log(
+        &self,
+        attempt: AttemptRef,
+        from: u64,
+        bytes_max: u64,
+    ) -> Result<LogPage, ExecError> {
+        let dir = self.dir(attempt);
+        if !dir.path().is_dir() {
+            return Err(ExecError::NoAttempt(attempt));
+        }
+        // Before the log is read: what is there at the end is there already.
+        let ended = match read_record::<State>(&dir.state())? {
+            Some(state) => state.ended.is_some(),
+            None => matches!(
+                read_record(&dir.started())?,
+                Some(crate::record::Marker::Void)
+            ),
+        };
+        let path = dir.log();
+        let (lines, next) = match log::read_lines(&path, from, bytes_max) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), from),
+            read => read.doing("read", &path)?,
+        };
+        // A torn record stays at the end of a log whose supervisor was killed.
+        let length = std::fs::metadata(&path).map_or(0, |facts| facts.len());
+        let complete = ended && (lines.is_empty() || next >= length);
+        Ok(LogPage {
+            lines,
+            next,
+            complete,
+        })
+    }
+}
+
+fn supervisor_output(dir: &AttemptDir) -> PathBuf {
+    dir.path().join("supervisor.err")
+}
+
+/// The supervisor exits right after its record; nobody waits for long.
+fn reap(mut child: Child) {
+    drop(child.wait());
+}
+
+/// Removes what an attempt worked in. A job may have left folders that its own
+/// user cannot list; those are opened first.
+fn remove_work(dir: &AttemptDir) -> Result<(), ExecError> {
+    for folder in [dir.work(), dir.home(), dir.tmp(), dir.path().join("root")] {
+        let mut removed = std::fs::remove_dir_all(&folder);
+        if removed
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        {
+            open_folders(&folder);
+            removed = std::fs::remove_dir_all(&folder);
+        }
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.doing("remove", &folder)?,
+        }
+    }
+    Ok(())
+}
+
+fn open_folders(top: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut open = vec![top.to_owned()];
+    while let Some(folder) = open.pop() {
+        drop(std::fs::set_permissions(
+            &folder,
+            std::fs::Permissions::from_mode(0o700),
+        ));
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        open.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+}
+
+impl Executor for ProcessExecutor {
+    fn abilities(&self) -> Abilities {
+        self.inner.abilities.clone()
+    }
+
+    fn start(&self, spec: StartSpec) -> BoxFuture<'_, Result<Started, StartError>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let joined = tokio::task::spawn_blocking(move || inner.start(&spec)).await;
+            joined.unwrap_or_else(|error| {
+                Err(prepare_failed(format!("prepare the attempt: {error}")))
+            })
+        })
+    }
+
+    fn wait(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<Ended, ExecError>> {
+        Box::pin(self.wait_for_end(attempt))
+    }
+
+    fn reattach(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<Reattached, ExecError>> {
+        Box::pin(self.take_over(attempt))
+    }
+
+    fn stop(
+        &self,
+        attempt: AttemptRef,
+        cause: Cause,
+        grace_ms: u64,
+    ) -> BoxFuture<'_, Result<(), ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.stop(attempt, cause, grace_ms)))
+    }
+
+    fn collect(
+        &self,
+        attempt: AttemptRef,
+        plan: Arc<Plan>,
+    ) -> BoxFuture<'_, Result<Collected, ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.collect(attempt, &plan)))
+    }
+
+    fn discard(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<(), ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.discard(attempt)))
+    }
+
+    fn read_log(
+        &self,
+        attempt: AttemptRef,
+        from: u64,
+        bytes_max: u64,
+    ) -> BoxFuture<'_, Result<LogPage, ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.read_log(attempt, from, bytes_max)))
+    }
+
+    fn metrics(
+        &self,
+        attempt: AttemptRef,
+    ) -> BoxFuture<'_, Result<BTreeMap<String, MetricSummary>, ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.metrics(attempt)))
+    }
+}

@@ -1,0 +1,216 @@
+//! Which files of a working directory are outputs: what the declared globs match
+//! and everything in the output directory. Symbolic links are never followed and
+//! never outputs, so that nothing outside the working directory is taken.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// The output directory, relative to the working directory.
+pub(crate) const OUTPUT_DIR: &str = "outputs";
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Regular files relative to the working directory, sorted.
+    pub(crate) files: Vec<String>,
+    /// Their bytes in all.
+    pub(crate) bytes: u64,
+    /// Declared globs that matched nothing.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Finds the outputs in `work`. `mounts` are the places of datasets, which are inputs.
+pub(crate) fn find(work: &Path, globs: &[String], mounts: &[String]) -> io::Result<Found> {
+    let mut walk = Walk {
+        work,
+        mounts: mounts.iter().map(PathBuf::from).collect(),
+        files: BTreeSet::new(),
+        bytes: 0,
+    };
+    let mut missing = Vec::new();
+    for glob in globs {
+        if !walk.take(glob)? {
+            missing.push(glob.clone());
+        }
+    }
+    walk.below(Path::new(OUTPUT_DIR), &|_| true)?;
+    Ok(Found {
+        files: walk.files.into_iter().collect(),
+        bytes: walk.bytes,
+        missing,
+    })
+}
+
+struct Walk<'a> {
+    work: &'a Path,
+    mounts: Vec<PathBuf>,
+    files: BTreeSet<String>,
+    bytes: u64,
+}
+
+impl Walk<'_> {
+    /// Takes what a declared glob matches; a folder that it names counts with all
+    /// that is in it. Returns whether anything matched.
+    fn take(&mut self, glob: &str) -> io::Result<bool> {
+        let glob = glob.trim_end_matches('/');
+        let matcher = match GlobBuilder::new(glob).literal_separator(true).build() {
+            Ok(glob) => glob.compile_matcher(),
+            // The recipe's parser has refused such; a plan of another make matches nothing.
+            Err(_) => return Ok(false),
+        };
+        let begin: PathBuf = Path::new(glob)
+            .components()
+            .take_while(|part| !has_pattern(&part.as_os_str().to_string_lossy()))
+            .collect();
+        let inside = |path: &Path| {
+            path.components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        if !inside(&begin) {
+            return Ok(false);
+        }
+        self.below(&begin, &|path| matches_or_is_below(&matcher, path))
+    }
+
+    /// Takes the accepted files at and below `path`; whether there was one.
+    fn below(&mut self, path: &Path, accept: &dyn Fn(&Path) -> bool) -> io::Result<bool> {
+        let mut above = PathBuf::new();
+        for part in path.components() {
+            above.push(part);
+            let facts = fs::symlink_metadata(self.work.join(&above));
+            match facts {
+                Ok(facts) if facts.is_symlink() => return Ok(false),
+                Ok(_) => {}
+                Err(error) if absent(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut any = false;
+        let mut open = vec![path.to_owned()];
+        while let Some(path) = open.pop() {
+            if self.mounts.contains(&path) {
+                continue;
+            }
+            let here = self.work.join(&path);
+            let facts = match fs::symlink_metadata(&here) {
+                Ok(facts) => facts,
+                Err(error) if absent(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if facts.is_dir() {
+                for entry in fs::read_dir(&here)? {
+                    open.push(path.join(entry?.file_name()));
+                }
+            } else if facts.is_file() && accept(&path) {
+                let Some(name) = path.to_str() else {
+                    tracing::warn!(path = %path.display(), "output whose name is not UTF-8 is left out");
+                    continue;
+                };
+                any = true;
+                if self.files.insert(name.to_owned()) {
+                    self.bytes += facts.len();
+                }
+            }
+        }
+        Ok(any)
+    }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn has_pattern(part: &str) -> bool {
+    part.contains(['*', '?', '[', '{', '\\'])
+}
+
+fn matches_or_is_below(matcher: &GlobMatcher, path: &Path) -> bool {
+    path.ancestors()
+        .filter(|above| !above.as_os_str().is_empty())
+        .any(|above| matcher.is_match(above))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn tree(paths: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for path in paths {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "12345").unwrap();
+        }
+        folder
+    }
+
+    fn found(folder: &Path, globs: &[&str], mounts: &[&str]) -> Found {
+        let own = |list: &[&str]| {
+            list.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        find(folder, &own(globs), &own(mounts)).unwrap()
+    }
+
+    #[test]
+    fn globs_folders_and_the_output_directory() {
+        let folder = tree(&[
+            "train.py",
+            "model.npz",
+            "plots/a.svg",
+            "plots/b.png",
+            "plots/deep/c.svg",
+            "outputs/x/y.txt",
+            "logs/run/1.txt",
+        ]);
+        let found = found(
+            folder.path(),
+            &["model.npz", "plots/*.svg", "logs", "absent.bin", "*.none"],
+            &[],
+        );
+        let expected = [
+            "logs/run/1.txt",
+            "model.npz",
+            "outputs/x/y.txt",
+            "plots/a.svg",
+        ];
+        assert_eq!(found.files, expected);
+        assert_eq!(found.bytes, 20);
+        assert_eq!(found.missing, ["absent.bin", "*.none"]);
+    }
+
+    #[test]
+    fn double_star_descends_and_datasets_stay_out() {
+        let folder = tree(&["a/1.txt", "a/b/2.txt", "data/3.txt", "4.txt"]);
+        let found = found(folder.path(), &["**/*.txt"], &["data"]);
+        assert_eq!(found.files, ["4.txt", "a/1.txt", "a/b/2.txt"]);
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let folder = tree(&["real/x.txt"]);
+        let secret = tree(&["key"]);
+        symlink(secret.path(), folder.path().join("outputs")).unwrap();
+        symlink(secret.path().join("key"), folder.path().join("model.npz")).unwrap();
+        symlink(secret.path(), folder.path().join("real/up")).unwrap();
+        let found = found(
+            folder.path(),
+            &["model.npz", "real/**", "../*", "real/up/key", "/etc/passwd"],
+            &[],
+        );
+        assert_eq!(found.files, ["real/x.txt"]);
+        assert_eq!(
+            found.missing,
+            ["model.npz", "../*", "real/up/key", "/etc/passwd"]
+        );
+    }
+}

@@ -1,0 +1,450 @@
+//! Makes everything ready that an attempt needs before its supervisor starts:
+//! folders, checkout, environment, datasets, variables, and the spec that says
+//! how to launch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use mlmesh_model::{
+    AttemptNumber, Cause, DepsKind, LimitsPolicy, PlanNetwork, PlanSeed, SnapshotsError,
+    StartError, StartSpec,
+};
+
+use crate::cgroup::Base;
+use crate::environment::{self, Ready};
+use crate::executor::Inner;
+use crate::interpreter;
+use crate::outputs::OUTPUT_DIR;
+use crate::record::{
+    AttemptDir, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, read_record, run_dir,
+};
+use crate::sandbox::{self, Bind, SandboxSpec};
+
+/// Largest lock file that is read.
+const LOCK_BYTES_MAX: u64 = 16 << 20;
+
+/// Prepares a claimed attempt and returns its spec.
+pub(crate) fn prepare(
+    inner: &Inner,
+    start: &StartSpec,
+    dir: &AttemptDir,
+    checkpoints: &Path,
+) -> Result<Spec, StartError> {
+    if start.placement.sandbox && !inner.abilities.sandbox {
+        let why = inner.abilities.sandbox_missing.clone().unwrap_or_default();
+        return Err(StartError {
+            cause: Cause::IsolationFailed,
+            message: format!("the sandbox is not possible here: {why}"),
+        });
+    }
+    let work = dir.work();
+    inner
+        .config
+        .snapshots
+        .checkout(start.plan.commit, &work)
+        .map_err(|error| prepare_failed(format!("check out {}: {error}", start.plan.commit)))?;
+    make_folder(&work.join(OUTPUT_DIR))?;
+    let environment = environment_of(inner, start)?;
+    let datasets_verified = verify_datasets(inner, start)?;
+    let places = Places::of(start, dir, checkpoints);
+    let launch = if start.placement.sandbox {
+        Launch::Sandbox(Box::new(sandbox_spec(
+            inner,
+            start,
+            dir,
+            checkpoints,
+            environment.as_ref(),
+        )?))
+    } else {
+        link_datasets(start, &work)?;
+        match start.plan.network {
+            PlanNetwork::None if inner.abilities.network_none => Launch::NetworkNone,
+            _ => Launch::Plain,
+        }
+    };
+    let network_none = start.plan.network == PlanNetwork::None;
+    Ok(Spec {
+        schema: SCHEMA.to_owned(),
+        run: start.attempt.run,
+        number: start.attempt.number,
+        argv: start.plan.argv.clone(),
+        directory: places.work.clone(),
+        env: variables(start, &places, environment.as_ref()),
+        network_enforced: network_none && launch != Launch::Plain,
+        launch,
+        limits: limits(inner, start),
+        limits_required: start.placement.limits == LimitsPolicy::Required,
+        log_bytes_max: inner.config.log_bytes_max,
+        grace_ms: start.grace_ms,
+        datasets_verified,
+        interpreter: environment.map(|ready| ready.found.interpreter),
+    })
+}
+
+pub(crate) fn prepare_failed(message: String) -> StartError {
+    StartError {
+        cause: Cause::PrepareFailed,
+        message,
+    }
+}
+
+/// Makes the attempt's folders; the working directory is what makes it ours.
+/// Returns the checkpoint directory.
+pub(crate) fn claim(
+    inner: &Inner,
+    start: &StartSpec,
+    dir: &AttemptDir,
+) -> Result<PathBuf, StartError> {
+    let run = run_dir(&inner.config.data_dir, start.attempt.run);
+    let checkpoints = run.join("checkpoints");
+    for folder in [dir.path(), &checkpoints] {
+        private_folder(folder).map_err(|error| io_failed("create", folder, &error))?;
+    }
+    let work = dir.work();
+    let made = fs::DirBuilder::new().mode(0o700).create(&work);
+    let begun = read_record::<crate::record::Marker>(&dir.started());
+    let begun = begun.map_err(|error| prepare_failed(error.to_string()))?;
+    match made {
+        Ok(()) if begun.is_none() => {}
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_failed("create", &work, &error));
+        }
+        _ => {
+            let AttemptNumber(number) = start.attempt.number;
+            return Err(prepare_failed(format!(
+                "attempt {number} of {} was started or given up before",
+                start.attempt.run
+            )));
+        }
+    }
+    if start.placement.sandbox {
+        for folder in [dir.home(), dir.tmp(), dir.path().join("root")] {
+            make_folder(&folder)?;
+        }
+    }
+    Ok(checkpoints)
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    match fs::create_dir(path) {
+        Err(_) if path.is_dir() && !path.is_symlink() => Ok(()),
+        made => made.map_err(|error| io_failed("create", path, &error)),
+    }
+}
+
+fn io_failed(what: &str, path: &Path, error: &io::Error) -> StartError {
+    prepare_failed(format!("{what} `{}`: {error}", path.display()))
+}
+
+fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, StartError> {
+    let Some(deps) = &start.plan.deps else {
+        return Ok(None);
+    };
+    let failed = |message: String| StartError {
+        cause: Cause::EnvironmentFailed,
+        message,
+    };
+    match deps.kind {
+        DepsKind::Lock => {
+            let requirements = || {
+                let bytes = inner
+                    .config
+                    .snapshots
+                    .read_file(start.plan.commit, &deps.name, LOCK_BYTES_MAX)
+                    .map_err(|error| failed(format!("read `{}`: {error}", deps.name)))?;
+                match mlmesh_recipe::lock::to_requirements(&deps.name, &bytes) {
+                    Ok(text) => Ok(text),
+                    // Admitted under relaxed only: the installer takes it as it is.
+                    Err(_) if !deps.name.ends_with("uv.lock") => {
+                        Ok(String::from_utf8_lossy(&bytes).into_owned())
+                    }
+                    Err(refusal) => Err(failed(format!(
+                        "{}\nhint: {}",
+                        refusal.message, refusal.hint
+                    ))),
+                }
+            };
+            environment::ensure(
+                &inner.config.data_dir,
+                deps.sha256,
+                &deps.python,
+                &requirements,
+            )
+            .map(Some)
+        }
+        DepsKind::Current => {
+            let prefix = start.placement.current_environment.as_deref();
+            let prefix = PathBuf::from(prefix.ok_or_else(|| {
+                failed("`environment: current` came without the environment's folder".to_owned())
+            })?);
+            let found = interpreter::of_environment(&prefix).ok_or_else(|| {
+                failed(format!(
+                    "`{}` has no working `bin/python`\nhint: queue from an activated environment \
+                     that is still there",
+                    prefix.display()
+                ))
+            })?;
+            Ok(Some(Ready { prefix, found }))
+        }
+    }
+}
+
+fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, StartError> {
+    let changed = |message: String| StartError {
+        cause: Cause::DatasetChanged,
+        message,
+    };
+    if start.datasets.len() != start.plan.datasets.len() {
+        return Err(prepare_failed(format!(
+            "the plan names {} datasets, {} are registered",
+            start.plan.datasets.len(),
+            start.datasets.len()
+        )));
+    }
+    let mut verified = Vec::new();
+    for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
+        mount_parts(&planned.mount)?;
+        if dataset.checksum != planned.checksum {
+            return Err(changed(format!(
+                "dataset `{}` is registered with checksum {}, the plan says {}",
+                dataset.name, dataset.checksum, planned.checksum
+            )));
+        }
+        match inner.config.snapshots.verify_dataset(dataset, false) {
+            Ok(()) => verified.push(dataset.name.to_string()),
+            Err(error @ (SnapshotsError::Changed { .. } | SnapshotsError::Missing(_))) => {
+                return Err(changed(format!(
+                    "dataset `{}` {}: {error}\nhint: restore the file, or register the new state as \
+                     another version with `ml data add`",
+                    dataset.name, dataset.version
+                )));
+            }
+            Err(error @ SnapshotsError::Io { .. }) => {
+                return Err(changed(format!(
+                    "dataset `{}` cannot be read: {error}",
+                    dataset.name
+                )));
+            }
+        }
+    }
+    Ok(verified)
+}
+
+/// A mount stays inside the working directory.
+fn mount_parts(mount: &str) -> Result<&Path, StartError> {
+    let path = Path::new(mount);
+    let mut parts = path.components();
+    if path.as_os_str().is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+        return Err(prepare_failed(format!(
+            "a dataset's mount is a path inside the working directory, `{mount}` is not"
+        )));
+    }
+    Ok(path)
+}
+
+/// Makes the folders above a mount; a link in the checkout would lead elsewhere.
+fn place_for(work: &Path, mount: &str) -> Result<PathBuf, StartError> {
+    let path = mount_parts(mount)?;
+    let mut above = work.to_owned();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        above.push(part);
+        if above.is_symlink() {
+            return Err(prepare_failed(format!(
+                "the project has a link at `{}`, above the mount `{mount}`",
+                above.display()
+            )));
+        }
+        make_folder(&above)?;
+    }
+    let place = work.join(path);
+    if place.is_symlink() {
+        return Err(prepare_failed(format!(
+            "the project has a link at the mount `{mount}`"
+        )));
+    }
+    Ok(place)
+}
+
+/// Without the sandbox a dataset is a link: the job has the user's rights anyway,
+/// and the next start notices a change.
+fn link_datasets(start: &StartSpec, work: &Path) -> Result<(), StartError> {
+    for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
+        let place = place_for(work, &planned.mount)?;
+        if place.exists() {
+            return Err(prepare_failed(format!(
+                "the project has a file at the mount `{}` of dataset `{}`\nhint: choose another \
+                 `mount:`, or add it to `.mlignore`",
+                planned.mount, dataset.name
+            )));
+        }
+        symlink(&dataset.path, &place).map_err(|error| io_failed("link", &place, &error))?;
+    }
+    Ok(())
+}
+
+fn sandbox_spec(
+    inner: &Inner,
+    start: &StartSpec,
+    dir: &AttemptDir,
+    checkpoints: &Path,
+    environment: Option<&Ready>,
+) -> Result<SandboxSpec, StartError> {
+    let work = dir.work();
+    let mut read_only = Vec::new();
+    let mut system = Vec::new();
+    if let Some(ready) = environment {
+        system.extend(ready.found.prefixes.iter().cloned());
+        // A managed interpreter is often named through a link beside it.
+        let linked = fs::read_link(ready.prefix.join("bin/python")).ok();
+        let named = linked.filter(|path| path.is_absolute());
+        let named = named.and_then(|path| path.parent()?.parent().map(Path::to_owned));
+        system.extend(named.filter(|path| path.parent().is_some()));
+        system.sort();
+        system.dedup();
+        read_only.push(Bind::new(&ready.prefix, &ready.prefix));
+    }
+    for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
+        let place = place_for(&work, &planned.mount)?;
+        if place.exists() && place.is_dir() != dataset.directory {
+            return Err(prepare_failed(format!(
+                "the project has something else at the mount `{}` of dataset `{}`",
+                planned.mount, dataset.name
+            )));
+        }
+        let to = Path::new(sandbox::WORK).join(&planned.mount);
+        read_only.push(Bind::new(&dataset.path, to));
+    }
+    Ok(SandboxSpec {
+        root: dir.path().join("root"),
+        network_none: start.plan.network == PlanNetwork::None,
+        system,
+        hidden: inner.config.data_dir.clone(),
+        writable: vec![
+            Bind::new(dir.tmp(), "/tmp"),
+            Bind::new(dir.home(), sandbox::HOME),
+            Bind::new(work, sandbox::WORK),
+            Bind::new(checkpoints, sandbox::CHECKPOINTS),
+        ],
+        read_only,
+        devices: crate::gpu::device_files(&start.gpus),
+    })
+}
+
+/// Paths as the job sees them.
+struct Places {
+    work: PathBuf,
+    checkpoints: PathBuf,
+    home: Option<PathBuf>,
+    system_path: String,
+}
+
+impl Places {
+    fn of(start: &StartSpec, dir: &AttemptDir, checkpoints: &Path) -> Self {
+        if start.placement.sandbox {
+            return Self {
+                work: sandbox::WORK.into(),
+                checkpoints: sandbox::CHECKPOINTS.into(),
+                home: Some(sandbox::HOME.into()),
+                system_path: sandbox::SYSTEM_PATH.to_owned(),
+            };
+        }
+        let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
+        Self {
+            work: dir.work(),
+            checkpoints: checkpoints.to_owned(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+            system_path: path.unwrap_or_else(|| sandbox::SYSTEM_PATH.to_owned()),
+        }
+    }
+}
+
+/// The job's environment without secrets: ours are never overridden.
+fn variables(
+    start: &StartSpec,
+    places: &Places,
+    environment: Option<&Ready>,
+) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let path = match environment {
+        Some(ready) => format!("{}:{}", text(&ready.prefix.join("bin")), places.system_path),
+        None => places.system_path.clone(),
+    };
+    let mut all = BTreeMap::from([
+        ("PATH".to_owned(), path),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    if let Some(home) = &places.home {
+        all.insert("HOME".to_owned(), text(home));
+    }
+    all.extend(start.plan.env.clone());
+    let AttemptNumber(number) = start.attempt.number;
+    let mut ours = vec![
+        ("MLMESH_RUN_ID", start.attempt.run.to_string()),
+        ("MLMESH_ATTEMPT", number.to_string()),
+        ("MLMESH_OUTPUT_DIR", text(&places.work.join(OUTPUT_DIR))),
+        ("MLMESH_CHECKPOINT_DIR", text(&places.checkpoints)),
+    ];
+    if let Some(sweep) = start.sweep {
+        ours.push(("MLMESH_SWEEP_ID", sweep.to_string()));
+    }
+    if let PlanSeed::Value(seed) = start.plan.seed {
+        ours.push(("MLMESH_SEED", seed.to_string()));
+    }
+    if let Some(devices) = crate::gpu::visible_devices(&start.gpus) {
+        ours.push(("CUDA_VISIBLE_DEVICES", devices));
+    }
+    all.extend(
+        ours.into_iter()
+            .map(|(name, value)| (name.to_owned(), value)),
+    );
+    all
+}
+
+fn limits(inner: &Inner, start: &StartSpec) -> Vec<LimitSpec> {
+    let resources = &start.plan.resources;
+    let asked = [
+        ("cpu", Some(resources.cpu_milli).filter(|milli| *milli > 0)),
+        ("memory", resources.memory_bytes),
+        ("pids", Some(inner.config.pids_max)),
+    ];
+    let AttemptNumber(number) = start.attempt.number;
+    let name = format!("mlmesh-{}-{number}", start.attempt.run);
+    let mut limits: Vec<LimitSpec> = asked
+        .into_iter()
+        .filter_map(|(limit, asked)| {
+            let base = inner
+                .bases
+                .iter()
+                .find(|(controller, _)| *controller == limit);
+            let by = match base {
+                Some((_, Ok(Base { version, folder }))) => LimitMeans::Cgroup {
+                    version: *version,
+                    path: folder.join(&name),
+                },
+                Some((_, Err(why))) => LimitMeans::Nothing(why.clone()),
+                None => LimitMeans::Nothing("no control group for it".to_owned()),
+            };
+            Some(LimitSpec {
+                name: limit.to_owned(),
+                asked: asked?,
+                by,
+            })
+        })
+        .collect();
+    limits.extend(resources.time_s.map(|seconds| LimitSpec {
+        name: "time".to_owned(),
+        asked: seconds,
+        by: LimitMeans::Supervisor,
+    }));
+    limits
+}

@@ -1,0 +1,138 @@
+//! What this host can enforce, found by doing it once: the launch chain of a real
+//! attempt runs `true` in the sandbox.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use mlmesh_model::{Abilities, AttemptNumber, Exit, RunId};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::VERB_LAUNCHER;
+use crate::cgroup::Base;
+use crate::channel::{Inbox, JobEnvironment, Message, send};
+use crate::record::{AttemptDir, Durable, Launch, SCHEMA, Spec, write_record};
+use crate::sandbox::{Bind, HOME, SYSTEM_PATH, SandboxSpec};
+
+/// Tries what can be tried.
+pub(crate) fn abilities(
+    program: &Path,
+    data_dir: &Path,
+    bases: &[(&'static str, Result<Base, String>)],
+) -> Abilities {
+    let folder = data_dir.join(format!("data/cache/probe-{}", std::process::id()));
+    let sandbox = try_launch(program, &folder, &|dir| {
+        Launch::Sandbox(Box::new(SandboxSpec {
+            root: dir.join("root"),
+            network_none: true,
+            system: Vec::new(),
+            hidden: data_dir.to_owned(),
+            writable: vec![Bind::new(dir.join("home"), HOME)],
+            read_only: Vec::new(),
+            devices: Vec::new(),
+        }))
+    });
+    let network_none =
+        sandbox.is_ok() || try_launch(program, &folder, &|_| Launch::NetworkNone).is_ok();
+    let held = bases.iter().filter(|(_, base)| base.is_ok());
+    let mut limits: Vec<String> = held.map(|(name, _)| (*name).to_owned()).collect();
+    limits.push("time".to_owned());
+    Abilities {
+        sandbox: sandbox.is_ok(),
+        sandbox_missing: sandbox.as_ref().err().cloned(),
+        network_none,
+        // Names resolve to addresses that change; a namespace alone cannot follow them.
+        network_hosts: false,
+        limits,
+        separates_users: sandbox.is_ok(),
+    }
+}
+
+fn try_launch(
+    program: &Path,
+    folder: &Path,
+    launch: &dyn Fn(&Path) -> Launch,
+) -> Result<(), String> {
+    let outcome = launch_true(program, folder, launch).map_err(|error| error.to_string());
+    drop(std::fs::remove_dir_all(folder));
+    outcome?
+}
+
+fn launch_true(
+    program: &Path,
+    folder: &Path,
+    launch: &dyn Fn(&Path) -> Launch,
+) -> io::Result<Result<(), String>> {
+    for name in ["root", "home"] {
+        std::fs::create_dir_all(folder.join(name))?;
+    }
+    let launch = launch(folder);
+    let first_process = matches!(launch, Launch::Sandbox(_));
+    let spec = Spec {
+        schema: SCHEMA.to_owned(),
+        run: RunId::from_random(0),
+        number: AttemptNumber(1),
+        argv: vec!["true".to_owned()],
+        directory: "/".into(),
+        env: BTreeMap::new(),
+        launch,
+        limits: Vec::new(),
+        limits_required: false,
+        network_enforced: true,
+        log_bytes_max: 0,
+        grace_ms: 0,
+        datasets_verified: Vec::new(),
+        interpreter: None,
+    };
+    write_record(&AttemptDir::at(folder).spec(), &spec, Durable::Process)
+        .map_err(io::Error::other)?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut child = Command::new(program)
+        .arg(VERB_LAUNCHER)
+        .arg(folder)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let environment = JobEnvironment::from([("PATH".to_owned(), SYSTEM_PATH.to_owned())]);
+    drop(send(&ours, &environment));
+    let messages = read_all(ours)?;
+    let status = child.wait()?;
+    for message in &messages {
+        if let Message::Failed { message, .. } = message {
+            return Ok(Err(message.clone()));
+        }
+    }
+    let done = if first_process {
+        messages.contains(&Message::Exited(Exit::Code(0)))
+    } else {
+        status.success()
+    };
+    Ok(done
+        .then_some(())
+        .ok_or_else(|| format!("the trial ended with {status}")))
+}
+
+fn read_all(channel: std::os::fd::OwnedFd) -> io::Result<Vec<Message>> {
+    use std::io::Read;
+    let mut inbox = Inbox::default();
+    let mut messages = Vec::new();
+    let mut channel = std::os::unix::net::UnixStream::from(channel);
+    let mut buffer = [0_u8; 4096];
+    loop {
+        match channel.read(&mut buffer) {
+            Ok(0) => return Ok(messages),
+            Ok(length) => messages.extend(inbox.push(&buffer[..length])),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(messages),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! What is on disk of an attempt, and how it gets there.
+//!
+//! ```text
+//!   data/experiments/<run>/attempt-<n>/
+//!     spec.json    written by the daemon: what to run, without secrets
+//!     lock         held by the supervisor as long as it lives; its text says who that is
+//!     started      created once, before the command is executed; says `void` when it never will be
+//!     state.json   replaced by the supervisor: that the command runs, then how it ended
+//!     log          written by the supervisor alone
+//!     control      a pipe on which the supervisor is woken
+//!     stop.json    a request to end
+//!     work/ home/ tmp/
+//! ```
+//!
+//! A file is replaced by writing a new one beside it and renaming; what must
+//! outlive a loss of power is synced before (file) and after (folder).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use mlmesh_model::{
+    AttemptNumber, AttemptRef, Cause, Ended, ExecError, Interpreter, Isolation, LimitReport,
+    Micros, RunId,
+};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::process::ProcessIdentity;
+
+/// Version of the files of an attempt. Another one is refused.
+pub(crate) const SCHEMA: &str = "mlmesh.attempt/1";
+
+/// Largest record that is read back.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
+
+/// The folder of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttemptDir(PathBuf);
+
+impl AttemptDir {
+    /// The attempt's place below the daemon's data directory.
+    pub(crate) fn of(data_dir: &Path, attempt: AttemptRef) -> Self {
+        let AttemptNumber(number) = attempt.number;
+        Self(run_dir(data_dir, attempt.run).join(format!("attempt-{number}")))
+    }
+
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.0.join("spec.json")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(crate) fn started(&self) -> PathBuf {
+        self.0.join("started")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.0.join("control")
+    }
+
+    pub(crate) fn stop(&self) -> PathBuf {
+        self.0.join("stop.json")
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.0.join("work")
+    }
+
+    pub(crate) fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+}
+
+/// The folder of a run.
+pub(crate) fn run_dir(data_dir: &Path, run: RunId) -> PathBuf {
+    data_dir.join("data/experiments").join(run.to_string())
+}
+
+/// Everything the supervisor needs, except values of secrets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spec {
+    pub(crate) schema: String,
+    pub(crate) run: RunId,
+    pub(crate) number: AttemptNumber,
+    pub(crate) argv: Vec<String>,
+    /// Working directory as the job sees it.
+    pub(crate) directory: PathBuf,
+    /// The job's whole environment except secrets.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) launch: Launch,
+    pub(crate) limits: Vec<LimitSpec>,
+    /// A limit that does not hold ends the attempt before it starts.
+    pub(crate) limits_required: bool,
+    /// Whether the launch enforces the plan's network policy.
+    pub(crate) network_enforced: bool,
+    pub(crate) log_bytes_max: u64,
+    pub(crate) grace_ms: u64,
+    /// For the daemon that takes the attempt over.
+    pub(crate) datasets_verified: Vec<String>,
+    /// The same.
+    pub(crate) interpreter: Option<Interpreter>,
+}
+
+/// How the command is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Launch {
+    /// As a plain child.
+    Plain,
+    /// As a plain child in an empty network namespace.
+    NetworkNone,
+    /// In the sandbox.
+    Sandbox(Box<crate::sandbox::SandboxSpec>),
+}
+
+/// One limit and the means to enforce it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitSpec {
+    /// `cpu`, `memory`, `pids` or `time`.
+    pub(crate) name: String,
+    /// In the unit of the plan.
+    pub(crate) asked: u64,
+    /// By what it is enforced.
+    pub(crate) by: LimitMeans,
+}
+
+/// By what a limit is enforced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LimitMeans {
+    /// A control group of version 1 or 2, made at this path for this attempt.
+    Cgroup {
+        /// 1 or 2.
+        version: u8,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// The supervisor.
+    Supervisor,
+    /// Nothing, for this reason.
+    Nothing(String),
+}
+
+/// That the command was handed to the kernel once, or never will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Marker {
+    /// This supervisor executes the command.
+    By(ProcessIdentity),
+    /// Nobody will.
+    Void,
+}
+
+/// The supervisor's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) schema: String,
+    pub(crate) supervisor: ProcessIdentity,
+    pub(crate) started_at: Option<Micros>,
+    pub(crate) isolation: Isolation,
+    pub(crate) ended: Option<Ended>,
+}
+
+/// A request to end an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StopRequest {
+    pub(crate) cause: Cause,
+    pub(crate) grace_ms: u64,
+}
+
+/// What the supervisor tells the daemon that started it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// The command was executed.
+    Started {
+        /// When.
+        time: Micros,
+        /// What holds.
+        isolation: Isolation,
+    },
+    /// It was not.
+    Failed {
+        /// Why.
+        cause: Cause,
+        /// For people.
+        message: String,
+    },
+}
+
+impl LimitSpec {
+    /// The report of a limit that does not hold.
+    pub(crate) fn not_held(&self, why: impl Into<String>) -> LimitReport {
+        LimitReport {
+            name: self.name.clone(),
+            asked: self.asked,
+            held: None,
+            by: why.into(),
+        }
+    }
+}
+
+/// Adds what was being done to an I/O error.
+pub(crate) trait Doing<T> {
+    fn doing(self, action: &str, path: &Path) -> Result<T, ExecError>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, action: &str, path: &Path) -> Result<T, ExecError> {
+        self.map_err(|source| ExecError::Io {
+            action: format!("{action} `{}`", path.display()),
+            source: source.into(),
+        })
+    }
+}
+
+/// How much a replaced file must outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// A crash of any process.
+    Process,
+    /// A loss of power, too.
+    Power,
+}
+
+/// Replaces a file by a record, whole or not at all.
+pub(crate) fn write_record<T: Serialize>(
+    path: &Path,
+    record: &T,
+    durable: Durable,
+) -> Result<(), ExecError> {
+    let bytes = serde_json::to_vec(record)
+        .map_err(io::Error::other)
+        .doing("write as JSON", path)?;
+    write_atomic(path, &bytes, durable).doing("write", path)
+}
+
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8], durable: Durable) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(bytes)?;
+    if durable == Durable::Power {
+        file.sync_all()?;
+    }
+    fs::rename(&beside, path)?;
+    if durable == Durable::Power
+        && let Some(folder) = path.parent()
+    {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads a record; `None` when there is none.
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ExecError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).doing("open", path),
+    };
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .doing("read", path)?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(io::Error::other)
+        .doing("understand", path)
+}
+
+/// Creates the marker. `false` when there is one already. On disk when it returns.
+pub(crate) fn create_marker(dir: &AttemptDir, marker: &Marker) -> Result<bool, ExecError> {
+    let path = dir.started();
+    // The name appears together with the text, so that no reader meets an empty marker.
+    let beside = path.with_file_name("started.new");
+    let bytes = serde_json::to_vec(marker)
+        .map_err(io::Error::other)
+        .doing("write as JSON", &path)?;
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+    written.doing("write", &beside)?;
+    let linked = fs::hard_link(&beside, &path);
+    fs::remove_file(&beside).doing("remove", &beside)?;
+    match linked {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error).doing("create", &path),
+    }
+    File::open(dir.path())
+        .and_then(|folder| folder.sync_all())
+        .doing("sync", dir.path())?;
+    Ok(true)
+}
+
+/// The attempt's lock, held until dropped or until the process ends.
+#[derive(Debug)]
+pub(crate) struct AttemptLock(File);
+
+impl AttemptLock {
+    /// Takes the lock if nobody holds it.
+    pub(crate) fn try_take(dir: &AttemptDir) -> Result<Option<Self>, ExecError> {
+        let path = dir.lock();
+        let file = open_lock(&path).doing("open", &path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).doing("lock", &path),
+        }
+    }
+
+    /// Waits for the lock. Daemons hold it for moments only.
+    pub(crate) fn take(dir: &AttemptDir) -> Result<Self, ExecError> {
+        let path = dir.lock();
+        let file = open_lock(&path).doing("open", &path)?;
+        flock(&file, FlockOperation::LockExclusive).doing("lock", &path)?;
+        Ok(Self(file))
+    }
+
+    /// Says who holds it.
+    pub(crate) fn sign(&mut self, holder: &ProcessIdentity) -> io::Result<()> {
+        let text = serde_json::to_vec(holder)?;
+        self.0.set_len(0)?;
+        self.0.write_all(&text)
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> ProcessIdentity {
+        ProcessIdentity {
+            pid: 7,
+            start_time: 8,
+            boot_id: "b".into(),
+        }
+    }
+
+    #[test]
+    fn the_first_marker_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = AttemptDir::at(folder.path());
+        assert!(create_marker(&dir, &Marker::Void).unwrap());
+        assert!(!create_marker(&dir, &Marker::By(identity())).unwrap());
+        assert_eq!(read_record(&dir.started()).unwrap(), Some(Marker::Void));
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_freed_by_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = AttemptDir::at(folder.path());
+        let mut first = AttemptLock::try_take(&dir).unwrap().unwrap();
+        first.sign(&identity()).unwrap();
+        assert!(AttemptLock::try_take(&dir).unwrap().is_none());
+        assert_eq!(read_record(&dir.lock()).unwrap(), Some(identity()));
+        drop(first);
+        assert!(AttemptLock::try_take(&dir).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_record_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stop.json");
+        assert_eq!(read_record::<StopRequest>(&path).unwrap(), None);
+        let request = StopRequest {
+            cause: Cause::Cancelled,
+            grace_ms: 5,
+        };
+        write_record(&path, &request, Durable::Power).unwrap();
+        assert_eq!(read_record(&path).unwrap(), Some(request));
+        fs::write(&path, "{").unwrap();
+        assert!(read_record::<StopRequest>(&path).is_err());
+    }
+}

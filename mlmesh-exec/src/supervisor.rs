@@ -1,0 +1,277 @@
+//! The process that owns one attempt: its command, everything the command starts,
+//! its log, its limits and the record of its end.
+//!
+//! It outlives the daemon. It has no runtime and one thread: a loop over the job's
+//! two streams, the control pipe, the launch channel and the end of the job.
+//!
+//! ```text
+//!   daemon ─ spec.json, secrets on stdin ─► supervisor ─ report on stdout ─► daemon
+//!   any daemon ─ stop.json, a byte on `control` ─► supervisor ─ state.json ─► any daemon
+//! ```
+//!
+//! The order is what makes a command run at most once: lock, marker (created, never
+//! replaced), command, state.
+
+mod job;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use mlmesh_model::{
+    Cause, Clock, Ended, ExecError, Isolation, LimitReport, Micros, SecretText, StartError,
+};
+
+use crate::cgroup;
+use crate::clock::SystemClock;
+use crate::process::ProcessIdentity;
+use crate::record::{
+    AttemptDir, AttemptLock, Doing, Durable, Launch, LimitMeans, LimitSpec, Marker, Report, SCHEMA,
+    Spec, State, StopRequest, create_marker, read_record, write_record,
+};
+
+/// Runs an attempt from its folder to its recorded end.
+pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
+    let dir = AttemptDir::at(dir);
+    // Both fail only when they hold already.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let identity = ProcessIdentity::of_self().doing("read", Path::new("/proc/self/stat"))?;
+    let mut lock = AttemptLock::take(&dir)?;
+    lock.sign(&identity).doing("sign", &dir.lock())?;
+    let attempt = Attempt {
+        dir,
+        identity,
+        clock: SystemClock,
+    };
+    let outcome = attempt.run();
+    if let Err(error) = &outcome {
+        report(&refused(error.to_string()));
+    }
+    drop(lock);
+    outcome
+}
+
+fn refused(message: impl Into<String>) -> Report {
+    Report::Failed {
+        cause: Cause::PrepareFailed,
+        message: message.into(),
+    }
+}
+
+/// One line to the daemon, which may be gone.
+fn report(report: &Report) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        drop(std::io::stdout().write_all(&line));
+        drop(std::io::stdout().flush());
+    }
+}
+
+struct Attempt {
+    dir: AttemptDir,
+    identity: ProcessIdentity,
+    clock: SystemClock,
+}
+
+impl Attempt {
+    fn run(&self) -> Result<(), ExecError> {
+        let spec: Spec = read_record(&self.dir.spec())?.ok_or_else(|| ExecError::Io {
+            action: "find the attempt's spec".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        if spec.schema != SCHEMA {
+            report(&refused(format!(
+                "the spec is `{}`; this supervisor reads `{SCHEMA}`",
+                spec.schema
+            )));
+            return Ok(());
+        }
+        let secrets = read_secrets()?;
+        if let Some(stop) = read_record::<StopRequest>(&self.dir.stop())? {
+            return self.not_started(
+                &Isolation::default(),
+                StartError {
+                    cause: stop.cause,
+                    message: "it was stopped before its command was executed".to_owned(),
+                },
+            );
+        }
+        let isolation = Isolation {
+            namespaces: namespaces(&spec.launch),
+            sandboxed: matches!(spec.launch, Launch::Sandbox(_)),
+            network_enforced: spec.network_enforced,
+            limits: spec.limits.iter().map(set_limit).collect(),
+        };
+        let outcome = self.run_limited(&spec, &secrets, isolation);
+        for group in groups(&spec) {
+            // What is left empty costs nothing; the next daemon's probe would not mind.
+            drop(cgroup::remove(group));
+        }
+        outcome
+    }
+
+    fn run_limited(
+        &self,
+        spec: &Spec,
+        secrets: &BTreeMap<String, SecretText>,
+        isolation: Isolation,
+    ) -> Result<(), ExecError> {
+        if spec.limits_required
+            && let Some(limit) = isolation.limits.iter().find(|limit| limit.held.is_none())
+        {
+            let message = format!(
+                "the {} limit does not hold: {}\nhint: `limits: recorded` runs without it, `ml doctor` \
+                 says what the host lacks",
+                limit.name, limit.by
+            );
+            return self.not_started(
+                &isolation,
+                StartError {
+                    cause: Cause::IsolationFailed,
+                    message,
+                },
+            );
+        }
+        if !create_marker(&self.dir, &Marker::By(self.identity.clone()))? {
+            report(&refused("this attempt was given up or started before"));
+            return Ok(());
+        }
+        let begun = job::Job::begin(self, spec, secrets, isolation.clone());
+        let finished = match begun {
+            Ok(job) => job.follow(),
+            Err(error) => Err(error),
+        };
+        match finished {
+            Ok(ended) => self.write_state(&State {
+                schema: SCHEMA.to_owned(),
+                supervisor: self.identity.clone(),
+                started_at: ended.started_at,
+                isolation: ended.isolation.clone(),
+                ended: Some(ended),
+            }),
+            Err(error) => self.not_started(&isolation, error),
+        }
+    }
+
+    fn write_state(&self, state: &State) -> Result<(), ExecError> {
+        let durable = match &state.ended {
+            // That the command ran is on disk since the marker was made.
+            None => Durable::Process,
+            Some(_) => Durable::Power,
+        };
+        write_record(&self.dir.state(), state, durable)
+    }
+
+    /// Records that the command never ran.
+    fn not_started(&self, isolation: &Isolation, error: StartError) -> Result<(), ExecError> {
+        let ended = Ended {
+            started_at: None,
+            ended_at: self.now(),
+            exit: None,
+            cause: Some(error.cause),
+            message: error.message.clone(),
+            isolation: isolation.clone(),
+            log_bytes_dropped: 0,
+        };
+        self.write_state(&State {
+            schema: SCHEMA.to_owned(),
+            supervisor: self.identity.clone(),
+            started_at: None,
+            isolation: isolation.clone(),
+            ended: Some(ended),
+        })?;
+        report(&Report::Failed {
+            cause: error.cause,
+            message: error.message,
+        });
+        Ok(())
+    }
+
+    /// Records and reports that the command runs.
+    fn started(&self, time: Micros, isolation: &Isolation) -> Result<(), ExecError> {
+        self.write_state(&State {
+            schema: SCHEMA.to_owned(),
+            supervisor: self.identity.clone(),
+            started_at: Some(time),
+            isolation: isolation.clone(),
+            ended: None,
+        })?;
+        report(&Report::Started {
+            time,
+            isolation: isolation.clone(),
+        });
+        Ok(())
+    }
+
+    fn now(&self) -> Micros {
+        self.clock.now()
+    }
+}
+
+/// Values of secrets, which no file and no argument ever carries.
+fn read_secrets() -> Result<BTreeMap<String, SecretText>, ExecError> {
+    const SECRETS_BYTES_MAX: u64 = 16 << 20;
+    let stdin = Path::new("standard input");
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .take(SECRETS_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .doing("read", stdin)?;
+    if bytes.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(std::io::Error::other)
+        .doing("understand", stdin)
+}
+
+fn namespaces(launch: &Launch) -> Vec<String> {
+    let root = rustix::process::geteuid().is_root();
+    let names: &[&str] = match launch {
+        Launch::Plain => &[],
+        Launch::NetworkNone if root => &["net"],
+        Launch::NetworkNone => &["user", "net"],
+        Launch::Sandbox(sandbox) if sandbox.network_none => {
+            &["user", "mount", "pid", "net", "ipc", "uts"]
+        }
+        Launch::Sandbox(_) => &["user", "mount", "pid", "ipc", "uts"],
+    };
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn set_limit(limit: &LimitSpec) -> LimitReport {
+    match &limit.by {
+        LimitMeans::Nothing(why) => limit.not_held(why.clone()),
+        LimitMeans::Supervisor => LimitReport {
+            name: limit.name.clone(),
+            asked: limit.asked,
+            held: Some(limit.asked),
+            by: "supervisor".to_owned(),
+        },
+        LimitMeans::Cgroup { version, path } => {
+            match cgroup::set(*version, path, &limit.name, limit.asked) {
+                Ok(held) => LimitReport {
+                    name: limit.name.clone(),
+                    asked: limit.asked,
+                    held: Some(held),
+                    by: format!("cgroup{version}"),
+                },
+                Err(error) => limit.not_held(format!("set it in `{}`: {error}", path.display())),
+            }
+        }
+    }
+}
+
+/// The attempt's control groups, each once.
+pub(crate) fn groups(spec: &Spec) -> Vec<&Path> {
+    let mut groups: Vec<&Path> = Vec::new();
+    for limit in &spec.limits {
+        if let LimitMeans::Cgroup { path, .. } = &limit.by
+            && !groups.contains(&path.as_path())
+        {
+            groups.push(path);
+        }
+    }
+    groups
+}

@@ -1,0 +1,611 @@
+//! One running command: its launch, its streams, its limits of time, its end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use mlmesh_model::{
+    Cause, Clock, Ended, ExecError, Exit, Isolation, LogStream, Micros, SecretText, StartError,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait};
+
+use super::Attempt;
+use crate::channel::{Inbox, JobEnvironment, Message, send};
+use crate::launcher::{command, isolation_failed, not_executed};
+use crate::log::LogWriter;
+use crate::process::{descendants, signal};
+use crate::record::{Launch, LimitMeans, Spec, StopRequest, read_record};
+use crate::sandbox::exit_of;
+use crate::{VERB_LAUNCHER, cgroup};
+
+/// A piece without an end of line is shown after this time.
+const PIECE_WAIT_US: u64 = 100_000;
+/// Processes that do not end within this time after SIGKILL are reported, not waited for.
+const KILL_WAIT_US: u64 = 30_000_000;
+const READ_BYTES: usize = 64 << 10;
+
+pub(super) struct Job<'a> {
+    attempt: &'a Attempt,
+    spec: &'a Spec,
+    isolation: Isolation,
+    log: LogWriter,
+    streams: [Option<OwnedFd>; 2],
+    control: OwnedFd,
+    channel: Option<(OwnedFd, Inbox)>,
+    main: Main,
+    phase: Phase,
+    /// When the oldest piece without an end of line must be shown.
+    piece_due_us: Option<u64>,
+    /// Ends of children that were reaped before anybody asked.
+    reaped: BTreeMap<i32, Exit>,
+    /// How the command ended, as the sandbox's first process tells it.
+    told: Option<Exit>,
+}
+
+/// The process whose end is the end of the attempt.
+struct Main {
+    pid: i32,
+    watch: OwnedFd,
+    /// The sandbox's first process, once known; the launcher is watched before.
+    init: Option<i32>,
+}
+
+enum Phase {
+    /// The launcher prepares.
+    Launching,
+    /// The command runs.
+    Running {
+        started_at: Micros,
+        time_out_us: Option<u64>,
+    },
+    /// It was asked to end.
+    Stopping {
+        started_at: Option<Micros>,
+        cause: Cause,
+        kill_at_us: u64,
+    },
+}
+
+impl<'a> Job<'a> {
+    /// Starts the command or its launcher.
+    pub(super) fn begin(
+        attempt: &'a Attempt,
+        spec: &'a Spec,
+        secrets: &BTreeMap<String, SecretText>,
+        isolation: Isolation,
+    ) -> Result<Self, StartError> {
+        let prepare = |error: ExecError| StartError {
+            cause: Cause::PrepareFailed,
+            message: error.to_string(),
+        };
+        let system = |what: &str, error: io::Error| StartError {
+            cause: Cause::PrepareFailed,
+            message: format!("{what}: {error}"),
+        };
+        let log = LogWriter::create(&attempt.dir.log(), spec.log_bytes_max, secrets)
+            .map_err(|error| system("create the log", error))?;
+        let control = open_control(&attempt.dir.control()).map_err(prepare)?;
+        let mut environment: JobEnvironment = spec.env.clone();
+        for (name, value) in secrets {
+            environment.insert(name.clone(), value.0.clone());
+        }
+        let (mut child, channel) = start(attempt, spec, &environment)?;
+        let pid = i32::try_from(child.id()).unwrap_or(0);
+        let watch = watch(pid).map_err(|error| system("watch the command", error))?;
+        let streams = [
+            child.stdout.take().map(OwnedFd::from),
+            child.stderr.take().map(OwnedFd::from),
+        ];
+        for stream in streams.iter().flatten() {
+            let _ = rustix::fs::fcntl_setfl(stream, OFlags::NONBLOCK);
+        }
+        Ok(Self {
+            attempt,
+            spec,
+            isolation,
+            log,
+            streams,
+            control,
+            channel: channel.map(|channel| (channel, Inbox::default())),
+            main: Main {
+                pid,
+                watch,
+                init: None,
+            },
+            phase: Phase::Launching,
+            piece_due_us: None,
+            reaped: BTreeMap::new(),
+            told: None,
+        })
+    }
+
+    /// Follows the command to its end, and everything that it has started.
+    pub(super) fn follow(mut self) -> Result<Ended, StartError> {
+        if self.channel.is_none() {
+            self.command_runs()?;
+        }
+        // A request may have come before there was a pipe to be woken on.
+        self.read_control();
+        loop {
+            let ready = self.wait_for_something();
+            self.read_streams();
+            if ready.channel {
+                self.read_channel()?;
+            }
+            if ready.control {
+                self.read_control();
+            }
+            self.act_on_time();
+            if ready.main
+                && let Some(exit) = self.main_ended()?
+            {
+                return Ok(self.finish(exit));
+            }
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.attempt.clock.monotonic_us()
+    }
+
+    fn command_runs(&mut self) -> Result<(), StartError> {
+        let started_at = self.attempt.now();
+        let limit = self.spec.limits.iter().find(|limit| limit.name == "time");
+        match &mut self.phase {
+            Phase::Launching => {
+                let now = self.attempt.clock.monotonic_us();
+                self.phase = Phase::Running {
+                    started_at,
+                    time_out_us: limit
+                        .map(|limit| now.saturating_add(limit.asked.saturating_mul(1_000_000))),
+                };
+            }
+            Phase::Stopping { started_at: at, .. } => *at = Some(started_at),
+            Phase::Running { .. } => return Ok(()),
+        }
+        if let Err(error) = self.attempt.started(started_at, &self.isolation) {
+            // A command without a record would be lost to the next daemon.
+            self.end_tree();
+            return Err(StartError {
+                cause: Cause::PrepareFailed,
+                message: format!("the command was ended again: {error}"),
+            });
+        }
+        Ok(())
+    }
+
+    fn wait_for_something(&mut self) -> Ready {
+        let due = [
+            self.piece_due_us,
+            match &self.phase {
+                Phase::Launching => None,
+                Phase::Running { time_out_us, .. } => *time_out_us,
+                Phase::Stopping { kill_at_us, .. } => Some(*kill_at_us),
+            },
+        ];
+        let now = self.now_us();
+        let wait_us = due
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due| due.saturating_sub(now));
+        let mut watched: Vec<(BorrowedFd<'_>, usize)> =
+            vec![(self.main.watch.as_fd(), 0), (self.control.as_fd(), 1)];
+        if let Some((channel, _)) = &self.channel {
+            watched.push((channel.as_fd(), 2));
+        }
+        watched.extend(self.streams.iter().flatten().map(|fd| (fd.as_fd(), 3)));
+        let mut polled: Vec<PollFd<'_>> = watched
+            .iter()
+            .map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        let timeout = wait_us.and_then(timespec);
+        let mut ready = [false; 4];
+        if poll(&mut polled, timeout.as_ref()).is_ok() {
+            for (fd, (_, kind)) in polled.iter().zip(&watched) {
+                ready[*kind] |= !fd.revents().is_empty();
+            }
+        }
+        Ready {
+            main: ready[0],
+            control: ready[1],
+            channel: ready[2],
+        }
+    }
+
+    /// Reads what is there, at most one buffer per stream, so that no stream and
+    /// no signal waits for another.
+    fn read_streams(&mut self) {
+        let mut buffer = [0_u8; READ_BYTES];
+        for (place, stream) in [LogStream::Stdout, LogStream::Stderr]
+            .into_iter()
+            .enumerate()
+        {
+            let Some(fd) = &self.streams[place] else {
+                continue;
+            };
+            match rustix::io::read(fd, &mut buffer) {
+                Ok(0) => self.streams[place] = None,
+                Ok(length) => {
+                    let time = self.attempt.now();
+                    self.log.push(stream, time, &buffer[..length]);
+                    let wait = self.now_us().saturating_add(PIECE_WAIT_US);
+                    self.piece_due_us = self.log.has_pending().then_some(wait);
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => self.streams[place] = None,
+            }
+        }
+    }
+
+    fn read_channel(&mut self) -> Result<(), StartError> {
+        let Some((channel, inbox)) = &mut self.channel else {
+            return Ok(());
+        };
+        let mut buffer = [0_u8; 4096];
+        let messages = match rustix::io::read(&*channel, &mut buffer) {
+            Ok(0) | Err(Errno::CONNRESET) => {
+                self.channel = None;
+                // The launcher's end closes when the command takes its place.
+                return match (&self.spec.launch, &self.phase) {
+                    (Launch::Sandbox(_), Phase::Launching) => {
+                        self.end_tree();
+                        Err(isolation_failed(
+                            "the sandbox ended before the command was executed".to_owned(),
+                        ))
+                    }
+                    (Launch::Sandbox(_), _) => Ok(()),
+                    (Launch::Plain | Launch::NetworkNone, _) => self.command_runs(),
+                };
+            }
+            Ok(length) => inbox.push(&buffer[..length]),
+            Err(_) => return Ok(()),
+        };
+        for message in messages {
+            self.take(message)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), StartError> {
+        let launching = matches!(self.phase, Phase::Launching) && self.told.is_none();
+        match message {
+            Message::CgroupRefused { group, why } if launching => {
+                self.limits_lost(Path::new(&group), &why);
+                Ok(())
+            }
+            Message::Init { pid } if launching && self.main.init.is_none() => {
+                self.main.init = Some(pid);
+                Ok(())
+            }
+            Message::Started => self.command_runs(),
+            Message::Exited(exit) => {
+                self.told.get_or_insert(exit);
+                Ok(())
+            }
+            Message::Failed { cause, message } if launching => {
+                self.end_tree();
+                Err(StartError { cause, message })
+            }
+            // Late or repeated: nothing to learn from it.
+            Message::CgroupRefused { .. } | Message::Init { .. } | Message::Failed { .. } => Ok(()),
+        }
+    }
+
+    fn limits_lost(&mut self, group: &Path, why: &str) {
+        for limit in &self.spec.limits {
+            let affected = matches!(&limit.by, LimitMeans::Cgroup { path, .. } if path == group);
+            let report = self.isolation.limits.iter_mut();
+            for report in report.filter(|report| affected && report.name == limit.name) {
+                *report = limit.not_held(format!("join `{}`: {why}", group.display()));
+            }
+        }
+    }
+
+    fn read_control(&mut self) {
+        let mut buffer = [0_u8; 64];
+        while matches!(rustix::io::read(&self.control, &mut buffer), Ok(length) if length > 0) {}
+        if let Ok(Some(request)) = read_record::<StopRequest>(&self.attempt.dir.stop()) {
+            self.stop(request.cause, request.grace_ms);
+        }
+    }
+
+    fn act_on_time(&mut self) {
+        let now = self.now_us();
+        if self.piece_due_us.is_some_and(|due| due <= now) {
+            self.log.flush(self.attempt.now());
+            self.piece_due_us = None;
+        }
+        match &mut self.phase {
+            Phase::Running {
+                time_out_us: Some(due),
+                ..
+            } if *due <= now => self.stop(Cause::Timeout, self.spec.grace_ms),
+            Phase::Stopping { kill_at_us, .. } if *kill_at_us <= now => {
+                // Again after a while, for what was started in the meantime.
+                *kill_at_us = now.saturating_add(100_000);
+                self.signal_tree(Signal::KILL);
+            }
+            _ => {}
+        }
+    }
+
+    /// The first cause stays; a shorter grace is taken.
+    fn stop(&mut self, cause: Cause, grace_ms: u64) {
+        let now = self.now_us();
+        let kill_at = now.saturating_add(grace_ms.saturating_mul(1000));
+        let started_at = match &mut self.phase {
+            Phase::Stopping { kill_at_us, .. } => {
+                *kill_at_us = kill_at.min(*kill_at_us);
+                return;
+            }
+            Phase::Launching => None,
+            Phase::Running { started_at, .. } => Some(*started_at),
+        };
+        self.phase = Phase::Stopping {
+            started_at,
+            cause,
+            kill_at_us: kill_at,
+        };
+        self.signal_tree(Signal::TERM);
+    }
+
+    fn signal_tree(&self, kind: Signal) {
+        for pid in descendants(self.attempt.identity.pid) {
+            signal(pid, kind);
+        }
+    }
+
+    /// Looks whether the watched process has ended. When that was the launcher of
+    /// a sandbox, goes on with the first process.
+    fn main_ended(&mut self) -> Result<Option<Exit>, StartError> {
+        self.reap();
+        let Some(exit) = self.reaped.get(&self.main.pid).copied() else {
+            return Ok(None);
+        };
+        // What it has said before it ended still lies in the channel.
+        while self.channel.is_some() {
+            let (channel, _) = self.channel.as_ref().expect("the channel is there");
+            let mut polled = [PollFd::new(channel, PollFlags::IN)];
+            match poll(
+                &mut polled,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                }),
+            ) {
+                Ok(1..) => self.read_channel()?,
+                _ => break,
+            }
+        }
+        match self.main.init {
+            Some(init) if init != self.main.pid => {
+                self.main.pid = init;
+                match watch(init) {
+                    Ok(watch) => self.main.watch = watch,
+                    // It has ended and been reaped.
+                    Err(_) => return Ok(Some(self.reaped.get(&init).copied().unwrap_or(exit))),
+                }
+                Ok(None)
+            }
+            _ if matches!(self.phase, Phase::Launching) => {
+                self.end_tree();
+                Err(isolation_failed(format!(
+                    "the launcher ended early ({})",
+                    exit_text(exit)
+                )))
+            }
+            _ => Ok(Some(exit)),
+        }
+    }
+
+    /// Takes the ends of all children that have ended; `false` when none is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if let Some(exit) = exit_of(status) {
+                        self.reaped.insert(pid.as_raw_nonzero().get(), exit);
+                    }
+                }
+                Ok(None) => return true,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Ends every process of the attempt. As a subreaper we are the parent of all
+    /// whose own parents are gone: without children there are no descendants.
+    fn end_tree(&mut self) -> bool {
+        let give_up_us = self.now_us().saturating_add(KILL_WAIT_US);
+        while self.reap() {
+            if self.now_us() > give_up_us {
+                return false;
+            }
+            self.signal_tree(Signal::KILL);
+            self.read_streams();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn finish(mut self, main_exit: Exit) -> Ended {
+        let exit = self.told.unwrap_or(main_exit);
+        let all_ended = self.end_tree();
+        // Nobody writes any more: what is read now is the rest. A stream that
+        // somebody outside still holds open has no end; an empty one is enough.
+        while self.streams.iter().any(Option::is_some) {
+            let before: usize = self.streams.iter().flatten().count();
+            let pending = self.streams_have_more();
+            self.read_streams();
+            if !pending && before == self.streams.iter().flatten().count() {
+                break;
+            }
+        }
+        let (started_at, stopped) = match &self.phase {
+            Phase::Launching => (None, None),
+            Phase::Running { started_at, .. } => (Some(*started_at), None),
+            Phase::Stopping {
+                started_at, cause, ..
+            } => (*started_at, Some(*cause)),
+        };
+        let cause = stopped.or_else(|| self.own_cause(exit));
+        let mut message = self.end_message(exit, cause);
+        if !all_ended {
+            message.push_str("; some of its processes did not end after SIGKILL");
+        }
+        let ended_at = self.attempt.now();
+        Ended {
+            started_at,
+            ended_at,
+            exit: Some(exit),
+            cause,
+            message,
+            isolation: self.isolation,
+            log_bytes_dropped: self.log.finish(ended_at),
+        }
+    }
+
+    fn streams_have_more(&self) -> bool {
+        self.streams.iter().flatten().any(|fd| {
+            let mut polled = [PollFd::new(fd, PollFlags::IN)];
+            poll(
+                &mut polled,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                }),
+            )
+            .is_ok_and(|ready| ready > 0)
+        })
+    }
+
+    fn own_cause(&self, exit: Exit) -> Option<Cause> {
+        match exit {
+            Exit::Code(0) => None,
+            _ if self.oom_kills() > 0 => Some(Cause::OutOfMemory),
+            Exit::Code(_) => Some(Cause::Exit),
+            Exit::Signal(_) => Some(Cause::Signal),
+        }
+    }
+
+    fn oom_kills(&self) -> u64 {
+        let memory = self.spec.limits.iter().find(|limit| limit.name == "memory");
+        match memory.map(|limit| &limit.by) {
+            Some(LimitMeans::Cgroup { version, path }) => cgroup::oom_kills(*version, path),
+            _ => 0,
+        }
+    }
+
+    fn end_message(&self, exit: Exit, cause: Option<Cause>) -> String {
+        let limit = |name: &str| {
+            let limit = self.spec.limits.iter().find(|limit| limit.name == name);
+            limit.map_or(0, |limit| limit.asked)
+        };
+        match cause {
+            None => String::new(),
+            Some(Cause::Timeout) => format!(
+                "its time limit of {} s was over; it ended with {}",
+                limit("time"),
+                exit_text(exit)
+            ),
+            Some(Cause::OutOfMemory) => format!(
+                "the kernel ended it at its memory limit of {} bytes\nhint: raise `resources: memory:`",
+                limit("memory")
+            ),
+            Some(Cause::Exit | Cause::Signal) => {
+                format!("the command ended with {}", exit_text(exit))
+            }
+            Some(cause) => format!(
+                "it was stopped ({}); it ended with {}",
+                cause.as_str(),
+                exit_text(exit)
+            ),
+        }
+    }
+}
+
+struct Ready {
+    main: bool,
+    control: bool,
+    channel: bool,
+}
+
+type Launched = (std::process::Child, Option<OwnedFd>);
+
+/// The command itself where nothing stands between, else its launcher.
+fn start(
+    attempt: &Attempt,
+    spec: &Spec,
+    environment: &JobEnvironment,
+) -> Result<Launched, StartError> {
+    let grouped = spec
+        .limits
+        .iter()
+        .any(|limit| matches!(limit.by, LimitMeans::Cgroup { .. }));
+    if spec.launch == Launch::Plain && !grouped {
+        let mut command = command(spec, environment)?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn();
+        return Ok((
+            child.map_err(|error| not_executed(spec, environment, &error))?,
+            None,
+        ));
+    }
+    let failed = |what: &str, error: io::Error| isolation_failed(format!("{what}: {error}"));
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|error| failed("make the launch channel", error.into()))?;
+    let child = Command::new("/proc/self/exe")
+        .arg(VERB_LAUNCHER)
+        .arg(attempt.dir.path())
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed("start the launcher", error))?;
+    // When the launcher fails before it reads, what it says about that is worth more.
+    drop(send(&ours, environment));
+    Ok((child, Some(ours)))
+}
+
+fn open_control(path: &Path) -> Result<OwnedFd, ExecError> {
+    use crate::record::Doing;
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).doing("create", path)?;
+    // Opened for writing, too, so that it never is at its end.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).doing("open", path)
+}
+
+fn watch(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn timespec(wait_us: u64) -> Option<Timespec> {
+    Some(Timespec {
+        tv_sec: i64::try_from(wait_us / 1_000_000).ok()?,
+        // Rounded up, so that the time has come when poll returns.
+        tv_nsec: i64::try_from((wait_us % 1_000_000) * 1000 + 999).ok()?,
+    })
+}
+
+fn exit_text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(number) => format!("signal {number}"),
+    }
+}

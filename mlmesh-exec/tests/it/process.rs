@@ -1,0 +1,239 @@
+//! The conformance suite on the process executor, and what only it can show:
+//! other daemons, killed supervisors, logs beyond their limit.
+
+use std::fs;
+
+use mlmesh_model::*;
+
+use crate::conformance;
+use crate::support::*;
+
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {$(
+        #[tokio::test]
+        async fn $name() {
+            let bench = Bench::new();
+            let executor = bench.executor();
+            conformance::$name(&bench, executor.as_ref()).await;
+        }
+    )*};
+}
+
+conformance!(
+    a_command_runs_and_its_end_is_told,
+    success_has_no_cause,
+    a_signal_is_told_apart,
+    an_absent_command_is_no_start,
+    stop_ends_the_whole_tree,
+    a_polite_end_keeps_its_cause,
+    a_stop_before_the_start_is_kept,
+    time_is_up,
+    nothing_outlives_the_command,
+    an_attempt_starts_once,
+    what_never_started_never_will,
+    outputs_and_metrics_are_collected,
+    logs_and_metrics_are_followed_live,
+    secrets_are_given_and_hidden,
+    the_environment_is_exact,
+    a_dataset_is_where_its_mount_says,
+);
+
+#[tokio::test]
+async fn a_later_daemon_takes_over() {
+    let bench = Bench::new();
+    let spec = bench.spec(&["sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; exit 4"]);
+    let first = bench.executor();
+    let started = first.start(spec.clone()).await.unwrap();
+    let second = bench.executor();
+    let seen = second.reattach(spec.attempt).await.unwrap();
+    assert_eq!(seen, Reattached::Running(started));
+    let waiting = second.wait(spec.attempt);
+    fs::write(bench.work(spec.attempt).join("go"), "").unwrap();
+    let ended = waiting.await.unwrap();
+    assert_eq!(ended.exit, Some(Exit::Code(4)));
+    let third = bench.executor();
+    assert_eq!(
+        third.reattach(spec.attempt).await.unwrap(),
+        Reattached::Ended(ended)
+    );
+}
+
+#[tokio::test]
+async fn a_later_daemon_can_stop() {
+    let bench = Bench::new();
+    let spec = bench.spec(&["sleep", "1000"]);
+    bench.executor().start(spec.clone()).await.unwrap();
+    let second = bench.executor();
+    second
+        .stop(spec.attempt, Cause::Cancelled, 5_000)
+        .await
+        .unwrap();
+    let ended = second.wait(spec.attempt).await.unwrap();
+    assert_eq!(ended.cause, Some(Cause::Cancelled));
+    assert_eq!(ended.exit, Some(Exit::Signal(15)));
+}
+
+fn supervisor_of(bench: &Bench, attempt: AttemptRef) -> serde_json::Value {
+    let state = fs::read(bench.attempt_dir(attempt).join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    state["supervisor"].clone()
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Both while somebody waits and when a later daemon looks.
+#[tokio::test]
+async fn a_killed_supervisor_leaves_no_orphan() {
+    let script = "setsid sleep 1000 & echo $! > grandchild; echo said; sleep 1000";
+    let bench = Bench::new();
+    for later in [false, true] {
+        for sandbox in [false, true] {
+            let executor = bench.executor();
+            if sandbox && skip_without(executor.abilities().sandbox, "sandbox") {
+                continue;
+            }
+            let mut spec = bench.spec(&["sh", "-c", script]);
+            spec.placement.sandbox = sandbox;
+            executor.start(spec.clone()).await.unwrap();
+            eventually("the line", || async {
+                let page = executor.read_log(spec.attempt, 0, 100).await.unwrap();
+                (!page.lines.is_empty()).then_some(())
+            })
+            .await;
+            let pid = supervisor_of(&bench, spec.attempt)["pid"].as_i64().unwrap();
+            let family = processes_of(&bench, &spec, sandbox);
+            assert!(family.len() >= 2, "{family:?}");
+            let ended = if later {
+                kill(pid as i32);
+                let second = bench.executor();
+                let gone = eventually("the loss", || async {
+                    match second.reattach(spec.attempt).await.unwrap() {
+                        Reattached::Ended(ended) => Some(ended),
+                        _ => None,
+                    }
+                });
+                gone.await
+            } else {
+                let waiting = executor.wait(spec.attempt);
+                kill(pid as i32);
+                waiting.await.unwrap()
+            };
+            assert_eq!(ended.cause, Some(Cause::Lost));
+            assert_eq!(ended.exit, None);
+            assert!(ended.started_at.is_some());
+            assert_eq!(stdout(executor.as_ref(), spec.attempt).await, "said\n");
+            for pid in family {
+                eventually(&format!("the end of {pid}"), || async {
+                    (!alive(&pid)).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+}
+
+/// Pids, as the host counts them, of an attempt's processes.
+fn processes_of(_bench: &Bench, spec: &StartSpec, _sandbox: bool) -> Vec<String> {
+    let mark = format!("MLMESH_RUN_ID={}", spec.attempt.run);
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.parse::<i32>().is_ok())
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/environ"))
+                .is_ok_and(|text| text.split('\0').any(|entry| entry == mark))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_restart_of_the_machine_is_told_apart() {
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let spec = bench.spec(&["sleep", "1000"]);
+    executor.start(spec.clone()).await.unwrap();
+    let supervisor = supervisor_of(&bench, spec.attempt);
+    kill(supervisor["pid"].as_i64().unwrap() as i32);
+    for pid in processes_of(&bench, &spec, false) {
+        kill(pid.parse().unwrap());
+    }
+    let dir = bench.attempt_dir(spec.attempt);
+    let marker = fs::read_to_string(dir.join("started")).unwrap();
+    let boot = supervisor["boot_id"].as_str().unwrap();
+    fs::write(dir.join("started"), marker.replace(boot, "an earlier boot")).unwrap();
+    let ended = executor.wait(spec.attempt).await.unwrap();
+    assert_eq!(ended.cause, Some(Cause::Reboot));
+}
+
+#[tokio::test]
+async fn a_log_keeps_to_its_limit() {
+    let bench = Bench::new();
+    let executor = bench.executor_with(10_000);
+    let spec = bench.spec(&[
+        "sh",
+        "-c",
+        "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done",
+    ]);
+    let (_, ended) = run(executor.as_ref(), &spec).await;
+    assert_eq!(ended.cause, None);
+    assert!(ended.log_bytes_dropped > 0);
+    let kept = stdout(executor.as_ref(), spec.attempt).await;
+    let total: usize = (0..2000)
+        .map(|number| format!("line {number}\n").len())
+        .sum();
+    assert_eq!(kept.len() as u64 + ended.log_bytes_dropped, total as u64);
+    let note = log(executor.as_ref(), spec.attempt, LogStream::Stderr).await;
+    assert!(
+        note.contains(&ended.log_bytes_dropped.to_string()),
+        "{note}"
+    );
+    assert!(
+        fs::metadata(bench.attempt_dir(spec.attempt).join("log"))
+            .unwrap()
+            .len()
+            < 10_300
+    );
+}
+
+#[tokio::test]
+async fn a_supervisor_is_small() {
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let spec = bench.spec(&["sleep", "1000"]);
+    executor.start(spec.clone()).await.unwrap();
+    let pid = &supervisor_of(&bench, spec.attempt)["pid"];
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    executor
+        .stop(spec.attempt, Cause::Cancelled, 0)
+        .await
+        .unwrap();
+    executor.wait(spec.attempt).await.unwrap();
+    println!("a supervisor has {kilobytes} kB");
+    assert!(kilobytes < 5 * 1024, "{kilobytes} kB");
+}
+
+#[tokio::test]
+async fn no_network_is_no_network_without_a_sandbox_too() {
+    let bench = Bench::new();
+    let executor = bench.executor();
+    if skip_without(executor.abilities().network_none, "network namespace") {
+        return;
+    }
+    let mut spec = bench.spec(&["cat", "/proc/net/dev"]);
+    edit_plan(&mut spec, |plan| plan.network = PlanNetwork::None);
+    let (started, ended) = run(executor.as_ref(), &spec).await;
+    assert_eq!(ended.cause, None);
+    assert!(started.isolation.network_enforced);
+    assert!(started.isolation.namespaces.contains(&"net".to_owned()));
+    let devices = stdout(executor.as_ref(), spec.attempt).await;
+    assert_eq!(devices.lines().count(), 3, "{devices}");
+    assert!(devices.contains("lo:"));
+}
