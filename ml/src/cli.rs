@@ -159,14 +159,19 @@ pub(crate) enum Recipe {
 pub(crate) struct Submit {
     /// The recipe
     pub(crate) recipe: PathBuf,
-    /// Replace a parameter, `seed` or a field such as `resources.cpus`; repeatable
+    /// Replace a parameter or `seed`; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// `strict` enqueues only what can reach trust level L3 [default: strict]
     #[arg(long, value_name = "POLICY")]
     pub(crate) repro_policy: Option<Policy>,
     /// Larger goes first
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub(crate) priority: i32,
     /// Where to run
     #[arg(long, value_name = "WHERE", default_value = "process")]
@@ -194,7 +199,9 @@ pub(crate) enum Executor {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code 3 when `ml queue` would refuse it; plan and reasons are printed all the same.")]
+#[command(
+    after_help = "Exit code 3 when `ml queue` would refuse it; plan and reasons are printed all the same."
+)]
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) submit: Submit,

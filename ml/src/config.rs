@@ -58,6 +58,11 @@ impl Config {
         all.find(|(setting, ..)| setting.key == key)
             .map_or("", |(_, value, _)| value)
     }
+
+    /// The value of a setting that is a number of bytes.
+    pub(crate) fn bytes(&self, key: &str) -> u64 {
+        self.user.bytes(key)
+    }
 }
 
 /// `MLMESH_CONFIG_DIR`, else `~/.config/mlmesh`.
@@ -130,7 +135,10 @@ mod tests {
         assert_eq!(config.value("client.repro_policy"), "strict");
         std::fs::write(&file, "[daemon]\nport = 1\n").unwrap();
         let failure = Config::read(Some(folder.path()), &[]).unwrap_err();
-        assert_eq!((failure.code.as_str(), failure.exit.code()), ("bad_setting", 2));
+        assert_eq!(
+            (failure.code.as_str(), failure.exit.code()),
+            ("bad_setting", 2)
+        );
         assert!(failure.message.contains("`daemon.port`"), "{failure}");
     }
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use mlmesh_model::Refusal;
 use serde_json::{Value, json};
 
 /// Result of everything that a verb does.
@@ -67,11 +66,7 @@ impl Exit {
 
 impl Failure {
     /// A failure with exit code 1.
-    pub(crate) fn failed(
-        code: &str,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn failed(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             code: code.to_owned(),
             message: message.into(),
@@ -160,27 +155,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Reasons for which something is not enqueued: exit code 3.
-pub(crate) fn refused(reasons: &[Refusal]) -> Failure {
-    let message = match reasons {
-        [] => "refused by preflight".to_owned(),
-        [only] => only.message.clone(),
-        [first, rest @ ..] => format!("{} (and {} more)", first.message, rest.len()),
-    };
-    Failure {
-        code: reasons
-            .first()
-            .map_or_else(|| "refused".to_owned(), |first| first.code.clone()),
-        message,
-        hint: reasons
-            .first()
-            .map(|first| first.hint.clone())
-            .unwrap_or_default(),
-        details: json!({"reasons": reasons}),
-        exit: Exit::Refused,
-    }
-}
-
 /// The system's words without the number that Rust adds: `no such file or directory`.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
@@ -211,10 +185,11 @@ mod tests {
 
     #[test]
     fn every_failure_is_ours_while_a_job_is_waited_for() {
-        let refusal = Refusal::new("dataset_checksum", "no checksum", "add one");
-        let failure = refused(std::slice::from_ref(&refusal));
+        let failure = Failure {
+            exit: Exit::Refused,
+            ..Failure::failed("refused", "no checksum", "add one")
+        };
         assert_eq!(failure.exit.code(), 3);
-        assert_eq!(failure.code, "dataset_checksum");
         assert_eq!(failure.while_waiting().exit.code(), 125);
         let ended = Failure {
             exit: Exit::Job(143),

@@ -13,8 +13,11 @@ mod cli;
 mod config;
 mod context;
 mod error;
+mod follow;
+mod large;
 mod output;
 mod project;
+mod submission;
 mod upload;
 mod verbs;
 
@@ -50,14 +53,32 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
     let output = &context.output;
     let done = |outcome: Outcome| outcome.map(|()| Exit::Done);
     match verb {
+        Verb::Up(verb) => done(verbs::daemon::up(context, verb)),
+        Verb::Down(verb) => done(verbs::daemon::down(context, verb)),
+        Verb::Doctor => verbs::doctor::doctor(context),
         Verb::Init(verb) => done(verbs::init::init(output, verb)),
         Verb::Sync(verb) => done(verbs::sync::sync(context, verb)),
         Verb::Recipe(verb) => done(verbs::recipe::recipe(output, verb)),
+        Verb::Explain(verb) => verbs::submit::explain(context, verb),
+        Verb::Queue(verb) => verbs::submit::queue(context, verb),
+        Verb::Run(verb) => verbs::submit::run(context, verb),
+        Verb::Retry(verb) => done(verbs::runs::retry(context, verb)),
+        Verb::List(verb) => done(verbs::runs::list(context, verb)),
+        Verb::Status => done(verbs::runs::status(context)),
+        Verb::Watch(verb) => done(verbs::logs::watch(context, verb)),
+        Verb::Logs(verb) => done(verbs::logs::logs(context, verb)),
+        Verb::Info(verb) => done(verbs::info::info(context, verb)),
+        Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
+        Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
+        Verb::Prune(verb) => done(verbs::runs::prune(context, verb)),
+        Verb::Data(verb) => done(verbs::data::data(context, verb)),
+        Verb::Events(verb) => done(verbs::events::events(context, verb)),
+        Verb::Audit(verb) => done(verbs::events::audit(context, verb)),
         Verb::Config(verb) => done(verbs::settings::config(context, verb)),
+        Verb::Monitor => done(verbs::monitor::monitor(context)),
         Verb::Completions(verb) => done(verbs::shell::completions(output, verb)),
         Verb::Man(verb) => done(verbs::shell::man(output, verb)),
         Verb::Detached(verb) => done(verbs::shell::detached(verb)),
-        _ => todo!(),
     }
 }
 

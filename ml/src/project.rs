@@ -165,7 +165,10 @@ mod tests {
         fs::write(&recipe, "experiment: {}\n").unwrap();
         let read = read_recipe(&recipe).unwrap();
         assert_eq!(read.relative, "b/c/train.yaml");
-        assert_eq!(read.root, fs::canonicalize(folder.path().join("a")).unwrap());
+        assert_eq!(
+            read.root,
+            fs::canonicalize(folder.path().join("a")).unwrap()
+        );
     }
 
     #[test]
@@ -176,9 +179,16 @@ mod tests {
         fs::create_dir_all(git.join("refs/heads")).unwrap();
         fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
         assert_eq!(git_facts(folder.path()), None, "no commit yet");
-        fs::write(git.join("packed-refs"), format!("# x\n{NAME} refs/heads/main\n")).unwrap();
+        fs::write(
+            git.join("packed-refs"),
+            format!("# x\n{NAME} refs/heads/main\n"),
+        )
+        .unwrap();
         let facts = git_facts(folder.path()).unwrap();
-        assert_eq!((facts.head.as_str(), facts.branch.as_deref()), (NAME, Some("main")));
+        assert_eq!(
+            (facts.head.as_str(), facts.branch.as_deref()),
+            (NAME, Some("main"))
+        );
         let newer = NAME.replace('0', "f");
         fs::write(git.join("refs/heads/main"), &newer).unwrap();
         assert_eq!(git_facts(folder.path()).unwrap().head, newer);
@@ -193,6 +203,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read_text(folder.path()).unwrap_err().exit.code(), 2);
         let absent = read_text(&folder.path().join("x.yaml")).unwrap_err();
-        assert_eq!((absent.code.as_str(), absent.exit.code()), ("recipe_absent", 2));
+        assert_eq!(
+            (absent.code.as_str(), absent.exit.code()),
+            ("recipe_absent", 2)
+        );
     }
 }

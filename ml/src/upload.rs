@@ -15,12 +15,14 @@ use std::path::{Path, PathBuf};
 
 use mlmesh_api::{Client, ClientError, IdempotencyKey, error_code};
 use mlmesh_cas::{
-    FrameError, FrameWriter, Mode, Options, Rules, Snapshot, SnapshotError, TreeEntry,
+    CHUNKED_BYTES_MIN, FrameError, FrameWriter, Mode, Options, Rules, Snapshot, SnapshotError,
+    TreeEntry,
 };
 use mlmesh_model::{Digest, ObjectId};
 use serde_json::json;
 
 use crate::error::{Exit, Failure, Outcome};
+use crate::large::{self, Bases};
 use crate::output::Output;
 
 /// Bytes of content in one body, except for a file that is larger alone.
@@ -61,36 +63,54 @@ pub(crate) fn snapshot(
     Ok(snapshot)
 }
 
-/// Takes a snapshot and makes it complete at the daemon.
+/// Makes a snapshot complete at the daemon; one taken again where files change
+/// while they are sent.
 pub(crate) fn sync(
     output: &Output,
     client: &Client,
-    take: impl Fn() -> Outcome<Snapshot>,
+    data_dir: &Path,
+    first: Snapshot,
+    take_again: impl Fn() -> Outcome<Snapshot>,
 ) -> Outcome<Synced> {
+    let mut snapshot = first;
     let mut bytes_sent = 0;
-    for attempt in 1.. {
-        let snapshot = take()?;
-        match send(output, client, &snapshot, &mut bytes_sent) {
-            Ok(()) => {
-                return Ok(Synced {
-                    snapshot,
-                    bytes_sent,
-                });
-            }
-            Err(failure) if attempt < ATTEMPTS_MAX && is_moving(&failure) => {}
+    let mut attempt = 1;
+    loop {
+        let cache = stat_cache(&snapshot.root, data_dir);
+        let bases = Bases::of(&snapshot, cache.as_deref());
+        match send(output, client, &snapshot, &bases, &mut bytes_sent) {
+            Ok(()) => break,
+            Err(failure) if attempt < ATTEMPTS_MAX && is_moving(&failure) => attempt += 1,
             Err(failure) => return Err(failure),
         }
+        snapshot = take_again()?;
     }
-    unreachable!("the loop ends by returning")
+    Ok(Synced {
+        snapshot,
+        bytes_sent,
+    })
 }
 
 /// Makes a snapshot complete at the daemon.
-fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut u64) -> Outcome {
+fn send(
+    output: &Output,
+    client: &Client,
+    snapshot: &Snapshot,
+    bases: &Bases,
+    bytes_sent: &mut u64,
+) -> Outcome {
     let missing = missing(client, snapshot)?;
     let total = missing.iter().map(|entry| entry.size).sum();
     let mut progress = output.progress("upload", total);
     let mut body = Body::new()?;
     for entry in missing {
+        if entry.size >= CHUNKED_BYTES_MIN {
+            let alone = large::send(client, snapshot, entry, bases, &mut progress)?;
+            if let Some(sent) = alone {
+                *bytes_sent += sent;
+                continue;
+            }
+        }
         let content = read(snapshot, entry)?;
         body.add(entry.object, &content)?;
         progress.add(entry.size);
@@ -105,6 +125,7 @@ fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut 
     let listing = snapshot.tree.canonical_bytes();
     client.commit(&listing, &IdempotencyKey::random()?)?;
     *bytes_sent += listing.len() as u64;
+    bases.remember(snapshot);
     Ok(())
 }
 
@@ -184,7 +205,7 @@ fn read(snapshot: &Snapshot, entry: &TreeEntry) -> Outcome<Vec<u8>> {
     }
 }
 
-fn moving(path: &Path) -> Failure {
+pub(crate) fn moving(path: &Path) -> Failure {
     Failure {
         code: "tree_changing".to_owned(),
         ..Failure::failed(
@@ -199,7 +220,7 @@ fn is_moving(failure: &Failure) -> bool {
     failure.code == "tree_changing" || failure.code == error_code::BAD_OBJECT
 }
 
-fn frame_failure(error: FrameError) -> Failure {
+pub(crate) fn frame_failure(error: FrameError) -> Failure {
     Failure {
         code: "local_failure".to_owned(),
         ..Failure::failed("", error.to_string(), "")

@@ -72,11 +72,9 @@ impl Progress {
     }
 
     fn bar(&self) -> String {
-        let full = if self.total == 0 {
-            BAR_CELLS
-        } else {
-            self.done.min(self.total) * BAR_CELLS / self.total
-        };
+        let full = (self.done.min(self.total) * BAR_CELLS)
+            .checked_div(self.total)
+            .unwrap_or(BAR_CELLS);
         let cells: String = (0..BAR_CELLS)
             .map(|cell| if cell < full { '█' } else { '░' })
             .collect();

@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_narrow_terminal_cuts_the_last_column() {
         let text = table().render(Some(32), |text, _| text.to_owned());
-        assert!(text.contains("completed  lr=0.…\n"), "{text}");
+        assert!(text.contains("completed  lr=0.1…\n"), "{text}");
     }
 
     #[test]

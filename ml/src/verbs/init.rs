@@ -37,9 +37,9 @@ pub(crate) fn init(output: &Output, verb: &cli::Init) -> Outcome {
         Some(name) => name.clone(),
         None => experiment_name(&real),
     };
-    let name: mlmesh_model::Name = name.parse().map_err(|error| {
-        Failure::usage(format!("{error}"), "name it: `ml init --name digits`")
-    })?;
+    let name: mlmesh_model::Name = name
+        .parse()
+        .map_err(|error| Failure::usage(format!("{error}"), "name it: `ml init --name digits`"))?;
     let recipe = mlmesh_recipe::init_recipe(name.as_str());
     let files = [
         ("mlmesh.toml", SETTINGS.to_owned()),
@@ -66,7 +66,10 @@ pub(crate) fn init(output: &Output, verb: &cli::Init) -> Outcome {
         output.line(format_args!("wrote {}", dir.join(file).display()))?;
     }
     for file in &kept {
-        output.say(format_args!("kept {}, it was there", dir.join(file).display()));
+        output.say(format_args!(
+            "kept {}, it was there",
+            dir.join(file).display()
+        ));
     }
     output.hint("edit train.yaml, then `ml recipe check train.yaml` and `ml run train.yaml`");
     Ok(())

@@ -1,7 +1,17 @@
 //! One module per group of verbs.
 
+pub(crate) mod daemon;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod info;
 pub(crate) mod init;
+pub(crate) mod logs;
+pub(crate) mod monitor;
+pub(crate) mod outputs;
 pub(crate) mod recipe;
+pub(crate) mod runs;
 pub(crate) mod settings;
 pub(crate) mod shell;
+pub(crate) mod submit;
 pub(crate) mod sync;

@@ -78,11 +78,17 @@ fn check(output: &Output, path: &Path) -> Outcome {
 pub(crate) fn invalid(errors: &RecipeErrors) -> Failure {
     let details: Vec<Value> = errors.errors.iter().map(to_json).collect();
     let mut message = match errors.errors.as_slice() {
-        [only] => format!("{}:{}:{}: {}", only.file, only.line, only.column, only.message),
+        [only] => format!(
+            "{}:{}:{}: {}",
+            only.file, only.line, only.column, only.message
+        ),
         _ => errors.to_string(),
     };
     if errors.errors.len() > 1 {
-        message = format!("the recipe has {} errors\n{message}", errors.errors.len() + errors.omitted);
+        message = format!(
+            "the recipe has {} errors\n{message}",
+            errors.errors.len() + errors.omitted
+        );
     }
     let hint = match errors.errors.as_slice() {
         [only] => only.hint.clone(),

@@ -23,7 +23,8 @@ const BURST_MAX: Duration = Duration::from_secs(1);
 
 /// Syncs once, or goes on.
 pub(crate) fn sync(context: &Context, verb: &cli::Sync) -> Outcome {
-    let dir = fs::canonicalize(&verb.dir).map_err(|error| Failure::io("open", &verb.dir, &error))?;
+    let dir =
+        fs::canonicalize(&verb.dir).map_err(|error| Failure::io("open", &verb.dir, &error))?;
     let root = crate::project::root_of(&dir);
     let data_dir = context.data_dir()?;
     let client = context.client()?;
@@ -38,7 +39,9 @@ pub(crate) fn sync(context: &Context, verb: &cli::Sync) -> Outcome {
         // Watches first: what changes during the first sync is seen.
         let mut watches = Watches::new(&project.root, &project.data_dir)?;
         project.sync()?;
-        context.output.hint("each edit becomes a commit; end with Ctrl-C");
+        context
+            .output
+            .hint("each edit becomes a commit; end with Ctrl-C");
         loop {
             watches.wait_for_edit()?;
             match project.sync() {
@@ -64,7 +67,7 @@ impl Project<'_> {
     fn sync(&mut self) -> Outcome {
         let output = &self.context.output;
         let take = || upload::snapshot(output, &self.root, &self.data_dir, &[]);
-        let synced = upload::sync(output, &self.client, take)?;
+        let synced = upload::sync(output, &self.client, &self.data_dir, take()?, take)?;
         if self.commit == Some(synced.snapshot.commit) {
             return Ok(());
         }

@@ -1,0 +1,307 @@
+//! `ml info`: everything that is recorded of a run, from the daemon or from a
+//! `run_manifest.json` on disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use mlmesh_api::{AttemptDto, MetricDto, RunDto, TrustDto};
+use mlmesh_model::MetricValue;
+use serde_json::Value;
+
+use crate::cli;
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::output::{self, Output, Table, Tone};
+use crate::verbs::logs::phase_tone;
+
+/// Largest manifest that is read.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Shows a run.
+pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
+    let output = &context.output;
+    if is_path(&verb.run) {
+        return show_manifest(output, Path::new(&verb.run));
+    }
+    let client = context.client()?;
+    let run = client.run(&verb.run)?;
+    if output.json {
+        return output.json(&run);
+    }
+    let attempts = match run.attempts {
+        0 => Vec::new(),
+        _ => client.attempts(&run.id.to_string())?.attempts,
+    };
+    print_run(output, &run, &attempts)
+}
+
+/// A run's name has neither `/` nor `.`.
+fn is_path(text: &str) -> bool {
+    text.contains(['/', '.'])
+}
+
+fn show_manifest(output: &Output, path: &Path) -> Outcome {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| {
+            let mut failure = Failure::io("read the manifest", path, &error);
+            if error.kind() == std::io::ErrorKind::NotFound {
+                failure.exit = crate::error::Exit::NotFound;
+            }
+            failure
+        })?;
+    let manifest: Value = serde_json::from_str(&text).map_err(|error| Failure {
+        code: "manifest_form".to_owned(),
+        ..Failure::failed(
+            "",
+            format!("`{}` is no JSON: {error}", path.display()),
+            "a run's manifest is data/experiments/RUN/run_manifest.json",
+        )
+    })?;
+    if output.json {
+        output.json(&manifest)
+    } else {
+        output.line(format_args!("{manifest:#}"))
+    }
+}
+
+fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome {
+    let line = |key: &str, value: String| match value.as_str() {
+        "" => Ok(()),
+        value => output.line(format_args!(
+            "{:<11} {value}",
+            output.paint(key, Tone::Plain)
+        )),
+    };
+    output.line(output.paint(&format!("{}  {}", run.id, run.name), Tone::Bold))?;
+    line("phase", phase_line(output, run))?;
+    line("why", run.message.clone())?;
+    line("owner", run.owner.clone())?;
+    line(
+        "sweep",
+        run.parent.map_or(String::new(), |parent| {
+            format!("{parent}, point {}", run.index.unwrap_or(0))
+        }),
+    )?;
+    line(
+        "points",
+        run.children_counts.map_or(String::new(), |counts| {
+            format!(
+                "{}: {} completed, {} failed, {} queued",
+                run.children.unwrap_or(0),
+                counts.completed,
+                counts.failed,
+                counts.queued
+            )
+        }),
+    )?;
+    line("queued", output::date_time(run.queued_at))?;
+    line(
+        "started",
+        run.started_at.map_or(String::new(), output::date_time),
+    )?;
+    line(
+        "ended",
+        run.ended_at.map_or(String::new(), output::date_time),
+    )?;
+    line("plan", run.plan_sha256.to_string())?;
+    line("commit", run.commit.to_string())?;
+    line(
+        "git",
+        run.git.as_ref().map_or(String::new(), |git| {
+            format!(
+                "{} {}",
+                git.head,
+                git.branch.as_deref().unwrap_or("(no branch)")
+            )
+        }),
+    )?;
+    line("command", argv(run.plan.as_ref()))?;
+    line(
+        "policy",
+        format!(
+            "{}, on {}",
+            run.placement.repro_policy, run.placement.executor
+        ),
+    )?;
+    line("isolation", isolation(run))?;
+    line(
+        "outputs",
+        run.outputs
+            .map_or(String::new(), |listing| listing.to_string()),
+    )?;
+    line(
+        "manifest",
+        run.manifest_sha256
+            .map_or(String::new(), |digest| digest.to_string()),
+    )?;
+    print_trust(output, run.trust.as_ref(), run.phase.is_ended())?;
+    print_metrics(output, &run.metrics)?;
+    print_attempts(output, attempts)
+}
+
+fn phase_line(output: &Output, run: &RunDto) -> String {
+    let mut text = output.paint(run.phase.as_str(), phase_tone(run.phase));
+    if let Some(cause) = run.cause {
+        text.push_str(&format!(", cause {cause}"));
+    }
+    if let Some(code) = run.exit_code {
+        text.push_str(&format!(", exit code {code}"));
+    }
+    if let Some(signal) = run.signal {
+        text.push_str(&format!(", signal {signal}"));
+    }
+    text
+}
+
+/// The command as one could type it.
+fn argv(plan: Option<&Value>) -> String {
+    let words = plan.and_then(|plan| plan["argv"].as_array());
+    let words = words.into_iter().flatten().filter_map(Value::as_str);
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn isolation(run: &RunDto) -> String {
+    let Some(isolation) = &run.isolation else {
+        return String::new();
+    };
+    let mut parts = vec![if isolation.sandboxed {
+        "sandboxed".to_owned()
+    } else {
+        "not sandboxed".to_owned()
+    }];
+    if isolation.network_enforced {
+        parts.push("network enforced".to_owned());
+    }
+    for limit in &isolation.limits {
+        parts.push(match limit.held {
+            Some(held) => format!("{} ≤ {held} ({})", limit.name, limit.by),
+            None => format!("{} not limited ({})", limit.name, limit.by),
+        });
+    }
+    parts.join(", ")
+}
+
+fn print_trust(output: &Output, trust: Option<&TrustDto>, ended: bool) -> Outcome {
+    let Some(trust) = trust else {
+        return Ok(());
+    };
+    let word = if ended { "" } else { " (expected)" };
+    output.line(format_args!("{:<11} {}{word}", "trust", trust.level))?;
+    for reason in &trust.reasons {
+        output.line(format_args!(
+            "            no {}: {}",
+            reason.level, reason.message
+        ))?;
+        output.line(output.paint(&format!("                hint: {}", reason.hint), Tone::Dim))?;
+    }
+    Ok(())
+}
+
+fn print_metrics(output: &Output, metrics: &BTreeMap<String, MetricDto>) -> Outcome {
+    if metrics.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["METRIC", "LAST", "MIN", "MAX", "STEPS"]);
+    for (name, metric) in metrics {
+        table.row([
+            (name.clone(), Tone::Plain),
+            (number(metric.last), Tone::Plain),
+            (number(metric.min), Tone::Plain),
+            (number(metric.max), Tone::Plain),
+            (metric.steps.to_string(), Tone::Plain),
+        ]);
+    }
+    output.line("")?;
+    output.table(&table)
+}
+
+/// A metric's value with at most six digits that count.
+pub(crate) fn number(value: MetricValue) -> String {
+    let value = value.0;
+    let magnitude = value.abs();
+    if !value.is_finite() || value == 0.0 {
+        return format!("{value}");
+    }
+    if !(1e-4..1e7).contains(&magnitude) {
+        return format!("{value:.5e}");
+    }
+    let before = magnitude.log10().floor() as i32 + 1;
+    let decimals = usize::try_from(6 - before.max(1)).unwrap_or(0);
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
+fn print_attempts(output: &Output, attempts: &[AttemptDto]) -> Outcome {
+    if attempts.len() < 2 {
+        return Ok(());
+    }
+    let mut table = Table::new(&["ATTEMPT", "STARTED", "TIME", "END"]);
+    for attempt in attempts {
+        let time = match (attempt.started_at, attempt.ended_at) {
+            (Some(started), Some(ended)) => output::duration_us(ended.0.since(started.0)),
+            _ => String::new(),
+        };
+        let mut end = attempt
+            .cause
+            .map_or(String::new(), |cause| cause.to_string());
+        if let Some(code) = attempt.exit_code {
+            end.push_str(&format!(" {code}"));
+        }
+        table.row([
+            (attempt.number.to_string(), Tone::Plain),
+            (
+                attempt.started_at.map_or(String::new(), output::date_time),
+                Tone::Plain,
+            ),
+            (time, Tone::Plain),
+            (end, Tone::Plain),
+        ]);
+    }
+    output.line("")?;
+    output.table(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (0.976_543_21, "0.97654"),
+            (123_456.789, "123457"),
+            (0.000_012, "1.20000e-5"),
+            (-2.5, "-2.5"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(number(MetricValue(value)), text);
+        }
+    }
+
+    #[test]
+    fn a_command_is_shown_as_typed() {
+        let plan = serde_json::json!({"argv": ["python", "-c", "print('x')", ""]});
+        assert_eq!(argv(Some(&plan)), r"python -c 'print('\''x'\'')' ''");
+        assert!(is_path("./run") && is_path("run_manifest.json"));
+        assert!(!is_path("@last") && !is_path("abcdefghijkl"));
+    }
+}

@@ -1,0 +1,308 @@
+//! `ml explain`, `ml queue`, `ml run`: one recipe, one submission, one preflight.
+
+use mlmesh_api::{AcceptedDto, Client, ClientError, ExplanationDto, IdempotencyKey, RefusalDto};
+use serde_json::{Value, json};
+
+use crate::cli;
+use crate::context::Context;
+use crate::error::{Exit, Failure, Outcome};
+use crate::follow::{self, Patient, Verdict};
+use crate::output::{self, Output, Table, Tone};
+use crate::submission::{self, Prepared};
+use crate::upload;
+use crate::verbs::logs;
+
+/// Shows what would run. Exit code 3 when it would be refused.
+pub(crate) fn explain(context: &Context, verb: &cli::Explain) -> Outcome<Exit> {
+    let prepared = submission::prepare(context, &verb.submit)?;
+    let explanation = context.client()?.explain(&prepared.submission)?;
+    if context.output.json {
+        context.output.json(&explanation)?;
+    } else {
+        print_explanation(&context.output, &explanation)?;
+    }
+    if explanation.admitted {
+        return Ok(Exit::Done);
+    }
+    Err(would_be_refused(&explanation.refusals))
+}
+
+/// Queues a recipe; with `--wait` returns when it has ended.
+pub(crate) fn queue(context: &Context, verb: &cli::Queue) -> Outcome<Exit> {
+    let quiet = verb.quiet;
+    let queue = || -> Outcome<Exit> {
+        let accepted = submit(context, &verb.submit)?;
+        print_accepted(&context.output, &accepted, quiet, verb.wait)?;
+        if !verb.wait {
+            return Ok(Exit::Done);
+        }
+        let mut patient = Patient::new(context)?;
+        let ended = patient.wait(&accepted.id.to_string())?;
+        let verdict = patient.verdict(&ended)?;
+        if context.output.json && !quiet {
+            context.output.json(&ended)?;
+        } else if !quiet {
+            context.output.say(logs::end_line(&context.output, &ended));
+        }
+        finish(&ended, verdict)
+    };
+    if verb.wait {
+        queue().map_err(Failure::while_waiting)
+    } else {
+        queue()
+    }
+}
+
+/// Queues a recipe and follows it.
+pub(crate) fn run(context: &Context, verb: &cli::Run) -> Outcome<Exit> {
+    let run = || -> Outcome<Exit> {
+        let accepted = submit(context, &verb.submit)?;
+        let id = accepted.id.to_string();
+        context
+            .output
+            .say(format_args!("queued {}", described(&accepted)));
+        let mut patient = Patient::new(context)?;
+        logs::on_interrupt(context, &id)?;
+        let ended = if accepted.children.is_some() {
+            logs::watch_one(context, &mut patient, &id)?
+        } else {
+            logs::follow(context, &mut patient, &id, None)?;
+            patient.wait(&id)?
+        };
+        let verdict = patient.verdict(&ended)?;
+        if context.output.json {
+            context.output.json(&ended)?;
+        } else {
+            context.output.say(logs::end_line(&context.output, &ended));
+            context.output.hint(format_args!(
+                "`ml info {id}` shows what it proves, `ml outputs {id}` what it left"
+            ));
+        }
+        finish(&ended, verdict)
+    };
+    run().map_err(Failure::while_waiting)
+}
+
+fn finish(ended: &mlmesh_api::RunDto, verdict: Verdict) -> Outcome<Exit> {
+    match verdict {
+        Verdict::Job(0) => Ok(Exit::Done),
+        Verdict::Job(code) => Ok(Exit::Job(code)),
+        Verdict::Ours => Err(follow::ended_badly(ended)),
+    }
+}
+
+/// Sends a submission. The tree is sent only when the daemon does not know it.
+fn submit(context: &Context, verb: &cli::Submit) -> Outcome<AcceptedDto> {
+    let mut prepared = submission::prepare(context, verb)?;
+    let client = context.client()?;
+    let key = IdempotencyKey::random()?;
+    match client.submit(&prepared.submission, &key) {
+        Err(error) if upload::is_incomplete(&error) => {
+            prepared.upload(context, &client)?;
+            submit_again(&client, &prepared, &key)
+        }
+        other => other.map_err(refusal),
+    }
+}
+
+fn submit_again(
+    client: &Client,
+    prepared: &Prepared,
+    key: &IdempotencyKey,
+) -> Outcome<AcceptedDto> {
+    client.submit(&prepared.submission, key).map_err(refusal)
+}
+
+/// The daemon's refusal; its reasons become the text.
+fn refusal(error: ClientError) -> Failure {
+    let reasons = match &error {
+        ClientError::Api { body, .. } => body.details["refusals"].clone(),
+        _ => Value::Null,
+    };
+    let reasons: Vec<RefusalDto> = serde_json::from_value(reasons).unwrap_or_default();
+    let failure = Failure::from(error);
+    if reasons.is_empty() {
+        return failure;
+    }
+    Failure {
+        message: listed("refused by preflight", &reasons),
+        hint: String::new(),
+        ..failure
+    }
+}
+
+fn would_be_refused(reasons: &[RefusalDto]) -> Failure {
+    Failure {
+        code: mlmesh_api::error_code::REFUSED.to_owned(),
+        exit: Exit::Refused,
+        ..Failure::failed("", listed("`ml queue` would refuse this", reasons), "")
+    }
+    .with_details(json!({"refusals": reasons}))
+}
+
+/// Reasons, one a line, each with its hint.
+fn listed(title: &str, reasons: &[RefusalDto]) -> String {
+    let mut text = title.to_owned();
+    for reason in reasons {
+        text.push_str(&format!("\n  {} [{}]", reason.message, reason.code));
+        if !reason.hint.is_empty() {
+            text.push_str(&format!("\n    hint: {}", reason.hint));
+        }
+    }
+    text
+}
+
+fn print_accepted(output: &Output, accepted: &AcceptedDto, quiet: bool, wait: bool) -> Outcome {
+    if quiet {
+        return output.raw(format!("{}\n", accepted.id).as_bytes());
+    }
+    if output.json {
+        return if wait { Ok(()) } else { output.json(accepted) };
+    }
+    output.line(format_args!("queued {}", described(accepted)))?;
+    if wait {
+        output.hint("Ctrl-C ends the waiting, not the run");
+    } else {
+        let id = accepted.id;
+        output.hint(format_args!(
+            "`ml watch {id}` waits for its end, `ml logs -f {id}` follows it"
+        ));
+    }
+    Ok(())
+}
+
+fn described(accepted: &AcceptedDto) -> String {
+    let plan = accepted.plan_sha256.0.short();
+    match accepted.children {
+        None => format!("{} (plan {plan})", accepted.id),
+        Some(points) => format!("{} (sweep of {points} runs, plan {plan})", accepted.id),
+    }
+}
+
+/// The six groups, then the verdict.
+fn print_explanation(output: &Output, it: &ExplanationDto) -> Outcome {
+    let section = |name: &str| output.line(output.paint(name, Tone::Bold));
+    let line = |key: &str, value: String| output.line(format_args!("  {key:<10}  {value}"));
+    section("experiment")?;
+    line("name", it.experiment.name.clone())?;
+    line("recipe", it.experiment.recipe.clone())?;
+    line("commit", it.experiment.commit.to_string())?;
+    let plan = it.experiment.plan_sha256;
+    line(
+        "plan",
+        plan.map_or_else(|| "none, see below".to_owned(), |plan| plan.to_string()),
+    )?;
+    line("points", it.points_total.to_string())?;
+    section("environment")?;
+    match &it.deps {
+        None => line("deps", "none declared".to_owned())?,
+        Some(deps) => {
+            line("deps", format!("{} (Python {})", deps.name, deps.python))?;
+            line("digest", deps.sha256.to_string())?;
+        }
+    }
+    section("snapshot")?;
+    line("id", it.snapshot.id.clone())?;
+    let complete = if it.snapshot.complete {
+        "at the daemon"
+    } else {
+        "not yet at the daemon, `ml queue` sends it"
+    };
+    line("content", complete.to_owned())?;
+    section("datasets")?;
+    for dataset in &it.datasets {
+        let version = dataset.version.as_deref().unwrap_or("any version");
+        let checksum = dataset
+            .checksum
+            .map_or("no checksum".to_owned(), |sum| sum.short());
+        let known = if dataset.registered {
+            "registered"
+        } else {
+            "not registered"
+        };
+        let text = format!("{version}, {checksum}, at {}, {known}", dataset.mount);
+        line(&dataset.name, text)?;
+    }
+    if it.datasets.is_empty() {
+        line("none", String::new())?;
+    }
+    section("resources")?;
+    line("cpus", cpus(it.resources.cpu_milli))?;
+    line(
+        "memory",
+        it.resources
+            .memory_bytes
+            .map_or("no limit".to_owned(), output::bytes),
+    )?;
+    line("gpus", it.resources.gpus.to_string())?;
+    line(
+        "time",
+        it.resources
+            .time_s
+            .map_or("no limit".to_owned(), |s| format!("{s} s")),
+    )?;
+    section("image")?;
+    line(
+        "image",
+        it.image
+            .as_ref()
+            .map_or("none".to_owned(), |image| image.name.clone()),
+    )?;
+    print_points(output, it)?;
+    section("verdict")?;
+    line("policy", it.repro_policy.clone())?;
+    line("trust", format!("can reach {}", it.trust.level))?;
+    for reason in &it.trust.reasons {
+        line("", format!("no {}: {}", reason.level, reason.message))?;
+        line("", format!("  hint: {}", reason.hint))?;
+    }
+    for wait in &it.waits {
+        line("waits", wait.message.clone())?;
+    }
+    line(
+        "queue",
+        if it.admitted {
+            "would accept it"
+        } else {
+            "would refuse it"
+        }
+        .to_owned(),
+    )
+}
+
+fn cpus(milli: u64) -> String {
+    if milli.is_multiple_of(1000) {
+        (milli / 1000).to_string()
+    } else {
+        format!("{:.3}", milli as f64 / 1000.0)
+    }
+}
+
+/// Of a sweep: each point's plan and parameters.
+fn print_points(output: &Output, it: &ExplanationDto) -> Outcome {
+    if it.points_total <= 1 {
+        return Ok(());
+    }
+    let mut table = Table::new(&["POINT", "PLAN", "PARAMS"]);
+    for (index, point) in it.points.iter().enumerate() {
+        let params = point.plan["params"].as_object();
+        let params = params
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| match value {
+                Value::String(text) => format!("{name}={text}"),
+                value => format!("{name}={value}"),
+            });
+        table.row([
+            (index.to_string(), Tone::Dim),
+            (point.plan_sha256.0.short(), Tone::Plain),
+            (params.collect::<Vec<_>>().join(" "), Tone::Plain),
+        ]);
+    }
+    output.table(&table)?;
+    let left = u64::from(it.points_total).saturating_sub(it.points.len() as u64);
+    if left > 0 {
+        output.line(format_args!("… and {left} more"))?;
+    }
+    Ok(())
+}
