@@ -1,7 +1,7 @@
 //! Named points at which a test kills the process, in the order of an attempt's life.
 //!
-//! `MLMESH_CRASH_AT=NAME` aborts at that point; `NAME:COUNT` lets the process pass it
-//! `COUNT` times before. The variable is read once.
+//! `MLMESH_CRASH_AT=NAME` aborts at that point's first hit, `NAME:7` at its seventh.
+//! The variable is read once.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,24 +35,26 @@ pub(crate) fn point(name: &'static str) {
 
 struct Crash {
     name: String,
-    passes_left: AtomicU64,
+    hits_left: AtomicU64,
 }
 
 impl Crash {
     fn parse(text: &str) -> Option<Self> {
-        let (name, passes) = text.split_once(':').unwrap_or((text, "0"));
+        let (name, hit) = text.split_once(':').unwrap_or((text, "1"));
         Some(Self {
             name: name.to_owned(),
-            passes_left: AtomicU64::new(passes.parse().ok()?),
+            hits_left: AtomicU64::new(hit.parse().ok()?),
         })
     }
 
+    /// Counts a hit; true from the one that was asked for on.
     fn is_due(&self) -> bool {
-        self.passes_left
+        let left = self
+            .hits_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            })
-            .is_err()
+                Some(left.saturating_sub(1))
+            });
+        left.is_ok_and(|left| left <= 1)
     }
 }
 
@@ -61,10 +63,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_lets_the_process_pass() {
-        let crash = Crash::parse("control.x:1").unwrap();
+    fn a_number_names_the_hit() {
+        let crash = Crash::parse("control.x:2").unwrap();
         assert_eq!(crash.name, "control.x");
         assert_eq!([crash.is_due(), crash.is_due()], [false, true]);
+        assert!(Crash::parse("control.x").unwrap().is_due());
         assert!(Crash::parse("control.x:y").is_none());
     }
 }

@@ -155,9 +155,7 @@ impl Inner {
                 }
             }
             Effect::EndQueued { run, cause } => {
-                let Some(record) = state.runs.get(&run).cloned() else {
-                    return None;
-                };
+                let record = state.runs.get(&run).cloned()?;
                 let audit = state.audits.remove(&run);
                 self.tasks
                     .spawn(async move { ledger::end_queued(inner, record, cause, audit).await });

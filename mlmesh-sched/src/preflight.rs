@@ -11,7 +11,7 @@ use mlmesh_model::{
     PlanSeed, Refusal, ReproPolicy, Resources, Seed, Submission, Trust, TrustLevel, Workload,
     sweep_digest,
 };
-use mlmesh_recipe::{Point, expand, substitute};
+use mlmesh_recipe::{Point, check, expand, substitute};
 use serde::Serialize;
 
 use crate::World;
@@ -118,7 +118,8 @@ pub struct DatasetGroup {
 /// Judges `submission` in `world`. The only source of refusals of plans.
 pub fn preflight(submission: &Submission, world: &World) -> Preflight {
     let Workload::Experiment(experiment) = &submission.workload;
-    let mut refusals = rules::shape(experiment);
+    // What a client sends obeys the rules of recipes, whoever wrote the client.
+    let mut refusals: Vec<Refusal> = check(&submission.workload).err().into_iter().collect();
     let resolved = rules::resolve(submission, experiment, world, &mut refusals);
     refusals.extend(rules::host(experiment, submission, world, &resolved));
     let trust = Trust::of(&resolved.trust);

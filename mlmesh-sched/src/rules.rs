@@ -57,51 +57,6 @@ impl Resolved {
     }
 }
 
-/// Paths that the client names and the executor will use: they stay inside the
-/// working directory whatever the client sends.
-pub(crate) fn shape(experiment: &Experiment) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
-    if experiment.command.is_empty() {
-        refusals.push(Refusal::new(
-            "command_empty",
-            "the recipe has no command",
-            "add `command: [python, train.py]`",
-        ));
-    }
-    let mounts = experiment
-        .datasets
-        .iter()
-        .map(|dataset| dataset.mount.as_str());
-    let outputs = experiment.outputs.iter().map(String::as_str);
-    for path in mounts.clone().chain(outputs) {
-        if !stays_inside(path) {
-            refusals.push(Refusal::new(
-                "path_outside",
-                format!("`{path}` does not stay inside the working directory"),
-                "use a relative path without `..` and without control characters",
-            ));
-        }
-    }
-    let mut seen = BTreeSet::new();
-    for mount in mounts {
-        if !seen.insert(mount) {
-            refusals.push(Refusal::new(
-                "mount_taken",
-                format!("two datasets have the mount `{mount}`"),
-                "give each dataset a `mount:` of its own",
-            ));
-        }
-    }
-    refusals
-}
-
-fn stays_inside(path: &str) -> bool {
-    !path.is_empty()
-        && !path.starts_with('/')
-        && !path.chars().any(char::is_control)
-        && path.split('/').all(|part| part != "..")
-}
-
 /// Looks up what the recipe names, and refuses what is not there.
 pub(crate) fn resolve(
     submission: &Submission,
