@@ -143,7 +143,6 @@ pub(crate) trait Pending<C> {
 }
 
 /// Pending work and the place where its outcome arrives.
-#[expect(clippy::type_complexity, reason = "the pair is taken apart at once")]
 pub(crate) fn call<C, T, W>(
     work: W,
 ) -> (

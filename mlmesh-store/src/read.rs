@@ -233,6 +233,11 @@ pub(crate) async fn attempts(sql: &mut impl Sql, run: RunId) -> Result<Vec<Attem
         .collect()
 }
 
+const WRITTEN: &str = "SELECT seq, time, owner, run, kind FROM events \
+                       WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+const ACCEPTED: &str = "SELECT seq, queued_at, owner, id, kind, idx FROM runs \
+                        WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+
 /// Events from two places: the rows of `events`, and the acceptance of each run,
 /// which is told by the run's own row.
 pub(crate) async fn events(
@@ -246,10 +251,6 @@ pub(crate) async fn events(
         Param::count(after.0),
         Param::int(limit),
     ];
-    const WRITTEN: &str = "SELECT seq, time, owner, run, kind FROM events \
-                           WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
-    const ACCEPTED: &str = "SELECT seq, queued_at, owner, id, kind, idx FROM runs \
-                            WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
     let mut events = Vec::new();
     for mut row in sql.rows(WRITTEN, &params).await? {
         events.push(Event {
@@ -324,4 +325,50 @@ pub(crate) async fn audit_head(sql: &mut impl Sql) -> Result<crate::audit::Audit
         n: row.number()?,
         hash: row.digest()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::SqliteStore;
+
+    /// Lists must cost what they return, not what the store holds: each is to
+    /// come from an index that has the order, without a sort or a scan.
+    #[test]
+    fn lists_come_from_their_indexes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meshd.db");
+        drop(SqliteStore::open(&path).unwrap());
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let plan = |sql: &str| -> String {
+            let mut statement = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
+            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+        };
+        for (sql, index) in [
+            (TOP_LEVEL, "runs_top (tenant=? AND seq<?)"),
+            (IN_PHASE, "runs_phase (tenant=? AND phase=? AND seq<?)"),
+            (OF_OWNER, "runs_owner (tenant=? AND owner=? AND seq<?)"),
+            (POINTS, "runs_points (parent=? AND idx>?)"),
+            (OPEN, "runs_live"),
+            (WRITTEN, "PRIMARY KEY (rowid>?)"),
+            (ACCEPTED, "PRIMARY KEY (rowid>?)"),
+        ] {
+            let plan = plan(sql);
+            assert!(plan.contains(index), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+            assert!(!plan.contains("SCAN runs\n"), "{sql}\n{plan}");
+        }
+    }
+
+    #[test]
+    fn a_phase_mask_names_its_phases() {
+        assert_eq!(phase_mask(&[]), 0b1111_1111);
+        assert_eq!(
+            phase_mask(&[Phase::Queued, Phase::Interrupted]),
+            0b1000_0001
+        );
+    }
 }

@@ -2,5 +2,9 @@
 //! what each backend promises on its own.
 
 mod conformance;
+mod faults;
 mod fixtures;
+mod golden;
+mod kill;
+mod property;
 mod sqlite;

@@ -2,7 +2,7 @@
 //! faults of the disk.
 
 use mlmesh_model::Store;
-use mlmesh_store::SqliteStore;
+use mlmesh_store::{SqliteStore, verify_chain};
 
 use crate::fixtures::*;
 
@@ -48,5 +48,67 @@ fn watchers_are_told_of_commits() {
         );
         store.check().await.unwrap();
         assert!(!watch.has_changed().unwrap(), "nothing happened");
+    });
+}
+
+/// Somebody edits the file itself.
+#[test]
+fn tampering_with_audit_rows_is_found() {
+    let tampered = [
+        (
+            "UPDATE audit SET note = replace(note, 'ada', 'eve') WHERE n = 2",
+            "edited",
+        ),
+        ("DELETE FROM audit WHERE n = 2", "missing"),
+        ("DELETE FROM audit WHERE n = 4", "cut off"),
+        (
+            "UPDATE audit SET n = -n; UPDATE audit SET n = 5 + n",
+            "does not follow",
+        ),
+    ];
+    for (sql, defect) in tampered {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meshd.db");
+        block_on(async {
+            let store = SqliteStore::open(&path).unwrap();
+            for _ in 0..4 {
+                submitted(&*store, vec![run()]).await;
+            }
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            connection.execute_batch(sql).unwrap();
+            let rows = store.audit_rows(0, 100).await.unwrap();
+            let head = store.audit_head().await.unwrap();
+            let found = verify_chain(rows.into_iter(), Some((head.n, head.hash)));
+            let found = found.unwrap_err().to_string();
+            assert!(found.contains(defect), "{sql}: {found}");
+        });
+    }
+}
+
+/// A write that its caller no longer waits for is done all the same, and readers
+/// are not in each other's way.
+#[test]
+fn callers_may_leave_and_readers_may_crowd() {
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = SqliteStore::open(&directory.path().join("meshd.db")).unwrap();
+        let left = run();
+        let id = left.id;
+        let mut submit = store.submit(submission(vec![left]));
+        // Handed to the writer by the first poll, then forgotten.
+        tokio::select! {
+            biased;
+            _ = &mut submit => {}
+            () = std::future::ready(()) => {}
+        }
+        drop(submit);
+        let mut reads = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let store = std::sync::Arc::clone(&store);
+            reads.spawn(async move { store.counts(&tenant()).await.unwrap() });
+        }
+        assert_eq!(reads.join_all().await.len(), 100);
+        store.check().await.unwrap();
+        stored_run(&*store, id).await;
     });
 }

@@ -1,0 +1,126 @@
+//! Databases of earlier releases: each opens, is brought forward, and holds what
+//! it held. A newer one is refused.
+//!
+//! `golden/v1.db` and `golden/v1.json` were written once by `write_golden` of the
+//! release that introduced the version; they are never written again.
+
+use std::path::{Path, PathBuf};
+
+use mlmesh_model::*;
+use mlmesh_store::{PostgresStore, SCHEMA_VERSION, SqliteStore, verify_chain};
+use mlmesh_testkit::postgres::PostgresServer;
+
+use crate::fixtures::*;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+#[test]
+fn a_database_of_version_1_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    std::fs::copy(golden("v1.db"), &path).unwrap();
+    let text = std::fs::read_to_string(golden("v1.json")).unwrap();
+    let expected: Vec<Run> = serde_json::from_str(&text).unwrap();
+    block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        for run in &expected {
+            assert_eq!(stored_run(&*store, run.id).await, *run);
+        }
+        let ids: Vec<RunId> = expected.iter().map(|run| run.id).collect();
+        crate::property::check(&store, &path, &ids).await;
+        assert_eq!(store.datasets(&tenant()).await.unwrap().len(), 1);
+        assert_eq!(store.keys().await.unwrap().len(), 1);
+        let head = store.audit_head().await.unwrap();
+        let rows = store.audit_rows(0, 100).await.unwrap();
+        verify_chain(rows.into_iter(), Some((head.n, head.hash))).unwrap();
+        submitted(&*store, vec![run()]).await;
+    });
+}
+
+#[test]
+fn a_newer_schema_is_refused_with_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    drop(SqliteStore::open(&path).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute("UPDATE schema_version SET version = 99", [])
+        .unwrap();
+    let error = SqliteStore::open(&path).unwrap_err().to_string();
+    assert!(error.contains("schema version 99"), "{error}");
+    let known = format!("versions up to {SCHEMA_VERSION}");
+    assert!(error.contains(&known) && error.contains("hint:"), "{error}");
+    let Some(mut server) = PostgresServer::start() else {
+        return;
+    };
+    let config = server.new_schema().unwrap();
+    block_on(async {
+        drop(PostgresStore::connect(&config).await.unwrap());
+        server
+            .psql("UPDATE test_1.schema_version SET version = 99")
+            .unwrap();
+        let error = PostgresStore::connect(&config).await.unwrap_err();
+        assert!(error.to_string().contains("schema version 99"), "{error}");
+    });
+}
+
+/// Writes the golden files of the current version. Run by hand, once a version.
+#[test]
+#[ignore = "writes files of the repository"]
+fn write_golden() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    let runs = block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        let points = submitted(&*store, sweep(3)).await;
+        let single = submitted(&*store, vec![run()]).await.remove(0);
+        let attempt = store.claim(claim_of(points[1].id)).await.unwrap();
+        let mut end = advance_of(
+            &attempt,
+            &[Phase::Running, Phase::Finishing, Phase::Completed],
+        );
+        end.record.outputs = Some(ObjectId(Digest::of(b"outputs")));
+        end.record.exit = Some(Exit::Code(0));
+        store.advance(end).await.unwrap();
+        store.claim(claim_of(points[2].id)).await.unwrap();
+        let cancel = unleased(single.id, Phase::Queued, Phase::Cancelled);
+        store.move_unleased(cancel).await.unwrap();
+        let dataset = Dataset {
+            tenant: tenant(),
+            owner: "ada".parse().unwrap(),
+            name: "digits".parse().unwrap(),
+            version: "1".into(),
+            checksum: Digest::of(b"digits"),
+            directory: false,
+            path: "/data/digits".into(),
+            bytes: 1,
+            files: 1,
+            registered_at: Micros(1),
+        };
+        store.put_dataset(dataset, note("data.add")).await.unwrap();
+        let key = ApiKey {
+            name: "owner.key".into(),
+            tenant: tenant(),
+            owner: "ada".parse().unwrap(),
+            sha256: Digest::of(b"secret"),
+            class: KeyClass::Bulk,
+            run: None,
+            created_at: Micros(1),
+            revoked_at: None,
+        };
+        store.put_key(key, note("key.add")).await.unwrap();
+        let mut runs = Vec::new();
+        for id in points.iter().map(|run| run.id).chain([single.id]) {
+            runs.push(stored_run(&*store, id).await);
+        }
+        runs
+    });
+    // The store is closed, so the log has been moved into the file.
+    std::fs::copy(&path, golden(&format!("v{SCHEMA_VERSION}.db"))).unwrap();
+    let text = serde_json::to_string_pretty(&runs).unwrap();
+    std::fs::write(golden(&format!("v{SCHEMA_VERSION}.json")), text + "\n").unwrap();
+}
