@@ -20,30 +20,10 @@ impl ObjectStore {
     /// Stores the listing of `tree`, whose objects must be there with the sizes
     /// that it says, and whose links must stay inside it.
     pub fn put_tree(&self, tree: &Tree) -> Result<CommitId, StoreError> {
-        self.require_writer()?;
-        let _operation = self.operation();
         tree.check()?;
         let listing = tree.canonical_bytes();
         let commit = CommitId(Digest::of(&listing));
-        if self.has_commit(commit)? {
-            return Ok(commit);
-        }
-        self.check_objects(tree)?;
-        for entry in tree
-            .entries
-            .iter()
-            .filter(|entry| entry.mode == Mode::Symlink)
-        {
-            self.link_target(entry)?;
-        }
-        let (mut file, temporary) = self.temporary()?;
-        let path = place::fanned(&self.folder("commits"), commit.0);
-        file.write_all(&listing)
-            .and_then(|()| place::place(&file, &temporary.0, &path, &place::COMMIT))
-            .map_err(|source| io_error("store", &path, source))?;
-        let mut table = self.table_write();
-        table.broken.remove(&ObjectId(commit.0));
-        table.commits.insert(prefix(ObjectId(commit.0)));
+        self.put_checked(commit, tree, &listing)?;
         Ok(commit)
     }
 
@@ -57,8 +37,33 @@ impl ObjectStore {
             });
         }
         let tree = Tree::parse(listing)?;
-        self.put_tree(&tree)?;
+        self.put_checked(commit, &tree, listing)?;
         Ok(tree)
+    }
+
+    fn put_checked(&self, commit: CommitId, tree: &Tree, listing: &[u8]) -> Result<(), StoreError> {
+        self.require_writer()?;
+        let _operation = self.operation();
+        if self.has_commit(commit)? {
+            return Ok(());
+        }
+        self.check_objects(tree)?;
+        for entry in tree
+            .entries
+            .iter()
+            .filter(|entry| entry.mode == Mode::Symlink)
+        {
+            self.link_target(entry)?;
+        }
+        let (mut file, temporary) = self.temporary()?;
+        let path = place::fanned(&self.folder("commits"), commit.0);
+        file.write_all(listing)
+            .and_then(|()| place::place(&file, &temporary.0, &path, &place::COMMIT))
+            .map_err(|source| io_error("store", &path, source))?;
+        let mut table = self.table_write();
+        table.broken.remove(&ObjectId(commit.0));
+        table.commits.insert(prefix(ObjectId(commit.0)));
+        Ok(())
     }
 
     /// Whether the commit is there with all its objects. It then stays for the
@@ -143,26 +148,31 @@ impl ObjectStore {
         Ok(target)
     }
 
+    /// Checks that each object of `tree` is there and as long as it says.
     fn check_objects(&self, tree: &Tree) -> Result<(), StoreError> {
-        let missing = self.missing_objects(tree)?;
-        if !missing.is_empty() {
-            return Err(StoreError::Incomplete { missing });
-        }
-        for entry in &tree.entries {
-            let size = self
-                .size(entry.object)?
-                .ok_or(StoreError::Missing(entry.object))?;
-            if size != entry.size {
-                let rule = format!(
-                    "the listing says {} bytes, the object has {size}",
-                    entry.size
-                );
-                return Err(StoreError::Entry {
-                    path: entry.path.clone(),
-                    rule,
-                });
+        let objects: Vec<_> = tree.entries.iter().map(|entry| entry.object).collect();
+        let mut missing = Vec::new();
+        let mut seen = HashSet::new();
+        for (entry, size) in tree.entries.iter().zip(self.sizes(&objects)?) {
+            match size {
+                None if seen.insert(entry.object) => missing.push(entry.object),
+                Some(size) if size != entry.size => {
+                    let rule = format!(
+                        "the listing says {} bytes, the object has {size}",
+                        entry.size
+                    );
+                    return Err(StoreError::Entry {
+                        path: entry.path.clone(),
+                        rule,
+                    });
+                }
+                None | Some(_) => {}
             }
         }
-        Ok(())
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::Incomplete { missing })
+        }
     }
 }

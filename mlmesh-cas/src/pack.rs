@@ -78,6 +78,27 @@ pub(crate) fn prefix(id: ObjectId) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
+/// Index of the first of `sorted` that is not below `wanted`. Digests are spread
+/// evenly, so the place to look first follows from the value; from there the steps
+/// double. A few neighbouring cache lines instead of a whole binary search.
+fn first_not_below(sorted: &[u64], wanted: u64) -> usize {
+    let guess = ((u128::from(wanted) * sorted.len() as u128) >> 64) as usize;
+    let (mut low, mut high, mut step) = (guess, guess, 8);
+    while low > 0 && sorted[low - 1] >= wanted {
+        high = low - 1;
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 8;
+    while high < sorted.len() && sorted[high] < wanted {
+        low = high + 1;
+        high = sorted.len().min(high + step);
+        step *= 2;
+    }
+    low += sorted[low..high].partition_point(|prefix| *prefix < wanted);
+    low
+}
+
 pub(crate) fn pack_path(folder: &Path, number: u32, ending: &str) -> PathBuf {
     folder.join(format!("{number:08}.{ending}"))
 }
@@ -156,7 +177,7 @@ impl SealedPack {
     /// Where `id` is, confirmed by the record's own header.
     pub(crate) fn find(&self, id: ObjectId) -> io::Result<Option<Location>> {
         let wanted = prefix(id);
-        let first = self.prefixes.partition_point(|prefix| *prefix < wanted);
+        let first = first_not_below(&self.prefixes, wanted);
         for index in first..self.prefixes.len() {
             if self.prefixes[index] != wanted {
                 break;
@@ -329,4 +350,24 @@ pub(crate) fn seal(
     }
     fault::point("cas.seal.unlink");
     Ok(SealedPack::new(pack, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_guessed_search_finds_what_a_plain_one_finds(
+            mut sorted in proptest::collection::vec(prop_oneof![any::<u64>(), 0..50_u64], 0..200),
+            wanted in prop_oneof![any::<u64>(), 0..50_u64],
+        ) {
+            sorted.sort_unstable();
+            for wanted in sorted.iter().copied().chain([wanted, 0, u64::MAX]) {
+                let expected = sorted.partition_point(|prefix| *prefix < wanted);
+                prop_assert_eq!(first_not_below(&sorted, wanted), expected);
+            }
+        }
+    }
 }

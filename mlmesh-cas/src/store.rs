@@ -152,21 +152,45 @@ impl ObjectStore {
     /// Which of `ids` are there. What this answers with yes stays through a prune
     /// that runs now, and for the grace time of later ones.
     pub fn has(&self, ids: &[ObjectId]) -> Result<Vec<bool>, StoreError> {
-        let table = self.table_read();
-        self.touch(ids);
-        let answers: Result<Vec<bool>, _> = ids
-            .iter()
-            .map(|id| Ok(self.find_in(&table, *id)?.is_some()))
-            .collect();
-        if !self.is_reader() || !matches!(&answers, Ok(all) if all.contains(&false)) {
-            return answers;
+        self.look_up(ids, |found| Ok(found.is_some()))
+    }
+
+    /// Sizes of those of `ids` that are there, under the same promise.
+    pub fn sizes(&self, ids: &[ObjectId]) -> Result<Vec<Option<u64>>, StoreError> {
+        let size = |found: Found| {
+            found
+                .size()
+                .map_err(|source| io_error("look at an object of", &self.root, source))
+        };
+        self.look_up(ids, |found| found.map(size).transpose())
+    }
+
+    /// Looks all of `ids` up under one lock; a reader that misses one reads again
+    /// what the writer has done.
+    fn look_up<T>(
+        &self,
+        ids: &[ObjectId],
+        answer: impl Fn(Option<Found>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut refreshed = !self.is_reader();
+        loop {
+            let table = self.table_read();
+            self.touch(ids);
+            let mut answers = Vec::with_capacity(ids.len());
+            for id in ids {
+                let found = self.find_in(&table, *id)?;
+                if found.is_none() && !refreshed {
+                    break;
+                }
+                answers.push(answer(found)?);
+            }
+            drop(table);
+            if answers.len() == ids.len() {
+                return Ok(answers);
+            }
+            self.refresh()?;
+            refreshed = true;
         }
-        drop(table);
-        self.refresh()?;
-        let table = self.table_read();
-        ids.iter()
-            .map(|id| Ok(self.find_in(&table, *id)?.is_some()))
-            .collect()
     }
 
     /// Stores objects; returns when they are on disk. One wrong object refuses
@@ -287,13 +311,7 @@ impl ObjectStore {
 
     /// Size of an object that is there.
     pub fn size(&self, id: ObjectId) -> Result<Option<u64>, StoreError> {
-        match self.find(id)? {
-            None => Ok(None),
-            Some(found) => found
-                .size()
-                .map(Some)
-                .map_err(|source| io_error("look at object in", &self.root, source)),
-        }
+        Ok(self.sizes(&[id])?.pop().flatten())
     }
 
     /// Objects in packs and objects in files of their own.
