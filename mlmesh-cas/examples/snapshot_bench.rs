@@ -9,15 +9,13 @@
 //! its first run pays the file system for 10,000 loose files.
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use mlmesh_cas::{FrameLimits, FrameWriter, ObjectStore, Options, snapshot};
-use mlmesh_model::ObjectId;
+use mlmesh_cas::{FrameLimits, ObjectStore, Options, snapshot};
 use rustix::time::{ClockId, clock_gettime};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -71,19 +69,10 @@ fn sync(project: &Path, store: &ObjectStore, options: &Options) -> Result<()> {
         return Ok(());
     }
     let missing = store.missing_objects(&seen.tree)?;
-    let entries: HashMap<ObjectId, _> = seen
-        .tree
-        .entries
-        .iter()
-        .map(|entry| (entry.object, entry))
-        .collect();
-    let mut frame = FrameWriter::new(Vec::new())?;
-    for id in &missing {
-        if let Some(entry) = entries.get(id) {
-            frame.record(*id, &fs::read(seen.path_of(entry))?)?;
-        }
+    for indices in seen.plan_sync(&missing).frames {
+        let frame = seen.write_frame(&indices, Vec::new())?;
+        store.receive(&frame[..], FrameLimits::default())?;
     }
-    store.receive(&frame.finish()?[..], FrameLimits::default())?;
     store.put_listing(seen.commit, &seen.tree.canonical_bytes())?;
     Ok(())
 }

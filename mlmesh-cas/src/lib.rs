@@ -36,6 +36,7 @@ mod snapshot;
 mod stat_cache;
 mod store;
 mod touched;
+mod transfer;
 mod tree;
 mod upload;
 mod walk;
@@ -58,6 +59,7 @@ pub use secrets::SCAN_BYTES_MAX;
 pub use snapshot::{Checksum, Options, Rules, Snapshot, SnapshotError, checksum, snapshot};
 pub use store::{Added, LOOSE_BYTES_MIN, ObjectStore};
 pub use touched::GRACE_MAX;
+pub use transfer::{FRAME_BODY_BYTES, FRAME_RECORDS, SyncPlan};
 pub use tree::{
     COMPONENT_BYTES_MAX, Change, LINK_BYTES_MAX, Mode, PATH_BYTES_MAX, PathRule, TREE_BYTES_MAX,
     TREE_HEADER, Tree, TreeEntry, TreeError, check_path, link_stays_inside,

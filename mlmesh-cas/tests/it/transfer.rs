@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{self, Read};
 
 use mlmesh_cas::{
-    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, Upload, chunk_manifest,
-    snapshot,
+    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, SyncPlan, Upload,
+    chunk_manifest, snapshot,
 };
 use mlmesh_model::ObjectId;
 use tempfile::tempdir;
 
-use crate::support::{id, noise, small, write_many};
+use crate::support::{id, noise, small, write_files, write_many};
 
 #[test]
 fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
@@ -76,6 +76,79 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
     assert!(
         matches!(error, StoreError::Frame(FrameError::Limit { .. })),
         "{error}"
+    );
+}
+
+#[test]
+fn a_plan_sends_each_missing_object_once_and_in_the_way_that_fits() {
+    let (folder, project, cache) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let store = ObjectStore::open(folder.path()).unwrap();
+    let options = Options::project(Some(cache.path().join("stat")));
+    write_files(
+        project.path(),
+        &[("a", "x"), ("b", "x"), ("sub/link", "-> ../a")],
+    );
+    let mut weights = noise(1, 3 << 20);
+    fs::write(project.path().join("weights"), &weights).unwrap();
+    fs::write(project.path().join("huge"), noise(2, 9 << 20)).unwrap();
+    for (name, seed) in [("c", 3), ("d", 4)] {
+        fs::write(project.path().join(name), noise(seed, 5 << 20)).unwrap();
+    }
+    let sync = || {
+        let seen = snapshot(project.path(), &options).unwrap();
+        let plan = seen.plan_sync(&store.missing_objects(&seen.tree).unwrap());
+        for indices in &plan.frames {
+            let body = seen.write_frame(indices, Vec::new()).unwrap();
+            store.receive(&body[..], FrameLimits::default()).unwrap();
+        }
+        for index in &plan.pieces {
+            let entry = &seen.tree.entries[*index];
+            let file = fs::File::open(seen.path_of(entry)).unwrap();
+            assert_eq!(
+                store.upload(entry.object, entry.size, 0, file).unwrap(),
+                Upload::Complete
+            );
+        }
+        for (index, before) in &plan.chunked {
+            let path = seen.path_of(&seen.tree.entries[*index]);
+            let manifest = chunk_manifest(&path).unwrap();
+            let wanted = store.missing_chunks(&manifest, &[*before]).unwrap();
+            let mut frame = FrameWriter::new(Vec::new()).unwrap();
+            manifest
+                .send_chunks::<FrameError>(&path, &wanted, |digest, chunk| {
+                    frame.record(ObjectId(digest), chunk)
+                })
+                .unwrap();
+            store
+                .put_from_chunks(&manifest, &[*before], &frame.finish().unwrap()[..])
+                .unwrap();
+        }
+        assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
+        plan
+    };
+    // a b c d huge sub/link weights
+    let plan = sync();
+    assert_eq!(
+        plan.frames,
+        [vec![0, 2, 3], vec![5, 6]],
+        "`b` is `a` and frames close at 8 MiB"
+    );
+    assert_eq!((plan.pieces, plan.chunked), (vec![4], vec![]));
+    assert_eq!(sync(), SyncPlan::default());
+    weights[7] ^= 1;
+    fs::write(project.path().join("weights"), &weights).unwrap();
+    let plan = sync();
+    assert_eq!(
+        (plan.frames.len(), plan.pieces.len(), plan.chunked.len()),
+        (0, 0, 1)
+    );
+    fs::write(project.path().join("a"), "y").unwrap();
+    let seen = snapshot(project.path(), &options).unwrap();
+    fs::write(project.path().join("a"), "z").unwrap();
+    let body = seen.write_frame(&[0], Vec::new()).unwrap();
+    assert!(
+        store.receive(&body[..], FrameLimits::default()).is_err(),
+        "the file changed since"
     );
 }
 
