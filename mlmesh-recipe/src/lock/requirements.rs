@@ -8,10 +8,37 @@ const HARMLESS_OPTIONS: &[&str] = &["--require-hashes"];
 
 /// Every requirement, and every line that is something else.
 pub(super) fn read(text: &str) -> Vec<Pin> {
-    logical_lines(text)
+    let mut pins: Vec<Pin> = logical_lines(text)
         .into_iter()
         .filter_map(|line| pin(&line))
-        .collect()
+        .collect();
+    let odd = text
+        .split("\r\n")
+        .flat_map(str::chars)
+        .find(|character| is_odd_break(*character));
+    pins.extend(odd.map(odd_break));
+    pins
+}
+
+/// Characters at which Python ends a line and other readers do not: behind one, a
+/// comment here is a requirement there.
+fn is_odd_break(character: char) -> bool {
+    matches!(
+        character,
+        '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
+fn odd_break(character: char) -> Pin {
+    let shown = character.escape_default();
+    Pin {
+        requirement: String::new(),
+        name: "the file".to_owned(),
+        hashes: Vec::new(),
+        loose: Some(format!(
+            "it holds `{shown}`, at which some readers end a line"
+        )),
+    }
 }
 
 /// A requirement with what its continuation lines add, and its first line.
@@ -26,7 +53,8 @@ fn logical_lines(text: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut open: Option<Line> = None;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (index, physical) in text.lines().enumerate() {
+    for (index, physical) in text.split('\n').enumerate() {
+        let physical = physical.strip_suffix('\r').unwrap_or(physical);
         let line = open.get_or_insert_with(|| Line {
             number: index + 1,
             text: String::new(),
@@ -73,6 +101,9 @@ fn pin(line: &Line) -> Option<Pin> {
     let requirement = requirement.trim();
     let (hashes, foreign) = hashes(options);
     let (name, mut loose) = pinned(requirement);
+    if line.text.contains("${") {
+        loose = Some(format!("line {}: an environment variable", line.number));
+    }
     if let Some(foreign) = foreign {
         loose = Some(format!(
             "line {}: `{}` is no hash",

@@ -119,6 +119,22 @@ fn a_comment_inside_a_requirement_ends_it_as_in_pip() {
 }
 
 #[test]
+fn nothing_hides_behind_a_comment() {
+    let hash = hash("a");
+    assert_eq!(unhashed("r.txt", "# note \\\nnumpy==1\n"), ["numpy"]);
+    assert_eq!(unhashed("r.txt", "# note \\\r\nnumpy==1\r\n"), ["numpy"]);
+    for odd in ['\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\r'] {
+        let text = format!("a==1 --hash={hash} # why{odd}b==2\n");
+        assert_eq!(unhashed("r.txt", &text).len(), 1, "{odd:?}");
+    }
+    let text = format!("a==1 ; python_version > '${{X}}' --hash={hash}\n");
+    assert_eq!(
+        unhashed("r.txt", &text),
+        ["a (line 1: an environment variable)"]
+    );
+}
+
+#[test]
 fn an_empty_lock_pins_an_empty_environment() {
     let facts = facts("requirements.lock", b"# nothing\n");
     assert_eq!((facts.requirements, facts.unhashed.len()), (0, 0));
