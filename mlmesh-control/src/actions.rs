@@ -53,19 +53,17 @@ pub(crate) async fn cancel(
     let mut audit = Some(note);
     for target in targets {
         let (sender, ended) = oneshot::channel();
-        let mut phase = None;
-        inner.step_with(|state| {
-            phase = state.scheduler.phase(target);
+        let phase = inner.with_state(|state| {
+            let phase = state.scheduler.phase(target);
             if phase == Some(Phase::Queued) {
                 state.waiters.entry(target).or_default().push(sender);
                 if let Some(audit) = audit.take() {
                     state.audits.insert(target, audit);
                 }
             }
-            Event::Cancel {
-                run: target,
-                cause: Cause::Cancelled,
-            }
+            let cause = Cause::Cancelled;
+            inner.apply(state, Event::Cancel { run: target, cause });
+            phase
         });
         match phase {
             Some(Phase::Queued) => {
@@ -157,9 +155,9 @@ async fn put_back(
                 audit = None;
                 runs.push(run.id);
                 let job = job(&run, 0);
-                inner.step_with(|state| {
+                inner.with_state(|state| {
                     state.runs.insert(run.id, Arc::new(run));
-                    Event::Submitted(vec![job])
+                    inner.apply(state, Event::Submitted(vec![job]));
                 });
             }
             // Somebody else retried it meanwhile.

@@ -10,10 +10,9 @@ use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
 
 use crate::config::Caller;
 use crate::error::{Accepted, ControlError};
-use crate::persist::persist;
 use crate::reactor::{Inner, job};
-use crate::secrets;
 use crate::world::world;
+use crate::{reconcile, secrets};
 
 /// Children that are read at once when an earlier answer is given again.
 const CHILDREN_PAGE: u32 = 1_000;
@@ -197,7 +196,7 @@ async fn write(
         Ok(submitted) => replay(&inner, &tenant, submitted.id).await,
         Err(error) => {
             if matches!(error, StoreError::Unavailable(_)) {
-                inner.tasks.spawn(reconcile(Arc::clone(&inner)));
+                inner.tasks.spawn(reconcile::all(Arc::clone(&inner)));
             }
             Err(error.into())
         }
@@ -228,11 +227,10 @@ fn accept(inner: &Arc<Inner>, runs: &[Arc<Run>]) -> Accepted {
         RunKind::Parent { .. } => points.iter().map(|run| run.id).collect(),
         RunKind::Single | RunKind::Child { .. } => Vec::new(),
     };
-    inner.step_with(|state| {
-        state
-            .runs
-            .extend(points.iter().map(|run| (run.id, Arc::clone(run))));
-        Event::Submitted(jobs)
+    inner.with_state(|state| {
+        let records = points.iter().map(|run| (run.id, Arc::clone(run)));
+        state.runs.extend(records);
+        inner.apply(state, Event::Submitted(jobs));
     });
     Accepted {
         id: first.id,
@@ -241,33 +239,6 @@ fn accept(inner: &Arc<Inner>, runs: &[Arc<Run>]) -> Accepted {
         trust: trust_of(first),
         fresh: true,
     }
-}
-
-/// After a write of unknown outcome: takes up queued runs that are on disk although
-/// their submission was not acknowledged.
-async fn reconcile(inner: Arc<Inner>) {
-    let store = &inner.ports.store;
-    match persist(&inner.cancel, "read open runs", || store.open_runs()).await {
-        Ok(runs) => take_unknown(&inner, runs),
-        Err(error) => tracing::warn!(%error, "open runs could not be read"),
-    }
-}
-
-/// Hands queued runs to the scheduler that it does not know. Those that it knew and
-/// that have ended since are found gone when they are claimed.
-fn take_unknown(inner: &Arc<Inner>, runs: Vec<Run>) {
-    inner.step_with(|state| {
-        let mut jobs = Vec::new();
-        for run in runs {
-            let is_parent = matches!(run.kind, RunKind::Parent { .. });
-            if is_parent || run.phase != Phase::Queued || state.runs.contains_key(&run.id) {
-                continue;
-            }
-            jobs.push(job(&run, 0));
-            state.runs.insert(run.id, Arc::new(run));
-        }
-        Event::Submitted(jobs)
-    });
 }
 
 /// Answers again what was answered to an earlier request with the same key.
@@ -294,9 +265,9 @@ async fn replay(
         accepted
             .children
             .extend(points.iter().map(|point| point.id));
-        take_unknown(inner, points);
+        reconcile::queued(inner, points);
     } else {
-        take_unknown(inner, vec![run]);
+        reconcile::queued(inner, vec![run]);
     }
     Ok(accepted)
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, secrets};
+use crate::{crash, reconcile, secrets};
 
 /// Metric summaries of a live attempt are written at most this often.
 const METRICS_EVERY: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ pub(crate) async fn run(inner: Arc<Inner>, run: Arc<Run>, gpus: Vec<String>, sto
         Err(StoreError::Unavailable(_)) => return,
         Err(error) => {
             tracing::warn!(run = %run.id, %error, "a run could not be claimed");
-            return inner.step(Event::LeaseLost(run.id));
+            return reconcile::lease_lost(&inner, &run).await;
         }
     };
     crash::point(crash::AFTER_CLAIM);
@@ -256,7 +256,7 @@ impl Task {
         match begun {
             Begun::Left => {}
             Begun::NeverStarted => {
-                let verdict = self.inner.judge(Event::NeverStarted(self.ledger.lease.run));
+                let verdict = self.inner.step(Event::NeverStarted(self.ledger.lease.run));
                 self.close(verdict).await;
             }
             Begun::Refused(error) => {
@@ -335,7 +335,7 @@ impl Task {
                 cause = asked(&mut self.stop) => self.tell(cause).await,
                 () = until(visible_at) => {
                     if self.ledger.flush().await.is_err() {
-                        self.inner.step(Event::LeaseLost(lease.run));
+                        reconcile::lease_lost(&self.inner, &self.ledger.run).await;
                         return None;
                     }
                     visible_at = self.ledger.is_behind().then(|| Instant::now() + METRICS_EVERY);
@@ -425,7 +425,7 @@ impl Task {
                 () = until(visible_at) => {
                     visible_at = None;
                     if self.ledger.is_behind() && self.ledger.flush().await.is_err() {
-                        self.inner.step(Event::LeaseLost(lease.run));
+                        reconcile::lease_lost(&self.inner, &self.ledger.run).await;
                         return None;
                     }
                 }
@@ -486,7 +486,7 @@ impl Task {
             earlier.retain(|attempt| attempt.number < self.ledger.lease.number);
             used = retries_used(&earlier, placement.retries, &placement.retry_on);
         }
-        let verdict = self.inner.judge(Event::Finished {
+        let verdict = self.inner.step(Event::Finished {
             run: self.ledger.lease.run,
             outcome: Outcome {
                 cause,
@@ -497,22 +497,20 @@ impl Task {
     }
 
     async fn close(self, verdict: Option<Verdict>) {
-        let run = self.ledger.lease.run;
+        let Self { inner, ledger, .. } = self;
+        let run = Arc::clone(&ledger.run);
         let Some(verdict) = verdict else {
-            tracing::error!(%run, "the scheduler does not hold an attempt that has ended");
-            return self.inner.step(Event::LeaseLost(run));
+            tracing::error!(run = %run.id, "the scheduler does not hold an attempt that has ended");
+            return reconcile::lease_lost(&inner, &run).await;
         };
-        let inner = self.inner;
-        match self.ledger.close(verdict).await {
+        match ledger.close(verdict).await {
             Ok(lease) => {
-                inner.step(Event::Recorded(run));
+                inner.step(Event::Recorded(run.id));
                 if let Err(error) = inner.ports.executor.discard(lease).await {
-                    tracing::warn!(%run, %error, "the working directory was not removed");
+                    tracing::warn!(run = %run.id, %error, "the working directory was not removed");
                 }
             }
-            // Going down, the scheduler's view ends with the process.
-            Err(_) if inner.cancel.is_cancelled() => {}
-            Err(_) => inner.step(Event::LeaseLost(run)),
+            Err(_) => reconcile::lease_lost(&inner, &run).await,
         }
     }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlmesh_model::{AttemptNumber, AttemptRef, Cause, Run, RunId, RunKind};
+use mlmesh_model::{Cause, Run, RunId};
 use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
 
 use crate::actions::{self, Cancelled, Retried};
 use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
-use crate::reactor::{Inner, Seen, job};
-use crate::{admit, attempt, machine, secrets};
+use crate::reactor::{Inner, Seen};
+use crate::{admit, machine, reconcile, secrets};
 
 /// How long a drain waits for records that are being written.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -78,7 +78,7 @@ impl Control {
     /// queued. Returns when every end is on disk.
     pub async fn stop_jobs(&self) {
         self.inner.step(Event::StopLive(Cause::Shutdown));
-        self.wait(|seen| seen.live == 0).await;
+        self.wait(|seen| seen.busy == 0).await;
     }
 
     /// Starts nothing more, finishes what is being written, and lets attempts run:
@@ -133,47 +133,15 @@ impl Control {
     }
 }
 
-/// Hands the runs that an earlier daemon left to the scheduler: queued ones into
-/// the queue, live ones to a task that takes their attempt up again.
+/// Hands the runs that an earlier daemon left to the scheduler.
 async fn take_up(inner: &Arc<Inner>, open: Vec<Run>) {
-    let calendar = inner.ports.clock.now();
-    let mut queued = Vec::new();
-    for run in open {
-        if matches!(run.kind, RunKind::Parent { .. }) || run.phase.is_ended() {
-            continue;
-        }
-        let run = Arc::new(run);
-        let job = job(&run, calendar.since(run.queued_at).max(0));
-        if !run.phase.is_live() {
-            inner.state().runs.insert(run.id, run);
-            queued.push(job);
-            continue;
-        }
-        let lease = AttemptRef {
-            run: run.id,
-            number: AttemptNumber(run.attempts),
-            token: run.token,
-        };
-        let gpus = match job.resources.gpus {
-            0 => Vec::new(),
-            _ => attempt::held_gpus(inner, lease).await,
-        };
-        let mut stop = None;
-        inner.step_with(|state| {
-            state.runs.insert(run.id, Arc::clone(&run));
-            stop = Some(state.stop_channel(run.id));
-            Event::Reattached {
-                job: Box::new(job),
-                phase: run.phase,
-                gpus,
-            }
-        });
-        if let Some(stop) = stop {
-            let task = attempt::resume(Arc::clone(inner), run, lease, stop);
-            inner.tasks.spawn(task);
-        }
+    let (live, queued): (Vec<Run>, Vec<Run>) =
+        open.into_iter().partition(|run| run.phase.is_live());
+    // What is live holds resources before anything else is given some.
+    for run in live {
+        reconcile::live(inner, run).await;
     }
-    inner.step(Event::Submitted(queued));
+    reconcile::queued(inner, queued);
     let cleaner = Arc::clone(inner);
     inner
         .tasks

@@ -16,7 +16,7 @@ use mlmesh_sched::{Event, Verdict};
 
 use crate::persist::persist;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, secrets};
+use crate::{crash, reconcile, secrets};
 
 /// A move is on disk after this time at the latest, the store's own time apart.
 pub(crate) const VISIBLE_AFTER: Duration = Duration::from_millis(30);
@@ -325,11 +325,13 @@ pub(crate) async fn end_queued(
     })
     .await;
     match moved {
-        Ok(_) => inner.step(Event::Recorded(id)),
+        Ok(_) => {
+            inner.step(Event::Recorded(id));
+        }
         Err(StoreError::Unavailable(_)) => {}
         Err(error) => {
-            tracing::error!(run = %id, %error, "the end of a queued run was not taken");
-            inner.step(Event::LeaseLost(id));
+            tracing::warn!(run = %id, %error, "the end of a queued run was not taken");
+            reconcile::lease_lost(&inner, &run).await;
         }
     }
 }

@@ -23,6 +23,7 @@ mod ledger;
 mod machine;
 mod persist;
 mod reactor;
+mod reconcile;
 mod secrets;
 mod world;
 

@@ -34,11 +34,11 @@ pub(crate) struct Inner {
     wake: Notify,
 }
 
-/// How much is going on.
+/// How many runs have not ended, and of how many something is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Seen {
     pub(crate) open: usize,
-    pub(crate) live: usize,
+    pub(crate) busy: usize,
 }
 
 pub(crate) struct State {
@@ -92,33 +92,36 @@ impl Inner {
         self.seen.subscribe()
     }
 
-    /// Steps the scheduler and carries out what it says.
-    pub(crate) fn step(self: &Arc<Self>, event: Event) {
-        self.step_with(|_| event);
+    /// Steps the scheduler and carries out what it says; returns the verdict, when
+    /// the event is an attempt's end.
+    pub(crate) fn step(self: &Arc<Self>, event: Event) -> Option<Verdict> {
+        self.with_state(|state| self.apply(state, event))
     }
 
-    /// Like [`Inner::step`]; returns the verdict, when the event is an attempt's end.
-    pub(crate) fn judge(self: &Arc<Self>, event: Event) -> Option<Verdict> {
-        self.step_with(|_| event)
-    }
-
-    /// Steps with an event that is made while the state is held.
-    pub(crate) fn step_with(
-        self: &Arc<Self>,
-        event: impl FnOnce(&mut State) -> Event,
-    ) -> Option<Verdict> {
-        let now = self.now();
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let event = event(state);
+    /// Holds the state for several steps that nobody must see apart.
+    pub(crate) fn with_state<T>(self: &Arc<Self>, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
         let wake_before = state.scheduler.wake_at();
-        let recorded = match &event {
+        let result = work(&mut state);
+        self.seen.send_replace(Seen {
+            open: state.scheduler.open(),
+            busy: state.scheduler.busy(),
+        });
+        if state.scheduler.wake_at() != wake_before {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    /// One step, within [`Inner::with_state`].
+    pub(crate) fn apply(self: &Arc<Self>, state: &mut State, event: Event) -> Option<Verdict> {
+        let over = match &event {
             Event::Recorded(run) | Event::LeaseLost(run) => Some(*run),
             _ => None,
         };
         let mut effects = Vec::new();
-        state.scheduler.step(now, event, &mut effects);
-        if let Some(run) = recorded
+        state.scheduler.step(self.now(), event, &mut effects);
+        if let Some(run) = over
             && state.scheduler.phase(run).is_none()
         {
             state.forget(run);
@@ -126,13 +129,6 @@ impl Inner {
         let mut verdict = None;
         for effect in effects {
             verdict = self.carry_out(state, effect).or(verdict);
-        }
-        self.seen.send_replace(Seen {
-            open: state.scheduler.open(),
-            live: state.scheduler.live(),
-        });
-        if state.scheduler.wake_at() != wake_before {
-            self.wake.notify_one();
         }
         verdict
     }
@@ -191,7 +187,9 @@ impl Inner {
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(sleep) => self.step(Event::Tick),
+                () = tokio::time::sleep(sleep) => {
+                    self.step(Event::Tick);
+                }
             }
         }
     }

@@ -48,6 +48,8 @@ pub struct Scheduler {
     too_large: BTreeSet<RunId>,
     delayed: BTreeSet<(Micros, RunId)>,
     live: BTreeSet<RunId>,
+    /// Runs of which something is being done or written.
+    busy: BTreeSet<RunId>,
     /// Who waits for the run or sweep.
     dependents: BTreeMap<RunId, BTreeSet<RunId>>,
     /// Points of sweeps that have not ended.
@@ -189,6 +191,12 @@ impl Scheduler {
         self.live.len()
     }
 
+    /// Number of runs of which something is being done or written: live attempts,
+    /// and ends that are not yet on disk.
+    pub fn busy(&self) -> usize {
+        self.busy.len()
+    }
+
     /// Number of points of the sweep that have not ended.
     pub fn open_points(&self, sweep: RunId) -> u32 {
         self.sweeps.get(&sweep).copied().unwrap_or(0)
@@ -243,6 +251,7 @@ impl Scheduler {
         self.enter(now, job, State::Ready);
         let charge = self.charge_start(now, run, &resources);
         self.live.insert(run);
+        self.busy.insert(run);
         self.set(
             run,
             State::Live(Live {
@@ -356,6 +365,7 @@ impl Scheduler {
         else {
             return;
         };
+        self.busy.remove(&run);
         match (verdict, cancel) {
             (Verdict::End { phase, .. }, _) => {
                 self.forget(run, effects);
@@ -437,6 +447,7 @@ impl Scheduler {
         let Some(entry) = self.jobs.remove(&run) else {
             return;
         };
+        self.busy.remove(&run);
         for parent in &entry.job.after {
             if let Some(dependents) = self.dependents.get_mut(parent) {
                 dependents.remove(&run);
@@ -501,6 +512,7 @@ impl Scheduler {
                 cancel: None,
             },
         );
+        self.busy.insert(run);
         effects.push(Effect::EndQueued { run, cause });
     }
 
@@ -608,6 +620,7 @@ impl Scheduler {
             .expect("a run is chosen only when it fits");
         let charge = self.charge_start(now, run, &resources);
         self.live.insert(run);
+        self.busy.insert(run);
         let live = Live {
             phase: Phase::Starting,
             gpus: gpus.clone(),

@@ -1,1 +1,195 @@
-//! Placeholder.
+//! Cancel, retry and stop.
+
+use mlmesh_control::Cancelled;
+use mlmesh_model::*;
+
+use crate::fake::{House, caller, submission, sweep, with};
+
+#[tokio::test]
+async fn a_queued_run_is_cancelled_before_the_answer() {
+    let mut house = House::new();
+    house.capacity.cpu_milli = 1_000;
+    let control = house.control().await;
+    let first = control
+        .submit(&caller(), submission(&["hold"]), None)
+        .await
+        .unwrap();
+    let second = control
+        .submit(&caller(), submission(&["true"]), None)
+        .await
+        .unwrap();
+    let done = control.cancel(&caller(), second.id).await.unwrap();
+    assert_eq!(done, Cancelled { queued: 1, live: 0 });
+    let run = house.run(second.id).await;
+    assert_eq!(
+        (run.phase, run.cause),
+        (Phase::Cancelled, Some(Cause::Cancelled))
+    );
+    assert_eq!(
+        mlmesh_proof::completeness(&house.manifest(second.id)),
+        vec![]
+    );
+    assert_eq!(house.fake.executions(second.id), 0);
+    let again = control.cancel(&caller(), second.id).await;
+    assert_eq!(again.unwrap_err().code(), "phase_not_allowed");
+    let audit = house.store.audit_rows(0, 100).await.unwrap();
+    let actions: Vec<_> = audit.iter().map(|row| row.note.action.as_str()).collect();
+    assert_eq!(actions, ["run.submit", "run.submit", "run.cancel"]);
+    house.fake.release(first.id);
+    control.wait_idle().await;
+}
+
+#[tokio::test]
+async fn a_live_run_is_stopped_and_is_cancelled_not_failed() {
+    let house = House::new();
+    let control = house.control().await;
+    let accepted = control
+        .submit(&caller(), submission(&["hold"]), None)
+        .await
+        .unwrap();
+    house.fake.executed(accepted.id).await;
+    let done = control.cancel(&caller(), accepted.id).await.unwrap();
+    assert_eq!(done, Cancelled { queued: 0, live: 1 });
+    control.wait_idle().await;
+    let run = house.run(accepted.id).await;
+    assert_eq!(
+        (run.phase, run.cause),
+        (Phase::Cancelled, Some(Cause::Cancelled))
+    );
+    assert_eq!(run.exit, Some(Exit::Signal(15)));
+}
+
+#[tokio::test]
+async fn a_run_that_is_being_prepared_can_be_cancelled() {
+    let house = House::new();
+    let control = house.control().await;
+    let accepted = control
+        .submit(&caller(), submission(&["slow"]), None)
+        .await
+        .unwrap();
+    house.reaches(accepted.id, Phase::Starting).await;
+    control.cancel(&caller(), accepted.id).await.unwrap();
+    control.wait_idle().await;
+    let run = house.run(accepted.id).await;
+    assert_eq!(
+        (run.phase, run.cause),
+        (Phase::Cancelled, Some(Cause::Cancelled))
+    );
+    assert_eq!(house.fake.executions(accepted.id), 0);
+    assert_eq!(
+        mlmesh_proof::completeness(&house.manifest(accepted.id)),
+        vec![]
+    );
+}
+
+#[tokio::test]
+async fn a_sweep_is_cancelled_and_its_points_can_be_retried() {
+    let mut house = House::new();
+    house.capacity.cpu_milli = 2_000;
+    let control = house.control().await;
+    let accepted = control
+        .submit(&caller(), sweep(&["hold"], 5), None)
+        .await
+        .unwrap();
+    for child in &accepted.children[..2] {
+        house.fake.executed(*child).await;
+    }
+    house.fake.release(accepted.children[0]);
+    house.reaches(accepted.children[0], Phase::Completed).await;
+    house.fake.executed(accepted.children[2]).await;
+    let done = control.cancel(&caller(), accepted.id).await.unwrap();
+    assert_eq!(done, Cancelled { queued: 2, live: 2 });
+    control.wait_idle().await;
+    assert_eq!(house.run(accepted.id).await.phase, Phase::Cancelled);
+    let refused = control.retry(&caller(), accepted.id, true).await;
+    assert_eq!(
+        refused.unwrap_err().code(),
+        "phase_not_allowed",
+        "none has failed"
+    );
+    for child in &accepted.children {
+        house.fake.release(*child);
+    }
+    let retried = control
+        .retry(&caller(), accepted.children[3], false)
+        .await
+        .unwrap();
+    assert_eq!(retried.runs, [accepted.children[3]]);
+    house.reaches(accepted.children[3], Phase::Completed).await;
+}
+
+#[tokio::test]
+async fn failed_points_are_retried_and_completed_ones_are_not() {
+    let house = House::new();
+    let control = house.control().await;
+    let accepted = control
+        .submit(&caller(), sweep(&["exit", "${x}"], 3), None)
+        .await
+        .unwrap();
+    control.wait_idle().await;
+    let retried = control.retry(&caller(), accepted.id, true).await.unwrap();
+    assert_eq!(retried.runs, accepted.children[1..]);
+    control.wait_idle().await;
+    let runs = house.run(accepted.children[1]).await;
+    assert_eq!((runs.phase, runs.attempts), (Phase::Failed, 2));
+    assert_eq!(house.run(accepted.children[0]).await.attempts, 1);
+}
+
+#[tokio::test]
+async fn another_owner_may_not_cancel_and_the_daemons_owner_may() {
+    let house = House::new();
+    let control = house.control().await;
+    let mut bob = caller();
+    bob.owner = "bob".parse().unwrap();
+    bob.daemon_owner = false;
+    let accepted = control
+        .submit(&caller(), submission(&["hold"]), None)
+        .await
+        .unwrap();
+    let refused = control.cancel(&bob, accepted.id).await;
+    assert_eq!(refused.unwrap_err().code(), "not_owner");
+    bob.daemon_owner = true;
+    control.cancel(&bob, accepted.id).await.unwrap();
+    let unknown = control.cancel(&bob, RunId::from_random(1 << 40)).await;
+    assert_eq!(unknown.unwrap_err().code(), "run_not_found");
+}
+
+#[tokio::test]
+async fn stopping_jobs_ends_what_is_live_and_keeps_what_is_queued() {
+    let mut house = House::new();
+    house.capacity.cpu_milli = 1_000;
+    let control = house.control().await;
+    let live = control
+        .submit(&caller(), submission(&["hold"]), None)
+        .await
+        .unwrap();
+    let queued = control
+        .submit(&caller(), submission(&["true"]), None)
+        .await
+        .unwrap();
+    house.fake.executed(live.id).await;
+    control.stop_jobs().await;
+    let run = house.run(live.id).await;
+    assert_eq!(
+        (run.phase, run.cause),
+        (Phase::Cancelled, Some(Cause::Shutdown))
+    );
+    assert_eq!(house.run(queued.id).await.phase, Phase::Queued);
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_retry_of_a_run_whose_secrets_are_gone_is_refused() {
+    let house = House::new();
+    let control = house.control().await;
+    let mut secret = with(submission(&["exit", "1"]), |experiment| {
+        experiment.secrets = vec!["KEY".into()];
+    });
+    secret
+        .secret_values
+        .insert("KEY".into(), SecretText("s3cret".into()));
+    let accepted = control.submit(&caller(), secret, None).await.unwrap();
+    control.wait_idle().await;
+    let refused = control.retry(&caller(), accepted.id, false).await;
+    assert_eq!(refused.unwrap_err().code(), "secret_without_value");
+}

@@ -31,6 +31,8 @@ struct State {
     released: BTreeSet<RunId>,
     stopped: BTreeMap<RunId, Cause>,
     discarded: Vec<(RunId, u32)>,
+    /// Attempts of which it was said that they never started: they never will.
+    barred: BTreeSet<(RunId, u32)>,
     secrets_seen: BTreeMap<RunId, Vec<String>>,
     gpus_seen: BTreeMap<RunId, Vec<String>>,
 }
@@ -134,6 +136,7 @@ impl Fake {
         let end = match argv.as_slice() {
             _ if stopped.is_some() => ended(Some(Exit::Signal(15)), stopped),
             ["hold"] if !state.released.contains(&attempt.run) => return None,
+            ["exit", "0"] => ended(Some(Exit::Code(0)), None),
             ["exit", code] => ended(Some(Exit::Code(code.parse().unwrap())), Some(Cause::Exit)),
             ["lose", count] if attempt.number.0 <= count.parse().unwrap() => {
                 ended(None, Some(Cause::Lost))
@@ -207,6 +210,12 @@ impl Executor for Fake {
                 .secrets_seen
                 .insert(run, spec.secrets.keys().cloned().collect());
             state.gpus_seen.insert(run, spec.gpus.clone());
+            if state.barred.contains(&(run, spec.attempt.number.0)) {
+                return Err(StartError {
+                    cause: Cause::Lost,
+                    message: "a later daemon has given the attempt up".into(),
+                });
+            }
             let trial = Trial { argv, ended: None };
             let before = state.attempts.insert((run, spec.attempt.number.0), trial);
             assert!(before.is_none(), "a command was executed twice");
@@ -230,8 +239,11 @@ impl Executor for Fake {
 
     fn reattach(&self, attempt: AttemptRef) -> BoxFuture<'_, Result<Reattached, ExecError>> {
         Box::pin(async move {
-            let state = self.state();
+            let mut state = self.state();
             let key = (attempt.run, attempt.number.0);
+            if !state.attempts.contains_key(&key) {
+                state.barred.insert(key);
+            }
             Ok(match state.attempts.get(&key) {
                 None => Reattached::NeverStarted,
                 Some(Trial {
