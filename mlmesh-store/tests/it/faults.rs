@@ -28,7 +28,8 @@ fn a_torn_log_tail_takes_only_what_lies_behind_it() {
         (written, bytes, std::fs::read(&log).unwrap())
     });
     let full = log_bytes.len();
-    let damages: [(&str, fn(&mut Vec<u8>, usize)); 3] = [
+    type Damage = fn(&mut Vec<u8>, usize);
+    let damages: [(&str, Damage); 3] = [
         ("cut", |log, at| log.truncate(at)),
         ("zeroed", |log, at| log[at..].fill(0)),
         ("garbled", |log, at| {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -21,6 +22,10 @@ const RANDOM_KILLS: u64 = 12;
 
 /// Workers of a child.
 const WORKERS: u64 = 4;
+
+/// Signal numbers of Linux.
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
 
 const SEED: u64 = 20_240_607;
 
@@ -129,7 +134,12 @@ fn run_child(round: &Round, (variable, place): (&str, &str), ledger: &mut Ledger
         }
     }
     let status = child.wait().unwrap();
-    assert!(!status.success(), "{round:?} ended by itself: {status}");
+    // Neither its own end nor a panic: the signal that was meant.
+    let meant = match round.crash_at {
+        Some(_) => SIGABRT,
+        None => SIGKILL,
+    };
+    assert_eq!(status.signal(), Some(meant), "{round:?}: {status}");
 }
 
 impl Ledger {
