@@ -37,10 +37,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Data directory of the daemon, also MLMESH_DATA_DIR [default: ~/.local/share/mlmesh]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", display_order = 900)]
     pub(crate) data_dir: Option<PathBuf>,
     /// Print data as JSON on stdout, errors as one line of JSON on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub(crate) json: bool,
 }
 
@@ -186,15 +186,12 @@ pub(crate) struct Submit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
-    /// Only what can reach L3
     Strict,
-    /// Everything that can run; level and reasons are recorded
     Relaxed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Executor {
-    /// Processes of the daemon's machine
     Process,
 }
 
@@ -255,7 +252,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "NAME")]
     pub(crate) owner: Option<String>,
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) limit: u32,
     /// Go on where an earlier page ended
     #[arg(long, value_name = "N")]

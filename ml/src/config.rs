@@ -23,7 +23,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads the user's file and, when a project is given, the project's.
     pub(crate) fn read(project_root: Option<&Path>, flags: &[(&str, String)]) -> Outcome<Self> {
-        let environment = |name: &str| std::env::var(name).ok();
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let user_file = user_folder().map(|folder| folder.join(FILE_NAME));
         let user_file = user_file.filter(|path| path.is_file());
         let user =
@@ -67,11 +67,11 @@ impl Config {
 
 /// `MLMESH_CONFIG_DIR`, else `~/.config/mlmesh`.
 pub(crate) fn user_folder() -> Option<PathBuf> {
-    if let Some(folder) = set("MLMESH_CONFIG_DIR") {
+    let absolute = |name| set(name).filter(|folder| folder.is_absolute());
+    if let Some(folder) = absolute("MLMESH_CONFIG_DIR") {
         return Some(folder);
     }
-    set("XDG_CONFIG_HOME")
-        .filter(|folder| folder.is_absolute())
+    absolute("XDG_CONFIG_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".config")))
         .map(|folder| folder.join("mlmesh"))
 }

@@ -21,7 +21,7 @@ const AWAY_POLL: Duration = Duration::from_millis(200);
 const LOOK_MIN: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_millis(200);
 /// Points of a sweep in one call.
-const PAGE: u32 = 1000;
+const PAGE: u32 = 500;
 
 /// A client that outlives the daemon it talks to.
 #[derive(Debug)]

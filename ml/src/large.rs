@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mlmesh_api::Client;
 use mlmesh_cas::{
-    BASES_MAX, CHUNKED_BYTES_MIN, CHUNKS_MAX, FrameError, FrameWriter, Snapshot, Tree, TreeEntry,
-    chunk_manifest,
+    CHUNKED_BYTES_MIN, CHUNKS_MAX, FrameWriter, Snapshot, Tree, TreeEntry, chunk_manifest,
 };
 use mlmesh_model::{Digest, ObjectId};
 
@@ -18,55 +17,50 @@ use crate::error::{Failure, Outcome};
 use crate::output::Progress;
 use crate::upload::{frame_failure, moving};
 
-/// Files of this size travel alone.
-pub(crate) const LARGE_BYTES_MIN: u64 = 8 << 20;
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 8 << 20;
 /// When more than this has changed, the whole travels in pieces.
 const CHANGED_BYTES_MAX: u64 = 32 << 20;
 
-/// Which objects the large files of a project were when they were last sent.
+/// Remembers, beside the stat cache, which objects the large files of a project were
+/// when they were last sent. The stat cache alone forgets that when a snapshot is
+/// taken without a sync, as `ml explain` does.
 #[derive(Debug)]
-pub(crate) struct Bases {
-    by_path: HashMap<String, Vec<ObjectId>>,
-    remembered: Option<PathBuf>,
-}
+pub(crate) struct Sent(Option<PathBuf>);
 
-impl Bases {
-    /// What was remembered beside the stat cache, and what the snapshot knows.
-    pub(crate) fn of(snapshot: &Snapshot, stat_cache: Option<&Path>) -> Self {
-        let remembered = stat_cache.map(|path| path.with_extension("sent"));
-        let mut by_path: HashMap<String, Vec<ObjectId>> = HashMap::new();
-        let bytes = remembered.as_ref().and_then(|path| fs::read(path).ok());
-        let tree = bytes.and_then(|bytes| Tree::parse(&bytes).ok());
-        for entry in tree.into_iter().flat_map(|tree| tree.entries) {
-            by_path.entry(entry.path).or_default().push(entry.object);
-        }
-        for (index, object) in &snapshot.previous {
-            if let Some(entry) = snapshot.tree.entries.get(*index) {
-                let bases = by_path.entry(entry.path.clone()).or_default();
-                if bases.len() < BASES_MAX && !bases.contains(object) {
-                    bases.push(*object);
-                }
+impl Sent {
+    /// The memory that belongs to a stat cache.
+    pub(crate) fn beside(stat_cache: Option<&Path>) -> Self {
+        Self(stat_cache.map(|path| path.with_extension("sent")))
+    }
+
+    /// Tells a snapshot what its changed files were when they were last sent.
+    pub(crate) fn add_to(&self, snapshot: &mut Snapshot) {
+        let bytes = self.0.as_ref().and_then(|path| fs::read(path).ok());
+        let Some(tree) = bytes.and_then(|bytes| Tree::parse(&bytes).ok()) else {
+            return;
+        };
+        let mut previous: HashMap<usize, ObjectId> = snapshot.previous.drain(..).collect();
+        for (index, entry) in snapshot.tree.entries.iter().enumerate() {
+            if entry.size < CHUNKED_BYTES_MIN {
+                continue;
+            }
+            if let Some(before) = tree.entry(&entry.path) {
+                previous.insert(index, before.object);
             }
         }
-        Self {
-            by_path,
-            remembered,
-        }
+        snapshot.previous = previous.into_iter().collect();
     }
 
     /// Remembers the large files of a tree that the daemon has now. A cache: when
     /// it cannot be written, the next change of a large file sends the whole.
     pub(crate) fn remember(&self, snapshot: &Snapshot) {
-        let Some(path) = &self.remembered else {
+        let Some(path) = &self.0 else {
             return;
         };
         let large = snapshot.tree.entries.iter();
-        let large = large
-            .filter(|entry| entry.size >= CHUNKED_BYTES_MIN)
-            .cloned();
-        let Ok(tree) = Tree::from_entries(large.collect()) else {
+        let large = large.filter(|entry| entry.size >= CHUNKED_BYTES_MIN);
+        let Ok(tree) = Tree::from_entries(large.cloned().collect()) else {
             return;
         };
         let temporary = path.with_extension(format!("new-{}", std::process::id()));
@@ -76,90 +70,59 @@ impl Bases {
             drop(fs::remove_file(&temporary));
         }
     }
-
-    /// Earlier versions of the file that the daemon has.
-    fn known(&self, client: &Client, entry: &TreeEntry) -> Outcome<Vec<ObjectId>> {
-        let bases = self.by_path.get(&entry.path).cloned().unwrap_or_default();
-        if bases.is_empty() || entry.size < CHUNKED_BYTES_MIN {
-            return Ok(Vec::new());
-        }
-        let there = client.have(&bases)?;
-        let known = bases.into_iter().zip(there).filter(|(_, there)| *there);
-        Ok(known.map(|(base, _)| base).collect())
-    }
 }
 
-/// Sends a file alone if that is better than with others. Gives the bytes that were
-/// sent; none when the file is to travel with others.
-pub(crate) fn send(
+/// Sends the chunks that the earlier version has not; the whole in pieces when the
+/// daemon does not have that version, or nearly everything is new. Gives the bytes
+/// that were sent.
+pub(crate) fn send_changed(
     client: &Client,
     snapshot: &Snapshot,
     entry: &TreeEntry,
-    bases: &Bases,
+    before: ObjectId,
     progress: &mut Progress,
-) -> Outcome<Option<u64>> {
+) -> Outcome<u64> {
+    if client.have(&[before])? != [true] {
+        return send_pieces(client, snapshot, entry, progress);
+    }
     let path = snapshot.path_of(entry);
-    let known = bases.known(client, entry)?;
-    if !known.is_empty()
-        && let Some(sent) = send_changed(client, entry, &path, &known)?
-    {
-        progress.add(entry.size);
-        return Ok(Some(sent));
-    }
-    if entry.size >= LARGE_BYTES_MIN {
-        return send_pieces(client, entry, &path, progress).map(Some);
-    }
-    Ok(None)
-}
-
-/// Sends the chunks that no base has; nothing when that is nearly the whole file.
-fn send_changed(
-    client: &Client,
-    entry: &TreeEntry,
-    path: &Path,
-    bases: &[ObjectId],
-) -> Outcome<Option<u64>> {
-    let manifest = chunk_manifest(path).map_err(|error| Failure::io("read", path, &error))?;
+    let manifest = chunk_manifest(&path).map_err(|error| Failure::io("read", &path, &error))?;
     if manifest.object != entry.object {
-        return Err(moving(path));
-    }
-    if manifest.chunks.len() > CHUNKS_MAX {
-        return Ok(None);
+        return Err(moving(&path));
     }
     let list = manifest.to_bytes();
-    let missing = client.missing_chunks(bases, &list)?;
+    let missing = match manifest.chunks.len() <= CHUNKS_MAX {
+        true => client.missing_chunks(&[before], &list)?,
+        false => return send_pieces(client, snapshot, entry, progress),
+    };
     let lengths: HashMap<Digest, u32> = manifest.chunks.iter().copied().collect();
-    let length_of = |digest| lengths.get(digest).copied().unwrap_or(0);
-    let changed: u64 = missing
-        .iter()
-        .map(|digest| u64::from(length_of(digest)))
-        .sum();
-    if changed > CHANGED_BYTES_MAX {
-        return Ok(None);
+    let length_of = |digest| u64::from(lengths.get(digest).copied().unwrap_or(0));
+    if missing.iter().map(length_of).sum::<u64>() > CHANGED_BYTES_MAX {
+        return send_pieces(client, snapshot, entry, progress);
     }
-    let mut frames = FrameWriter::new(Vec::new()).map_err(frame_failure)?;
+    let failed = |error| frame_failure(&path, error);
+    let mut frames = FrameWriter::new(Vec::new()).map_err(failed)?;
     manifest
-        .send_chunks(path, &missing, |digest, content| {
+        .send_chunks(&path, &missing, |digest, content| {
             frames.record(ObjectId(digest), content)
         })
-        .map_err(|error| match error {
-            FrameError::Io(error) => Failure::io("read", path, &error),
-            error => frame_failure(error),
-        })?;
-    let frames = frames.finish().map_err(frame_failure)?;
-    client.put_chunks(bases, &list, &frames)?;
-    Ok(Some((2 * list.len() + frames.len()) as u64))
+        .map_err(failed)?;
+    let frames = frames.finish().map_err(failed)?;
+    client.put_chunks(&[before], &list, &frames)?;
+    progress.add(entry.size);
+    Ok((2 * list.len() + frames.len()) as u64)
 }
 
 /// Sends the whole in pieces, from where an earlier attempt stopped.
-fn send_pieces(
+pub(crate) fn send_pieces(
     client: &Client,
+    snapshot: &Snapshot,
     entry: &TreeEntry,
-    path: &Path,
     progress: &mut Progress,
 ) -> Outcome<u64> {
-    let failed = |error: std::io::Error| Failure::io("read", path, &error);
-    let mut file = File::open(path).map_err(failed)?;
+    let path = snapshot.path_of(entry);
+    let failed = |error: std::io::Error| Failure::io("read", &path, &error);
+    let mut file = File::open(&path).map_err(failed)?;
     let mut upload = client.upload_position(entry.object)?;
     progress.add(upload.offset);
     let mut piece = Vec::with_capacity(PIECE_BYTES);
@@ -174,7 +137,7 @@ fn send_pieces(
             .read_to_end(&mut piece)
             .map_err(failed)?;
         if (piece.len() as u64) < wanted {
-            return Err(moving(path));
+            return Err(moving(&path));
         }
         upload = client.upload_piece(entry.object, entry.size, offset, &piece)?;
         sent += piece.len() as u64;

@@ -88,17 +88,37 @@ fn usage(error: &clap::Error) -> ExitCode {
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     );
-    let json = std::env::args_os().any(|argument| argument == "--json");
-    if asked || !json {
+    if asked {
         drop(error.print());
-        return ExitCode::from(if asked { 0 } else { Exit::Usage.code() });
+        return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let message = lines.next().unwrap_or_default();
-    let message = message.strip_prefix("error: ").unwrap_or(message);
-    let hint = lines.find_map(|line| line.strip_prefix("tip: "));
-    let hint = hint.unwrap_or("`ml --help` and `ml VERB --help` say what is possible");
-    Output::new(true).error(&Failure::usage(message, hint));
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    let output = Output::new(json);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !json {
+        output.say(error.render());
+    } else {
+        output.error(&usage_failure(&error.to_string()));
+    }
     ExitCode::from(Exit::Usage.code())
+}
+
+/// The parser's words in our form: what is wrong, then what could be meant.
+fn usage_failure(text: &str) -> Failure {
+    let mut message = Vec::new();
+    let mut hints = Vec::new();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            hints.push(tip.replace('\'', "`"));
+        } else if let Some(usage) = line.strip_prefix("Usage: ") {
+            hints.push(format!("usage is `{usage}`"));
+        } else if !line.starts_with("For more information") {
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            message.push(line.replace('\'', "`"));
+        }
+    }
+    if hints.is_empty() {
+        hints.push("`ml VERB --help` says what is possible".to_owned());
+    }
+    Failure::usage(message.join(" "), hints.join("; "))
 }

@@ -9,26 +9,18 @@
 //! objects are named by their content; then the snapshot is taken again.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlmesh_api::{Client, ClientError, IdempotencyKey, error_code};
-use mlmesh_cas::{
-    CHUNKED_BYTES_MIN, FrameError, FrameWriter, Mode, Options, Rules, Snapshot, SnapshotError,
-    TreeEntry,
-};
+use mlmesh_api::{Client, IdempotencyKey, error_code};
+use mlmesh_cas::{FrameError, Options, Rules, Snapshot, SnapshotError};
 use mlmesh_model::{Digest, ObjectId};
 use serde_json::json;
 
 use crate::error::{Exit, Failure, Outcome};
-use crate::large::{self, Bases};
+use crate::large::{self, Sent};
 use crate::output::Output;
 
-/// Bytes of content in one body, except for a file that is larger alone.
-const BODY_BYTES: usize = 8 << 20;
-/// Objects in one body.
-const BODY_OBJECTS: usize = 8192;
 /// Ids in one have-check.
 const HAVE_IDS: usize = 1 << 16;
 /// How often the snapshot is taken again when files change meanwhile.
@@ -76,135 +68,71 @@ pub(crate) fn sync(
     let mut bytes_sent = 0;
     let mut attempt = 1;
     loop {
-        let cache = stat_cache(&snapshot.root, data_dir);
-        let bases = Bases::of(&snapshot, cache.as_deref());
-        match send(output, client, &snapshot, &bases, &mut bytes_sent) {
-            Ok(()) => break,
+        let sent = Sent::beside(stat_cache(&snapshot.root, data_dir).as_deref());
+        sent.add_to(&mut snapshot);
+        match send(output, client, &snapshot, &mut bytes_sent) {
+            Ok(()) => {
+                sent.remember(&snapshot);
+                return Ok(Synced {
+                    snapshot,
+                    bytes_sent,
+                });
+            }
             Err(failure) if attempt < ATTEMPTS_MAX && is_moving(&failure) => attempt += 1,
             Err(failure) => return Err(failure),
         }
         snapshot = take_again()?;
     }
-    Ok(Synced {
-        snapshot,
-        bytes_sent,
-    })
 }
 
 /// Makes a snapshot complete at the daemon.
-fn send(
-    output: &Output,
-    client: &Client,
-    snapshot: &Snapshot,
-    bases: &Bases,
-    bytes_sent: &mut u64,
-) -> Outcome {
+fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut u64) -> Outcome {
     let missing = missing(client, snapshot)?;
-    let total = missing.iter().map(|entry| entry.size).sum();
+    let plan = snapshot.plan_sync(&missing);
+    let size = |index: &usize| snapshot.tree.entries[*index].size;
+    let large = plan
+        .pieces
+        .iter()
+        .chain(plan.chunked.iter().map(|(index, _)| index));
+    let total = plan.frames.iter().flatten().chain(large).map(size).sum();
     let mut progress = output.progress("upload", total);
-    let mut body = Body::new()?;
-    for entry in missing {
-        if entry.size >= CHUNKED_BYTES_MIN {
-            let alone = large::send(client, snapshot, entry, bases, &mut progress)?;
-            if let Some(sent) = alone {
-                *bytes_sent += sent;
-                continue;
-            }
-        }
-        let content = read(snapshot, entry)?;
-        body.add(entry.object, &content)?;
-        progress.add(entry.size);
-        if body.is_full() {
-            *bytes_sent += body.send(client)?;
-            body = Body::new()?;
-        }
+    for frame in &plan.frames {
+        let body = snapshot
+            .write_frame(frame, Vec::new())
+            .map_err(|error| frame_failure(&snapshot.root, error))?;
+        client.send_frames(&body)?;
+        *bytes_sent += body.len() as u64;
+        progress.add(frame.iter().map(size).sum());
     }
-    if body.objects > 0 {
-        *bytes_sent += body.send(client)?;
+    for (index, before) in &plan.chunked {
+        let entry = &snapshot.tree.entries[*index];
+        *bytes_sent += large::send_changed(client, snapshot, entry, *before, &mut progress)?;
+    }
+    for index in &plan.pieces {
+        let entry = &snapshot.tree.entries[*index];
+        *bytes_sent += large::send_pieces(client, snapshot, entry, &mut progress)?;
     }
     let listing = snapshot.tree.canonical_bytes();
     client.commit(&listing, &IdempotencyKey::random()?)?;
     *bytes_sent += listing.len() as u64;
-    bases.remember(snapshot);
     Ok(())
 }
 
-/// One entry for each object that the daemon lacks, in the order of the tree.
-fn missing<'a>(client: &Client, snapshot: &'a Snapshot) -> Outcome<Vec<&'a TreeEntry>> {
+/// Objects of the tree that the daemon lacks.
+fn missing(client: &Client, snapshot: &Snapshot) -> Outcome<Vec<ObjectId>> {
     let mut seen = HashSet::with_capacity(snapshot.tree.entries.len());
-    let entries: Vec<&TreeEntry> = snapshot
-        .tree
-        .entries
-        .iter()
-        .filter(|entry| seen.insert(entry.object))
-        .collect();
+    let objects = snapshot.tree.entries.iter().map(|entry| entry.object);
+    let objects: Vec<ObjectId> = objects.filter(|object| seen.insert(*object)).collect();
     let mut missing = Vec::new();
-    for part in entries.chunks(HAVE_IDS) {
-        let ids: Vec<ObjectId> = part.iter().map(|entry| entry.object).collect();
-        let there = client.have(&ids)?;
+    for part in objects.chunks(HAVE_IDS) {
+        let there = client.have(part)?;
         let lacking = part.iter().zip(there).filter(|(_, there)| !there);
-        missing.extend(lacking.map(|(entry, _)| *entry));
+        missing.extend(lacking.map(|(object, _)| *object));
     }
     Ok(missing)
 }
 
-/// A body of frames under construction.
-struct Body {
-    frames: FrameWriter<Vec<u8>>,
-    objects: usize,
-    bytes: usize,
-}
-
-impl Body {
-    fn new() -> Outcome<Self> {
-        Ok(Self {
-            frames: FrameWriter::new(Vec::new()).map_err(frame_failure)?,
-            objects: 0,
-            bytes: 0,
-        })
-    }
-
-    fn add(&mut self, id: ObjectId, content: &[u8]) -> Outcome {
-        self.frames.record(id, content).map_err(frame_failure)?;
-        self.objects += 1;
-        self.bytes += content.len();
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= BODY_BYTES || self.objects >= BODY_OBJECTS
-    }
-
-    fn send(self, client: &Client) -> Outcome<u64> {
-        let bytes = self.frames.finish().map_err(frame_failure)?;
-        client.send_frames(&bytes)?;
-        Ok(bytes.len() as u64)
-    }
-}
-
-/// The content of an entry: of a file its bytes, of a link its target.
-fn read(snapshot: &Snapshot, entry: &TreeEntry) -> Outcome<Vec<u8>> {
-    let path = snapshot.path_of(entry);
-    let content = match entry.mode {
-        Mode::Symlink => fs::read_link(&path).map(|target| {
-            use std::os::unix::ffi::OsStringExt;
-            target.into_os_string().into_vec()
-        }),
-        Mode::File | Mode::Executable => File::open(&path).and_then(|file| {
-            let mut content = Vec::with_capacity(entry.size as usize);
-            // One byte more than expected shows a file that has grown.
-            file.take(entry.size + 1).read_to_end(&mut content)?;
-            Ok(content)
-        }),
-    };
-    match content {
-        Ok(content) if content.len() as u64 == entry.size => Ok(content),
-        Ok(_) => Err(moving(&path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(moving(&path)),
-        Err(error) => Err(Failure::io("read", &path, &error)),
-    }
-}
-
+/// A file that is not any more what it was when it was looked at.
 pub(crate) fn moving(path: &Path) -> Failure {
     Failure {
         code: "tree_changing".to_owned(),
@@ -220,16 +148,17 @@ fn is_moving(failure: &Failure) -> bool {
     failure.code == "tree_changing" || failure.code == error_code::BAD_OBJECT
 }
 
-pub(crate) fn frame_failure(error: FrameError) -> Failure {
-    Failure {
-        code: "local_failure".to_owned(),
-        ..Failure::failed("", error.to_string(), "")
+/// What stands in the way of a body that is read from files below `path`.
+pub(crate) fn frame_failure(path: &Path, error: FrameError) -> Failure {
+    match error {
+        FrameError::Short { .. } => moving(path),
+        FrameError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => moving(path),
+        FrameError::Io(error) => Failure::io("read", path, &error),
+        error => Failure {
+            code: error_code::LOCAL.to_owned(),
+            ..Failure::failed("", error.to_string(), "")
+        },
     }
-}
-
-/// Whether the daemon refused because it lacks parts of the commit.
-pub(crate) fn is_incomplete(error: &ClientError) -> bool {
-    error.api_code() == error_code::COMMIT_INCOMPLETE
 }
 
 /// Where the stat cache of a project lies: with the daemon's caches when they are

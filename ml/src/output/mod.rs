@@ -121,7 +121,8 @@ impl Output {
         if !self.json {
             let word = self.paint_error("error:", Tone::Bad);
             drop(writeln!(stderr, "{word} {}", failure.message));
-            if !failure.hint.is_empty() {
+            // Of several reasons each stands with its own hint already.
+            if !failure.hint.is_empty() && !failure.message.contains(&failure.hint) {
                 drop(writeln!(stderr, "  hint: {}", failure.hint));
             }
         }

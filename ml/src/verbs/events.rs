@@ -14,7 +14,7 @@ use crate::output::{self, Output, Table, Tone};
 const BACKLOG_WAIT: Duration = Duration::from_millis(250);
 const FOLLOW_WAIT: Duration = Duration::from_secs(30);
 /// Audit rows in one call.
-const PAGE: u32 = 1000;
+const PAGE: u32 = 500;
 
 /// Prints events.
 pub(crate) fn events(context: &Context, verb: &cli::Events) -> Outcome {

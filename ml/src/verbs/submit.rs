@@ -1,6 +1,6 @@
 //! `ml explain`, `ml queue`, `ml run`: one recipe, one submission, one preflight.
 
-use mlmesh_api::{AcceptedDto, Client, ClientError, ExplanationDto, IdempotencyKey, RefusalDto};
+use mlmesh_api::{AcceptedDto, ClientError, ExplanationDto, IdempotencyKey, RefusalDto};
 use serde_json::{Value, json};
 
 use crate::cli;
@@ -8,8 +8,7 @@ use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};
 use crate::follow::{self, Patient, Verdict};
 use crate::output::{self, Output, Table, Tone};
-use crate::submission::{self, Prepared};
-use crate::upload;
+use crate::submission;
 use crate::verbs::logs;
 
 /// Shows what would run. Exit code 3 when it would be refused.
@@ -91,42 +90,55 @@ fn finish(ended: &mlmesh_api::RunDto, verdict: Verdict) -> Outcome<Exit> {
     }
 }
 
-/// Sends a submission. The tree is sent only when the daemon does not know it.
+/// Preflight's word for a tree that the daemon does not have.
+const NOT_SYNCED: &str = "commit_not_synced";
+
+/// Sends a submission. The tree is sent when it is all that is missing: nothing
+/// travels for a recipe that is refused anyway.
 fn submit(context: &Context, verb: &cli::Submit) -> Outcome<AcceptedDto> {
     let mut prepared = submission::prepare(context, verb)?;
     let client = context.client()?;
     let key = IdempotencyKey::random()?;
-    match client.submit(&prepared.submission, &key) {
-        Err(error) if upload::is_incomplete(&error) => {
-            prepared.upload(context, &client)?;
-            submit_again(&client, &prepared, &key)
+    let error = match client.submit(&prepared.submission, &key) {
+        Ok(accepted) => return Ok(accepted),
+        Err(error) => error,
+    };
+    let reasons = reasons(&error);
+    let only_the_tree = reasons.iter().all(|reason| reason.code == NOT_SYNCED);
+    if reasons.is_empty() || !only_the_tree {
+        return Err(refusal(error, reasons));
+    }
+    prepared.upload(context, &client)?;
+    client.submit(&prepared.submission, &key).map_err(|error| {
+        let reasons = self::reasons(&error);
+        refusal(error, reasons)
+    })
+}
+
+/// Preflight's reasons in an error of the daemon.
+fn reasons(error: &ClientError) -> Vec<RefusalDto> {
+    match error {
+        ClientError::Api { body, .. } => {
+            serde_json::from_value(body.details["refusals"].clone()).unwrap_or_default()
         }
-        other => other.map_err(refusal),
+        _ => Vec::new(),
     }
 }
 
-fn submit_again(
-    client: &Client,
-    prepared: &Prepared,
-    key: &IdempotencyKey,
-) -> Outcome<AcceptedDto> {
-    client.submit(&prepared.submission, key).map_err(refusal)
-}
-
 /// The daemon's refusal; its reasons become the text.
-fn refusal(error: ClientError) -> Failure {
-    let reasons = match &error {
-        ClientError::Api { body, .. } => body.details["refusals"].clone(),
-        _ => Value::Null,
-    };
-    let reasons: Vec<RefusalDto> = serde_json::from_value(reasons).unwrap_or_default();
+fn refusal(error: ClientError, mut reasons: Vec<RefusalDto>) -> Failure {
     let failure = Failure::from(error);
+    // A tree that would be sent is no reason beside others.
+    if reasons.iter().any(|reason| reason.code != NOT_SYNCED) {
+        reasons.retain(|reason| reason.code != NOT_SYNCED);
+    }
     if reasons.is_empty() {
         return failure;
     }
     Failure {
         message: listed("refused by preflight", &reasons),
-        hint: String::new(),
+        hint: reasons[0].hint.clone(),
+        details: json!({"refusals": reasons}),
         ..failure
     }
 }
@@ -135,7 +147,11 @@ fn would_be_refused(reasons: &[RefusalDto]) -> Failure {
     Failure {
         code: mlmesh_api::error_code::REFUSED.to_owned(),
         exit: Exit::Refused,
-        ..Failure::failed("", listed("`ml queue` would refuse this", reasons), "")
+        ..Failure::failed(
+            "",
+            listed("`ml queue` would refuse this", reasons),
+            reasons.first().map_or("", |first| &first.hint),
+        )
     }
     .with_details(json!({"refusals": reasons}))
 }

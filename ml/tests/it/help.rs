@@ -1,0 +1,136 @@
+//! Help, version, completions and man pages.
+
+use std::time::Instant;
+
+use crate::golden;
+use crate::program::Place;
+
+const VERBS: &[&[&str]] = &[
+    &[],
+    &["up"],
+    &["down"],
+    &["doctor"],
+    &["init"],
+    &["sync"],
+    &["recipe"],
+    &["recipe", "check"],
+    &["recipe", "schema"],
+    &["explain"],
+    &["queue"],
+    &["run"],
+    &["retry"],
+    &["list"],
+    &["status"],
+    &["watch"],
+    &["logs"],
+    &["info"],
+    &["outputs"],
+    &["cancel"],
+    &["prune"],
+    &["data"],
+    &["data", "add"],
+    &["data", "list"],
+    &["data", "show"],
+    &["data", "verify"],
+    &["data", "remove"],
+    &["events"],
+    &["audit"],
+    &["audit", "verify"],
+    &["audit", "list"],
+    &["config"],
+    &["config", "explain"],
+    &["config", "show"],
+    &["monitor"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn help_is_the_documented_one() {
+    let place = Place::new();
+    let mut text = String::new();
+    for verb in VERBS {
+        let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
+        let answer = place.ml(&arguments).exits(0);
+        assert_eq!(answer.stderr, "");
+        text.push_str(&format!(
+            "$ ml {}\n{}\n",
+            arguments.join(" "),
+            answer.stdout
+        ));
+    }
+    golden::check("help.txt", &text);
+}
+
+#[test]
+fn every_verb_of_the_help_is_in_the_golden_file() {
+    let place = Place::new();
+    let help = place.ml(&["--help"]).exits(0).stdout;
+    let listed: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    let known: Vec<&str> = VERBS
+        .iter()
+        .filter(|verb| verb.len() == 1)
+        .map(|verb| verb[0])
+        .collect();
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn the_version_needs_nothing() {
+    let place = Place::new();
+    let mut command = place.command(&["--version"]);
+    command.env_remove("HOME").env_remove("MLMESH_DATA_DIR");
+    let answer = crate::program::answer(&mut command).exits(0);
+    assert_eq!(answer.stdout, format!("ml {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_name_the_verbs_and_not_the_hidden_one() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let answer = place.ml(&["completions", shell]).exits(0);
+        assert!(answer.stdout.contains("repro-policy"), "{shell}");
+        let json = place.ml(&["completions", shell, "--json"]).exits(0).json();
+        assert_eq!(json["schema"], "mlmesh.completions/1");
+        assert_eq!(json["script"], answer.stdout);
+    }
+    let mut bash = std::process::Command::new("bash");
+    bash.arg("-n")
+        .arg("-c")
+        .arg(place.ml(&["completions", "bash"]).stdout);
+    crate::program::answer(&mut bash).exits(0);
+}
+
+#[test]
+fn man_pages_are_written() {
+    let place = Place::new();
+    for arguments in [["man", "pages"].as_slice(), &["man", "--out", "pages"]] {
+        let answer = place.ml(arguments).exits(0);
+        assert!(
+            answer.stdout.contains("pages/ml-queue.1"),
+            "{}",
+            answer.stdout
+        );
+    }
+    let page = std::fs::read_to_string(place.project().join("pages/ml-queue.1")).unwrap();
+    assert!(page.contains("repro\\-policy"), "{page}");
+    assert!(!place.project().join("pages/ml-detached.1").exists());
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let place = Place::new();
+    let started = Instant::now();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "\"$0\" recipe schema | head -c 1 >/dev/null; exit 0"]);
+    let answer = crate::program::answer(command.arg(env!("CARGO_BIN_EXE_ml")));
+    assert_eq!(answer.stderr, "", "after {:?}", started.elapsed());
+    drop(place);
+}
