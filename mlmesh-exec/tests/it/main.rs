@@ -1,5 +1,11 @@
 //! Tests of the process executor against this machine.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops where an expectation fails, and says what it leaves out"
+)]
+
 mod conformance;
 mod environment;
 mod limits;

@@ -17,8 +17,10 @@ use mlmesh_model::*;
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) snapshots: Arc<Folders>,
-    next: AtomicU64,
 }
+
+/// Runs of all tests of this process, since control groups are shared.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Bench {
     pub(crate) fn new() -> Self {
@@ -28,11 +30,7 @@ impl Bench {
         });
         fs::create_dir(&snapshots.root).unwrap();
         fs::write(dir.path().join("owner.key"), "the owner's key").unwrap();
-        Self {
-            dir,
-            snapshots,
-            next: AtomicU64::new(1),
-        }
+        Self { dir, snapshots }
     }
 
     /// An executor as a freshly started daemon has it.
@@ -41,13 +39,21 @@ impl Bench {
     }
 
     pub(crate) fn executor_with(&self, log_bytes_max: u64) -> Arc<ProcessExecutor> {
+        self.executor_of(log_bytes_max, PIDS_MAX_DEFAULT)
+    }
+
+    pub(crate) fn executor_limited(&self, pids_max: u64) -> Arc<ProcessExecutor> {
+        self.executor_of(LOG_BYTES_MAX_DEFAULT, pids_max)
+    }
+
+    fn executor_of(&self, log_bytes_max: u64, pids_max: u64) -> Arc<ProcessExecutor> {
         ProcessExecutor::new(ProcessConfig {
             data_dir: self.dir.path().to_owned(),
             program: program(),
             snapshots: Arc::clone(&self.snapshots) as Arc<dyn Snapshots>,
             clock: Arc::new(SystemClock),
             log_bytes_max,
-            pids_max: PIDS_MAX_DEFAULT,
+            pids_max,
         })
     }
 
@@ -58,7 +64,7 @@ impl Bench {
 
     /// The same in a project with these files.
     pub(crate) fn spec_in(&self, argv: &[&str], files: &[(&str, &str)]) -> StartSpec {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let random = number << 20 | u64::from(std::process::id());
         StartSpec {
             attempt: AttemptRef {
@@ -235,7 +241,9 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
+        if entry.file_type()?.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(entry.path())?, target)?;
+        } else if entry.file_type()?.is_dir() {
             fs::create_dir_all(&target)?;
             copy_tree(&entry.path(), &target)?;
         } else {
