@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use mlmesh_model::{
-    AuditNote, Cause, Phase, Refusal, Run, RunId, RunKind, StoreError, UnleasedMove,
-};
+use mlmesh_model::{AuditNote, Phase, Refusal, Run, RunId, RunKind, StoreError, UnleasedMove};
 use mlmesh_sched::Event;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -61,8 +59,7 @@ pub(crate) async fn cancel(
                     state.audits.insert(target, audit);
                 }
             }
-            let cause = Cause::Cancelled;
-            inner.apply(state, Event::Cancel { run: target, cause });
+            inner.apply(state, Event::Cancel(target));
             phase
         });
         match phase {

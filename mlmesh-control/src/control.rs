@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlmesh_model::{Cause, Run, RunId};
+use mlmesh_model::{Run, RunId};
 use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
 
 use crate::actions::{self, Cancelled, Retried};
@@ -77,7 +77,7 @@ impl Control {
     /// Starts nothing more and ends what is live, cause `shutdown`. Queued runs stay
     /// queued. Returns when every end is on disk.
     pub async fn stop_jobs(&self) {
-        self.inner.step(Event::StopLive(Cause::Shutdown));
+        self.inner.step(Event::StopLive);
         self.wait(|seen| seen.busy == 0).await;
     }
 

@@ -71,16 +71,11 @@ pub enum Event {
     /// It is on disk.
     Recorded(RunId),
     /// Somebody wants the run to end.
-    Cancel {
-        /// The run.
-        run: RunId,
-        /// Why.
-        cause: Cause,
-    },
+    Cancel(RunId),
     /// Start nothing more.
     Drain,
-    /// Start nothing more and stop what is live.
-    StopLive(Cause),
+    /// Start nothing more and stop what is live, cause `shutdown`.
+    StopLive,
     /// The node has this from now on.
     CapacityChanged(Capacity),
     /// Time has passed; see [`Scheduler::wake_at`](crate::Scheduler::wake_at).

@@ -131,12 +131,12 @@ impl Scheduler {
             Event::NeverStarted(run) => self.never_started(run, effects),
             Event::Recording(run) => self.recording(now, run),
             Event::Recorded(run) => self.recorded(now, run, effects),
-            Event::Cancel { run, cause } => self.cancel(run, cause, effects),
+            Event::Cancel(run) => self.cancel(run, Cause::Cancelled, effects),
             Event::Drain => self.draining = true,
-            Event::StopLive(cause) => {
+            Event::StopLive => {
                 self.draining = true;
                 for run in self.live.clone() {
-                    self.cancel(run, cause, effects);
+                    self.cancel(run, Cause::Shutdown, effects);
                 }
             }
             Event::CapacityChanged(capacity) => self.capacity_changed(capacity),
