@@ -125,8 +125,18 @@ fn check(text: &str) {
     }
 }
 
+/// 2,000 cases; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(2000),
+        failure_persistence: None,
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_text_is_a_workload_or_errors(text in recipes()) {
@@ -155,10 +165,9 @@ proptest! {
     }
 
     #[test]
-    fn values_keep_their_text_on_the_way_to_argv(value in "[ -~]{0,40}") {
+    fn values_keep_their_text_on_the_way_to_argv(value in "[ -z|}~]{0,40}") {
         let quoted = value.replace('\'', "''");
         let text = format!("experiment:\n  name: a\n  command: [x, '${{v}}', '{quoted}']\n  params: {{v: '{quoted}'}}\n");
-        prop_assume!(!value.contains("${"));
         let Workload::Experiment(experiment) = parse("r", &text).unwrap();
         let argv = substitute(&experiment, &expand(&experiment).unwrap()[0]).unwrap();
         prop_assert_eq!(&argv[1], &value);
