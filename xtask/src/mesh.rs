@@ -22,13 +22,18 @@ use crate::workspace::Workspace;
 const DEATH_WAIT_MAX: Duration = Duration::from_secs(10);
 const DEATH_POLL: Duration = Duration::from_millis(5);
 
-/// Stops the daemon whose data directory is `$2` and removes the folder `$3`.
+/// Stops the daemon whose data directory is `$2` and removes the folder `$3`. An
+/// installer that is on its way out may still write there, so that is looked at again.
 const CLEAN_UP: &str = r#"
 trap '' INT TERM HUP
 read -r _
 pid=$(sed -n 's/.*"pid" *: *\([0-9][0-9]*\).*/\1/p' "$2/meshd.json" 2>/dev/null)
 "$1" down --stop-jobs --data-dir "$2" || { [ -n "$pid" ] && kill -9 "$pid"; }
-rm -rf "$3"
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  rm -rf "$3"
+  sleep 0.2
+  [ -e "$3" ] || break
+done
 "#;
 
 /// A data directory of its own and the programs that use it.

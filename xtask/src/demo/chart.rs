@@ -27,7 +27,7 @@ pub(super) struct Range {
 
 const WIDTH: f64 = 340.0;
 const HEIGHT: f64 = 210.0;
-const LEFT: f64 = 44.0;
+const LEFT: f64 = 52.0;
 const RIGHT: f64 = 8.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 26.0;
