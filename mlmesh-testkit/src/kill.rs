@@ -388,7 +388,7 @@ impl Site {
         let mut completed = BTreeMap::new();
         for line in String::from_utf8(output.stdout)?.lines() {
             let event: Value = serde_json::from_str(line)?;
-            if event["phase"] == "completed" {
+            if event["event"]["phase"] == "completed" {
                 let run = event["run"].as_str().context("an event without its run")?;
                 *completed.entry(run.to_owned()).or_default() += 1;
             }

@@ -1,0 +1,4 @@
+//! Whole products under test: real `ml`, real `meshd`, real databases.
+
+mod kill;
+mod programs;
