@@ -1,0 +1,244 @@
+//! The data directory: its tree, the lock that keeps a second daemon out, and
+//! `meshd.json`.
+//!
+//! ```text
+//!   DIR/meshd.json owner.key meshd.db daemon.lock
+//!       tls/{ca.pem,server.pem,server.key}
+//!       data/{experiments,datasets,objects,tracking,.prewarm,cache,backups}
+//!       logs/{app,audit,access}.log
+//! ```
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use mlmesh_api::DaemonFile;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// Folders of a data directory, parents first.
+const FOLDERS: [&str; 10] = [
+    "tls",
+    "logs",
+    "data",
+    "data/experiments",
+    "data/datasets",
+    "data/objects",
+    "data/tracking",
+    "data/.prewarm",
+    "data/cache",
+    "data/backups",
+];
+
+/// An open data directory. While this lives, no other daemon can have it.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+    lock: File,
+    record: LockRecord,
+}
+
+/// What `daemon.lock` says: who holds it (for people) and the port that was chosen.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct LockRecord {
+    pid: u32,
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataDirError {
+    /// Another daemon holds it.
+    #[error(
+        "`{root}` is held by another daemon (process {pid}); one data directory has one daemon\nhint: `ml status` asks that one, `ml down` stops it"
+    )]
+    Held { root: PathBuf, pid: u32 },
+    /// It cannot be made or opened.
+    #[error("open the data directory: `{path}`: {source}\nhint: {hint}", hint = hint(source))]
+    Io { path: PathBuf, source: io::Error },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "the folder must belong to the user who runs the daemon",
+        io::ErrorKind::ReadOnlyFilesystem => "choose a folder that can be written: `--data-dir`",
+        io::ErrorKind::StorageFull => "free some space on that file system",
+        _ => "choose another folder with `--data-dir`",
+    }
+}
+
+impl DataDir {
+    /// Makes what is missing of the tree and takes the lock.
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(failed(root))?;
+        let root = root.canonicalize().map_err(failed(root))?;
+        let lock_path = root.join("daemon.lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        let mut text = String::new();
+        lock.read_to_string(&mut text).map_err(failed(&lock_path))?;
+        let mut record: LockRecord = serde_json::from_str(&text).unwrap_or_default();
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(DataDirError::Held {
+                    root,
+                    pid: record.pid,
+                });
+            }
+            Err(errno) => return Err(failed(&lock_path)(errno.into())),
+        }
+        for folder in FOLDERS {
+            make_folder(&root.join(folder)).map_err(failed(&root.join(folder)))?;
+        }
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
+            .map_err(failed(&root))?;
+        record.pid = std::process::id();
+        let mut directory = Self { root, lock, record };
+        directory.write_record().map_err(failed(&lock_path))?;
+        directory.remove_daemon_file().map_err(failed(&lock_path))?;
+        Ok(directory)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The port that an earlier start with `--port 0` chose.
+    pub(crate) fn chosen_port(&self) -> Option<u16> {
+        self.record.port
+    }
+
+    /// Keeps a port for every later start with `--port 0`.
+    pub(crate) fn keep_port(&mut self, port: u16) -> io::Result<()> {
+        self.record.port = Some(port);
+        self.write_record()
+    }
+
+    /// Tells clients where the daemon is. A killed daemon's file is replaced.
+    pub(crate) fn write_daemon_file(&self, file: &DaemonFile) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(file)?;
+        text.push(b'\n');
+        write_whole(&self.path(DaemonFile::NAME), &text, 0o600)
+    }
+
+    /// Removes `meshd.json`: nobody answers from here on.
+    pub(crate) fn remove_daemon_file(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.path(DaemonFile::NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_record(&mut self) -> io::Result<()> {
+        let mut text = serde_json::to_vec(&self.record)?;
+        text.push(b'\n');
+        self.lock.rewind()?;
+        self.lock.write_all(&text)?;
+        self.lock.set_len(text.len() as u64)?;
+        self.lock.sync_data()
+    }
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes a file so that a reader sees the old one or the new one, never a part.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_the_documented_one_and_private() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("a/b");
+        let directory = DataDir::open(&root).unwrap();
+        for folder in FOLDERS.iter().chain([&""]) {
+            let mode = directory
+                .path(folder)
+                .metadata()
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o700, "{folder}");
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["daemon.lock", "data", "logs", "tls"]);
+    }
+
+    #[test]
+    fn a_second_daemon_is_kept_out_and_told_who_is_in() {
+        let outer = tempfile::tempdir().unwrap();
+        let first = DataDir::open(outer.path()).unwrap();
+        let error = DataDir::open(outer.path()).unwrap_err();
+        assert!(
+            matches!(&error, DataDirError::Held { pid, .. } if *pid == std::process::id()),
+            "{error}"
+        );
+        drop(first);
+        assert!(DataDir::open(outer.path()).is_ok());
+    }
+
+    #[test]
+    fn a_chosen_port_stays() {
+        let outer = tempfile::tempdir().unwrap();
+        let mut directory = DataDir::open(outer.path()).unwrap();
+        assert_eq!(directory.chosen_port(), None);
+        directory.keep_port(4242).unwrap();
+        drop(directory);
+        assert_eq!(
+            DataDir::open(outer.path()).unwrap().chosen_port(),
+            Some(4242)
+        );
+    }
+}

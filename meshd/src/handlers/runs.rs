@@ -1,0 +1,438 @@
+//! Runs: explain, submit, list, show, cancel, retry.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use mlmesh_api::{
+    ACCEPTED_SCHEMA, ATTEMPTS_SCHEMA, AcceptedDto, AttemptDto, AttemptsDto, CHANGED_RUNS_SCHEMA,
+    ChangedRunsDto, CountsDto, EXPLANATION_SCHEMA, ExplainedDataset, ExplainedDeps,
+    ExplainedExperiment, ExplainedPoint, ExplainedSnapshot, ExplanationDto, OUTPUTS_SCHEMA,
+    OutputFileDto, OutputsDto, POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto, ResourcesDto, RetryDto,
+    RunDto, RunSummaryDto, RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
+};
+use mlmesh_cas::{Mode, TREE_BYTES_MAX, Tree};
+use mlmesh_control::{Caller, Preflight};
+use mlmesh_model::{
+    CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunId, RunKind, RunQuery, Sequence,
+    Submission, Tenant,
+};
+
+use super::{objects_error, page_rows, run_name};
+use crate::daemon::Daemon;
+use crate::http::body::{blocking, clipped, read_json};
+use crate::http::query::{PathParts, Query, parsed};
+use crate::limits::{
+    IDEMPOTENCY_KEY_CHARS_MAX, JSON_BYTES_MAX, POINTS_READ_MAX, STATUS_ENDED_MAX, STATUS_OPEN_MAX,
+    SUBMISSION_BYTES_MAX,
+};
+use crate::reply::{ApiError, ApiResult, ok};
+
+pub(crate) async fn explain(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let (submission, _) = read_json::<Submission>(&headers, body, SUBMISSION_BYTES_MAX).await?;
+    let recipe = submission.recipe_path.clone();
+    let policy = submission.policy;
+    let preflight = daemon.control.explain(&caller, submission).await?;
+    Ok(ok(&explanation(&preflight, recipe, policy)))
+}
+
+fn explanation(preflight: &Preflight, recipe: String, policy: ReproPolicy) -> ExplanationDto {
+    let groups = &preflight.groups;
+    let refusals: Vec<RefusalDto> = preflight.refusals.iter().map(RefusalDto::from).collect();
+    let waits: Vec<RefusalDto> = preflight.waits.iter().map(RefusalDto::from).collect();
+    ExplanationDto {
+        schema: EXPLANATION_SCHEMA.to_owned(),
+        admitted: refusals.is_empty(),
+        experiment: ExplainedExperiment {
+            name: groups.experiment.name.to_string(),
+            recipe,
+            commit: groups.commit,
+            plan_sha256: preflight.plan_sha256,
+        },
+        deps: groups.deps.as_ref().map(|deps| ExplainedDeps {
+            name: deps.name.clone(),
+            python: deps.python.clone(),
+            sha256: deps.sha256,
+        }),
+        snapshot: ExplainedSnapshot {
+            id: groups.snapshot.id.clone(),
+            sha256: groups.snapshot.sha256,
+            complete: !waits.iter().any(|wait| wait.code == "commit_not_synced"),
+        },
+        datasets: groups
+            .datasets
+            .iter()
+            .map(|dataset| ExplainedDataset {
+                name: dataset.name.to_string(),
+                version: dataset.version.clone(),
+                checksum: dataset.checksum,
+                mount: dataset.mount.clone(),
+                registered: dataset.registered,
+            })
+            .collect(),
+        resources: ResourcesDto::from(groups.resources),
+        image: None,
+        trust: TrustDto::from(&preflight.trust),
+        repro_policy: match policy {
+            ReproPolicy::Strict => "strict".to_owned(),
+            ReproPolicy::Relaxed => "relaxed".to_owned(),
+        },
+        points: preflight
+            .runs
+            .iter()
+            .take(POINTS_SHOWN_MAX)
+            .filter_map(|run| {
+                let plan = serde_json::to_value(run.plan.as_ref()).ok()?;
+                Some(ExplainedPoint {
+                    plan_sha256: run.plan_sha256,
+                    plan,
+                })
+            })
+            .collect(),
+        points_total: groups.experiment.runs,
+        refusals,
+        waits,
+    }
+}
+
+pub(crate) async fn submit(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let key = idempotency_key(&headers)?;
+    let (submission, _) = read_json::<Submission>(&headers, body, SUBMISSION_BYTES_MAX).await?;
+    let accepted = daemon.control.submit(&caller, submission, key).await?;
+    let children = u32::try_from(accepted.children.len()).unwrap_or(u32::MAX);
+    Ok(ok(&AcceptedDto {
+        schema: ACCEPTED_SCHEMA.to_owned(),
+        id: accepted.id,
+        fresh: accepted.fresh,
+        plan_sha256: accepted.plan_sha256,
+        children: (children > 0).then_some(children),
+    }))
+}
+
+/// The key that names one intention, if the client sent one.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or("");
+    let good = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if good {
+        return Ok(Some(text.to_owned()));
+    }
+    Err(ApiError::bad_parameter(
+        format!("the idempotency key is `{}`", clipped(text)),
+        format!("it has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"),
+    ))
+}
+
+pub(crate) async fn list(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> ApiResult<Response> {
+    let names = ["phase", "parent", "owner", "cursor", "limit"];
+    let query = Query::parse(query.as_deref(), &names)?;
+    let mut phases = Vec::new();
+    for name in query.all("phase") {
+        let phase = Phase::from_name(name).ok_or_else(|| {
+            ApiError::bad_parameter(
+                format!("`{}` is no phase", clipped(name)),
+                "phases are queued, starting, running, finishing, completed, failed, cancelled, interrupted",
+            )
+        })?;
+        phases.push(phase);
+    }
+    let parent = match query.one("parent")? {
+        Some(name) => Some(run_name::run_id(&daemon, &caller.tenant, name).await?),
+        None => None,
+    };
+    let owner = query
+        .one("owner")?
+        .map(|text| parsed::<Owner>("owner", text, "an owner's name"))
+        .transpose()?;
+    let limit = page_rows(&query)?;
+    let runs = daemon
+        .store
+        .runs(RunQuery {
+            tenant: caller.tenant,
+            phases,
+            parent,
+            owner,
+            cursor: query.parsed::<u64>("cursor", "a cursor")?.map(Sequence),
+            limit,
+        })
+        .await?;
+    let full = runs.len() as u32 >= limit;
+    Ok(ok(&RunsDto {
+        schema: RUNS_SCHEMA.to_owned(),
+        next_cursor: runs.last().filter(|_| full).map(|run| run.seq.0),
+        runs: runs.iter().map(RunSummaryDto::from).collect(),
+    }))
+}
+
+pub(crate) async fn status(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+) -> ApiResult<Response> {
+    let query = |phases: &[Phase], limit| RunQuery {
+        tenant: caller.tenant.clone(),
+        phases: phases.to_vec(),
+        parent: None,
+        owner: None,
+        cursor: None,
+        limit,
+    };
+    let live = query(
+        &[Phase::Running, Phase::Starting, Phase::Finishing],
+        STATUS_OPEN_MAX,
+    );
+    let queued = query(&[Phase::Queued], STATUS_OPEN_MAX);
+    let ended = query(
+        &[
+            Phase::Completed,
+            Phase::Failed,
+            Phase::Cancelled,
+            Phase::Interrupted,
+        ],
+        STATUS_ENDED_MAX,
+    );
+    let counts = daemon.store.counts(&caller.tenant).await?;
+    let mut runs = Vec::new();
+    for query in [live, queued, ended] {
+        let found = daemon.store.runs(query).await?;
+        runs.extend(found.iter().map(RunSummaryDto::from));
+    }
+    Ok(ok(&StatusDto {
+        schema: STATUS_SCHEMA.to_owned(),
+        counts: CountsDto::from(&counts),
+        runs,
+        prewarm: None,
+    }))
+}
+
+pub(crate) async fn show(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let manifest = match run.phase.is_ended() {
+        true => read_manifest(&daemon, &run).await?,
+        false => None,
+    };
+    let children = match run.kind {
+        RunKind::Parent { .. } => Some(children_counts(&daemon, &caller.tenant, &run).await?),
+        RunKind::Single | RunKind::Child { .. } => None,
+    };
+    let mut shown = RunDto::new(&run, manifest, children);
+    if run.phase.is_live() {
+        live_metrics(&daemon, &run, &mut shown).await;
+    }
+    Ok(ok(&shown))
+}
+
+/// Points that a live run has written so far; its record has them only at its end.
+async fn live_metrics(daemon: &Daemon, run: &Run, shown: &mut RunDto) {
+    let lease = mlmesh_model::AttemptRef {
+        run: run.id,
+        number: mlmesh_model::AttemptNumber(run.attempts),
+        token: run.token,
+    };
+    if let Ok(metrics) = daemon.executor.metrics(lease).await {
+        let current = Run {
+            metrics,
+            ..run.clone()
+        };
+        shown.metrics = RunSummaryDto::from(&current).metrics;
+    }
+}
+
+async fn children_counts(daemon: &Daemon, tenant: &Tenant, run: &Run) -> ApiResult<CountsDto> {
+    let mut counts = std::collections::BTreeMap::new();
+    let mut cursor = None;
+    loop {
+        let points = points(daemon, tenant, run.id, cursor).await?;
+        for point in &points {
+            *counts.entry(point.phase).or_insert(0) += 1;
+        }
+        match points.last() {
+            Some(last) if points.len() as u32 >= POINTS_READ_MAX => cursor = Some(last.seq),
+            _ => return Ok(CountsDto::from(&counts)),
+        }
+    }
+}
+
+async fn read_manifest(daemon: &Daemon, run: &Run) -> ApiResult<Option<serde_json::Value>> {
+    let path = daemon.run_folder(run.id).join("run_manifest.json");
+    let read = blocking(move || std::fs::read(path)).await?;
+    match read {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| ApiError::internal("the run's manifest", &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ApiError::io("the run's manifest", &error)),
+    }
+}
+
+pub(crate) async fn attempts(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let attempts = daemon.store.attempts(run.id).await?;
+    Ok(ok(&AttemptsDto {
+        schema: ATTEMPTS_SCHEMA.to_owned(),
+        run: run.id,
+        attempts: attempts.iter().map(AttemptDto::from).collect(),
+    }))
+}
+
+pub(crate) async fn manifest(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let manifest = read_manifest(&daemon, &run).await?;
+    let manifest = manifest.ok_or_else(|| {
+        ApiError::not_found(
+            format!("run `{}` is {} and has no manifest", run.id, run.phase),
+            "a manifest is written when a run ends; each point of a sweep has its own",
+        )
+    })?;
+    Ok(ok(&manifest))
+}
+
+pub(crate) async fn outputs(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let files = match run.outputs {
+        None => Vec::new(),
+        Some(listing) => {
+            let objects = Arc::clone(&daemon.objects);
+            let tree = blocking(move || output_tree(&objects, listing)).await??;
+            tree.entries
+                .into_iter()
+                .map(|entry| OutputFileDto {
+                    path: entry.path,
+                    mode: match entry.mode {
+                        Mode::File => "644".to_owned(),
+                        Mode::Executable => "755".to_owned(),
+                        Mode::Symlink => "link".to_owned(),
+                    },
+                    size: entry.size,
+                    sha256: entry.object.0,
+                })
+                .collect()
+        }
+    };
+    Ok(ok(&OutputsDto {
+        schema: OUTPUTS_SCHEMA.to_owned(),
+        run: run.id,
+        listing: run.outputs,
+        files,
+    }))
+}
+
+fn output_tree(objects: &mlmesh_cas::ObjectStore, listing: ObjectId) -> ApiResult<Tree> {
+    match objects.tree(CommitId(listing.0)) {
+        Ok(tree) => Ok(tree),
+        Err(mlmesh_cas::StoreError::Missing(_)) => {
+            let bytes = objects
+                .read(listing, TREE_BYTES_MAX)
+                .map_err(objects_error)?;
+            Tree::parse(&bytes)
+                .map_err(|error| ApiError::internal("the listing of outputs", &error))
+        }
+        Err(error) => Err(objects_error(error)),
+    }
+}
+
+pub(crate) async fn cancel(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let runs = match run.kind {
+        RunKind::Parent { .. } => open_points(&daemon, &caller.tenant, run.id).await?,
+        RunKind::Single | RunKind::Child { .. } => vec![run.id],
+    };
+    daemon.control.cancel(&caller, run.id).await?;
+    Ok(ok(&ChangedRunsDto {
+        schema: CHANGED_RUNS_SCHEMA.to_owned(),
+        id: run.id,
+        runs,
+    }))
+}
+
+/// Points of a sweep that have not ended.
+async fn open_points(daemon: &Daemon, tenant: &Tenant, sweep: RunId) -> ApiResult<Vec<RunId>> {
+    let mut open = Vec::new();
+    let mut cursor = None;
+    loop {
+        let points = points(daemon, tenant, sweep, cursor).await?;
+        open.extend(
+            points
+                .iter()
+                .filter(|point| !point.phase.is_ended())
+                .map(|point| point.id),
+        );
+        match points.last() {
+            Some(last) if points.len() as u32 >= POINTS_READ_MAX => cursor = Some(last.seq),
+            _ => return Ok(open),
+        }
+    }
+}
+
+async fn points(
+    daemon: &Daemon,
+    tenant: &Tenant,
+    sweep: RunId,
+    cursor: Option<Sequence>,
+) -> ApiResult<Vec<Run>> {
+    let query = RunQuery {
+        tenant: tenant.clone(),
+        phases: Vec::new(),
+        parent: Some(sweep),
+        owner: None,
+        cursor,
+        limit: POINTS_READ_MAX,
+    };
+    Ok(daemon.store.runs(query).await?)
+}
+
+pub(crate) async fn retry(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let (retry, _) = read_json::<RetryDto>(&headers, body, JSON_BYTES_MAX).await?;
+    let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let retried = daemon.control.retry(&caller, id, retry.failed_only).await?;
+    Ok(ok(&ChangedRunsDto {
+        schema: CHANGED_RUNS_SCHEMA.to_owned(),
+        id,
+        runs: retried.runs,
+    }))
+}

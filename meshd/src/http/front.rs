@@ -1,0 +1,255 @@
+//! What every request passes: a request id, the bounds of its head, its key, and on
+//! the way out a count and a line in `access.log`.
+//!
+//! ```text
+//!   request ─► id ─► target short enough? ─► open route? ─no─► key known? ─► handler
+//!                                                 └──────yes────────────────────┘
+//!   answer ◄─ x-request-id ◄─ count, access.log ◄──────────────────────────────┘
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use mlmesh_api::{Timestamp, error_code};
+use mlmesh_control::Caller;
+use mlmesh_model::{Event, EventKind, KeyClass, Sequence, Tenant};
+use serde::Serialize;
+
+use super::listener::Remote;
+use crate::daemon::Daemon;
+use crate::keys::OWNER_KEY_NAME;
+use crate::limits::{AUTH_FAILURE_RECORD_INTERVAL, TARGET_BYTES_MAX};
+use crate::logs::LogFile;
+use crate::reply::{AnsweredCode, ApiError, ApiResult};
+use crate::routes::OPEN_ROUTES;
+
+/// The middleware around every route and around what is no route.
+pub(crate) async fn front(
+    State(daemon): State<Arc<Daemon>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let begun = Instant::now();
+    let id = daemon.request_ids.next();
+    let mut record = AccessRecord::of(&daemon, &request, id.clone());
+    let checked = check(&daemon, &mut request, &mut record).await;
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    let duration = begun.elapsed();
+    record.status = response.status().as_u16();
+    record.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    record.code = response
+        .extensions_mut()
+        .remove::<AnsweredCode>()
+        .map(|code| code.0);
+    daemon.metrics.request(record.status, duration);
+    if let Ok(mut line) = serde_json::to_vec(&record) {
+        line.push(b'\n');
+        daemon.logs.line(LogFile::Access, line);
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord) -> ApiResult<()> {
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if target > TARGET_BYTES_MAX {
+        return Err(ApiError::new(
+            StatusCode::URI_TOO_LONG,
+            error_code::BAD_PARAMETER,
+            format!("path and query have {target} bytes, {TARGET_BYTES_MAX} are taken"),
+            "ask for less at once",
+        ));
+    }
+    let open = request
+        .extensions()
+        .get::<MatchedPath>()
+        .is_some_and(|path| OPEN_ROUTES.contains(&path.as_str()));
+    if open {
+        return Ok(());
+    }
+    match caller(daemon, request) {
+        Ok(caller) => {
+            record.key = Some(caller.key.clone());
+            request.extensions_mut().insert(caller);
+            Ok(())
+        }
+        Err(error) => {
+            if error.status == StatusCode::UNAUTHORIZED {
+                failed_key(daemon, record).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Who shows the key of this request.
+fn caller(daemon: &Daemon, request: &Request) -> ApiResult<Caller> {
+    let unauthenticated = |message: &str| {
+        ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            error_code::UNAUTHENTICATED,
+            message,
+            "send `Authorization: Bearer KEY`; `owner.key` in the data directory holds one",
+        )
+    };
+    let shown = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .ok_or_else(|| unauthenticated("the request shows no API key"))?;
+    let key = shown
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .and_then(|(_, key)| daemon.keys.find(key.trim()))
+        .ok_or_else(|| unauthenticated("the API key is not known"))?;
+    if key.class == KeyClass::Attempt {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            error_code::FORBIDDEN,
+            "the token of an attempt reaches the routes of its own run only, and this is none",
+            "use an API key",
+        ));
+    }
+    Ok(Caller {
+        daemon_owner: key.name == OWNER_KEY_NAME,
+        tenant: key.tenant,
+        owner: key.owner,
+        key: key.name,
+        remote: remote(request),
+    })
+}
+
+/// A failed key always counts; the event log has one in a while, so that nobody can
+/// fill the store without a key.
+async fn failed_key(daemon: &Daemon, record: &AccessRecord) {
+    daemon
+        .metrics
+        .auth_failures_total
+        .fetch_add(1, Ordering::Relaxed);
+    if !daemon.key_failures.is_due(daemon.clock.monotonic_us()) {
+        return;
+    }
+    tracing::warn!(remote = %record.remote, "a request showed no key that is known");
+    let event = Event {
+        seq: Sequence(0),
+        time: daemon.clock.now(),
+        tenant: Tenant::default(),
+        owner: daemon.owner.clone(),
+        run: None,
+        kind: EventKind::Security {
+            code: error_code::UNAUTHENTICATED.to_owned(),
+            remote: record.remote.clone(),
+        },
+    };
+    if let Err(error) = daemon.store.record(Some(event), None).await {
+        tracing::warn!(%error, "a failed key could not be recorded");
+    }
+}
+
+/// Lets something through once in [`AUTH_FAILURE_RECORD_INTERVAL`].
+#[derive(Debug, Default)]
+pub(crate) struct OnceInAWhile {
+    next_us: AtomicU64,
+}
+
+impl OnceInAWhile {
+    fn is_due(&self, now_us: u64) -> bool {
+        let next = self.next_us.load(Ordering::Relaxed);
+        let later = now_us + AUTH_FAILURE_RECORD_INTERVAL.as_micros() as u64;
+        now_us >= next
+            && self
+                .next_us
+                .compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+/// Names requests: a part for the process and a number.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    process: String,
+    number: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn new(random: u32) -> Self {
+        Self {
+            process: format!("{random:08x}"),
+            number: AtomicU64::new(1),
+        }
+    }
+
+    fn next(&self) -> String {
+        format!(
+            "{}-{}",
+            self.process,
+            self.number.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+}
+
+/// A line of `access.log`. Queries are left out, bodies and keys too.
+#[derive(Debug, Serialize)]
+struct AccessRecord {
+    time: Timestamp,
+    id: String,
+    remote: String,
+    method: String,
+    path: String,
+    key: Option<String>,
+    status: u16,
+    code: Option<String>,
+    duration_us: u64,
+}
+
+impl AccessRecord {
+    fn of(daemon: &Daemon, request: &Request, id: String) -> Self {
+        Self {
+            time: Timestamp(daemon.clock.now()),
+            id,
+            remote: remote(request),
+            method: request.method().as_str().chars().take(16).collect(),
+            path: request.uri().path().chars().take(256).collect(),
+            key: None,
+            status: 0,
+            code: None,
+            duration_us: 0,
+        }
+    }
+}
+
+fn remote(request: &Request) -> String {
+    request
+        .extensions()
+        .get::<Remote>()
+        .map_or_else(|| "local".to_owned(), |remote| remote.0.ip().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_recorded_once_in_a_while() {
+        let gate = OnceInAWhile::default();
+        let later = 5 + AUTH_FAILURE_RECORD_INTERVAL.as_micros() as u64;
+        assert!(gate.is_due(5));
+        assert!(!gate.is_due(6));
+        assert!(!gate.is_due(later - 1));
+        assert!(gate.is_due(later));
+    }
+}

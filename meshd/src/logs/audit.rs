@@ -1,0 +1,70 @@
+//! `audit.log`: the audit rows of the store as JSON lines, for people and for log
+//! shippers. The truth is the store's chain; this file is derived from it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mlmesh_api::AuditRowDto;
+use mlmesh_model::{Sequence, Store};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{LogFile, LogSender};
+
+/// Rows that are read at once.
+const ROWS_MAX: u32 = 256;
+/// Bytes at the end of the file that are searched for its last row.
+const TAIL_BYTES_MAX: u64 = 64 * 1024;
+
+/// Copies rows into the file as they are committed, from where the file ends.
+pub(crate) async fn follow_audit(
+    store: Arc<dyn Store>,
+    sender: LogSender,
+    mut commits: watch::Receiver<Sequence>,
+    last_row: u64,
+    stop: CancellationToken,
+) {
+    let mut after = last_row;
+    loop {
+        match store.audit_rows(after, ROWS_MAX).await {
+            Ok(rows) if !rows.is_empty() => {
+                for row in rows {
+                    after = row.n;
+                    if let Ok(mut line) = serde_json::to_vec(&AuditRowDto::from(&row)) {
+                        line.push(b'\n');
+                        sender.line(LogFile::Audit, line);
+                    }
+                }
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "audit rows could not be read"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = commits.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The last row that `audit.log` (or its newest rotated file) holds.
+pub(crate) fn last_row(logs: &Path) -> Option<AuditRowDto> {
+    ["audit.log", "audit.log.1"]
+        .iter()
+        .filter_map(|name| tail(&logs.join(name)).ok())
+        .find_map(|text| {
+            text.lines()
+                .rev()
+                .find_map(|line| serde_json::from_str::<AuditRowDto>(line).ok())
+        })
+}
+
+fn tail(path: &Path) -> std::io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

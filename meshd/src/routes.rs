@@ -1,0 +1,508 @@
+//! The one table of routes: the router is built from it, and so is the OpenAPI
+//! document. A route that is not here does not exist.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, StatusCode};
+use axum::routing::{MethodRouter, delete, get, post};
+use mlmesh_api as api;
+use mlmesh_api::error_code;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::daemon::Daemon;
+use crate::handlers::{audit, chores, chunks, datasets, events, health, logs, objects, runs};
+use crate::http::front::front;
+use crate::limits::{
+    BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, JSON_BYTES_MAX, LISTING_BYTES_MAX,
+    PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
+};
+use crate::reply::ApiError;
+
+/// Routes that need no key.
+pub(crate) const OPEN_ROUTES: &[&str] = &["/health/live", "/health/ready"];
+
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) query: &'static [Param],
+    pub(crate) body: Body,
+    pub(crate) answer: Answer,
+    pub(crate) handler: fn() -> MethodRouter<Arc<Daemon>>,
+}
+
+/// A query parameter.
+pub(crate) struct Param {
+    pub(crate) name: &'static str,
+    pub(crate) kind: ParamKind,
+    pub(crate) help: &'static str,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum ParamKind {
+    /// A whole number from 0 to this.
+    Number(u64),
+    /// The same, and it must be there.
+    NumberRequired(u64),
+    Owner,
+    /// An id, a prefix, or `@last`.
+    RunName,
+    /// May be repeated.
+    Phases,
+}
+
+/// What a route reads.
+pub(crate) enum Body {
+    None,
+    /// JSON of this shape; may be absent where every field has a default.
+    Json {
+        schema: fn(&mut SchemaGenerator) -> Schema,
+        required: bool,
+        bytes_max: u64,
+    },
+    Binary {
+        help: &'static str,
+        bytes_max: u64,
+    },
+}
+
+/// What a route answers with when all is well.
+pub(crate) enum Answer {
+    Json(fn(&mut SchemaGenerator) -> Schema),
+    Binary(&'static str),
+    Text(&'static str),
+    Nothing,
+}
+
+/// The router of a daemon.
+pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        router = router.route(route.path, (route.handler)());
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&daemon),
+            front,
+        ))
+        .with_state(daemon)
+}
+
+async fn no_route() -> ApiError {
+    ApiError::not_found("no such route", "`GET /openapi.json` lists every route")
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        error_code::METHOD_NOT_ALLOWED,
+        "this route does not take this method",
+        "the `Allow` header says which it takes",
+    )
+}
+
+const fn number(name: &'static str, max: u64, help: &'static str) -> Param {
+    Param {
+        name,
+        kind: ParamKind::Number(max),
+        help,
+    }
+}
+
+/// Largest number that JSON carries everywhere.
+pub(crate) const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+const LIMIT: Param = number(
+    "limit",
+    u32::MAX as u64,
+    "at most this many rows; the server has a limit of its own",
+);
+const RUN_QUERY: &[Param] = &[
+    Param {
+        name: "phase",
+        kind: ParamKind::Phases,
+        help: "only runs in these phases",
+    },
+    Param {
+        name: "parent",
+        kind: ParamKind::RunName,
+        help: "points of this sweep instead of the top level",
+    },
+    Param {
+        name: "owner",
+        kind: ParamKind::Owner,
+        help: "only runs of this owner",
+    },
+    number("cursor", NUMBER_MAX, "`next_cursor` of the page before"),
+    LIMIT,
+];
+const LOG_QUERY: &[Param] = &[
+    number(
+        "attempt",
+        u32::MAX as u64,
+        "which try, from 1; the newest without it",
+    ),
+    number(
+        "from",
+        NUMBER_MAX,
+        "byte of the log file to begin at: `next` of the page before",
+    ),
+    number("max", NUMBER_MAX, "bytes of a page"),
+    number(
+        "wait_ms",
+        NUMBER_MAX,
+        "how long to wait when there is nothing yet",
+    ),
+];
+const AFTER_QUERY: &[Param] = &[
+    number("after", NUMBER_MAX, "only what lies after this"),
+    LIMIT,
+];
+const PIECE_QUERY: &[Param] = &[
+    Param {
+        name: "size",
+        kind: ParamKind::NumberRequired(NUMBER_MAX),
+        help: "bytes of the whole object",
+    },
+    Param {
+        name: "offset",
+        kind: ParamKind::NumberRequired(NUMBER_MAX),
+        help: "where the piece begins",
+    },
+];
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+fn submission(_: &mut SchemaGenerator) -> Schema {
+    Schema::try_from(api::submission_schema()).unwrap_or_default()
+}
+
+fn read(
+    path: &'static str,
+    summary: &'static str,
+    answer: Answer,
+    handler: fn() -> MethodRouter<Arc<Daemon>>,
+) -> Route {
+    Route {
+        method: Method::GET,
+        path,
+        summary,
+        query: &[],
+        body: Body::None,
+        answer,
+        handler,
+    }
+}
+
+fn write(
+    path: &'static str,
+    summary: &'static str,
+    body: Body,
+    answer: Answer,
+    handler: fn() -> MethodRouter<Arc<Daemon>>,
+) -> Route {
+    Route {
+        method: Method::POST,
+        path,
+        summary,
+        query: &[],
+        body,
+        answer,
+        handler,
+    }
+}
+
+fn json_body<T: JsonSchema>(required: bool) -> Body {
+    Body::Json {
+        schema: schema::<T>,
+        required,
+        bytes_max: JSON_BYTES_MAX,
+    }
+}
+
+/// Every route, in the order of the document.
+pub(crate) fn routes() -> Vec<Route> {
+    [
+        system_routes(),
+        run_routes(),
+        object_routes(),
+        catalog_routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn system_routes() -> Vec<Route> {
+    vec![
+        read(
+            "/health/live",
+            "whether the process answers",
+            Answer::Json(schema::<api::HealthDto>),
+            || get(health::live),
+        ),
+        read(
+            "/health/ready",
+            "whether every part that is needed holds",
+            Answer::Json(schema::<api::HealthDto>),
+            || get(health::ready),
+        ),
+        read(
+            "/metrics",
+            "counters and gauges in the Prometheus text format",
+            Answer::Text("text/plain"),
+            || get(health::metrics),
+        ),
+        read(
+            "/openapi.json",
+            "this document",
+            Answer::Json(|_| schemars::json_schema!({"type": "object"})),
+            || get(health::openapi),
+        ),
+        write(
+            "/v1/daemon/stop",
+            "go down after the answer",
+            json_body::<api::StopRequestDto>(false),
+            Answer::Json(schema::<api::StopDto>),
+            || post(chores::stop),
+        ),
+        write(
+            "/v1/prune",
+            "remove what nothing refers to",
+            json_body::<api::PruneRequestDto>(false),
+            Answer::Json(schema::<api::PruneDto>),
+            || post(chores::prune),
+        ),
+    ]
+}
+
+fn run_routes() -> Vec<Route> {
+    let submitted = || Body::Json {
+        schema: submission,
+        required: true,
+        bytes_max: SUBMISSION_BYTES_MAX,
+    };
+    vec![
+        write(
+            "/v1/explain",
+            "what a submission would do; nothing is written",
+            submitted(),
+            Answer::Json(schema::<api::ExplanationDto>),
+            || post(runs::explain),
+        ),
+        write(
+            "/v1/runs",
+            "enqueue a run or a sweep (`Idempotency-Key` makes it repeatable)",
+            submitted(),
+            Answer::Json(schema::<api::AcceptedDto>),
+            || post(runs::submit),
+        ),
+        Route {
+            query: RUN_QUERY,
+            ..read(
+                "/v1/runs",
+                "runs, newest first",
+                Answer::Json(schema::<api::RunsDto>),
+                || get(runs::list),
+            )
+        },
+        read(
+            "/v1/status",
+            "counts and the runs that matter now",
+            Answer::Json(schema::<api::StatusDto>),
+            || get(runs::status),
+        ),
+        read(
+            "/v1/runs/{run}",
+            "everything that is recorded of a run",
+            Answer::Json(schema::<api::RunDto>),
+            || get(runs::show),
+        ),
+        read(
+            "/v1/runs/{run}/attempts",
+            "the tries of a run",
+            Answer::Json(schema::<api::AttemptsDto>),
+            || get(runs::attempts),
+        ),
+        read(
+            "/v1/runs/{run}/manifest",
+            "the manifest of an ended run",
+            Answer::Json(|_| schemars::json_schema!({"type": "object"})),
+            || get(runs::manifest),
+        ),
+        Route {
+            query: LOG_QUERY,
+            ..read(
+                "/v1/runs/{run}/logs",
+                "a page of an attempt's log",
+                Answer::Json(schema::<api::LogPageDto>),
+                || get(logs::page),
+            )
+        },
+        read(
+            "/v1/runs/{run}/outputs",
+            "the files that a run left",
+            Answer::Json(schema::<api::OutputsDto>),
+            || get(runs::outputs),
+        ),
+        write(
+            "/v1/runs/{run}/cancel",
+            "end a run, or every point of a sweep",
+            Body::None,
+            Answer::Json(schema::<api::ChangedRunsDto>),
+            || post(runs::cancel),
+        ),
+        write(
+            "/v1/runs/{run}/retry",
+            "put an ended run back into the queue",
+            json_body::<api::RetryDto>(false),
+            Answer::Json(schema::<api::ChangedRunsDto>),
+            || post(runs::retry),
+        ),
+        Route {
+            query: AFTER_QUERY,
+            ..read(
+                "/v1/events",
+                "events in commit order; with `Upgrade: websocket` as they happen, a JSON text frame each",
+                Answer::Json(schema::<api::EventsDto>),
+                || get(events::events),
+            )
+        },
+    ]
+}
+
+fn object_routes() -> Vec<Route> {
+    vec![
+        read(
+            "/v1/objects/{object}",
+            "the bytes of an object, or the listing of a commit",
+            Answer::Binary("the bytes"),
+            || get(objects::show),
+        ),
+        write(
+            "/v1/objects/have",
+            "which objects are there",
+            Body::Binary {
+                help: "ids of 32 bytes each",
+                bytes_max: HAVE_BYTES_MAX,
+            },
+            Answer::Binary("a byte for each id: 1 when it is there"),
+            || post(objects::have),
+        ),
+        write(
+            "/v1/objects/batch",
+            "store objects",
+            Body::Binary {
+                help: "frames of the content store",
+                bytes_max: BATCH_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::AddedDto>),
+            || post(objects::batch),
+        ),
+        write(
+            "/v1/commits",
+            "store a tree whose objects are there",
+            Body::Binary {
+                help: "the tree's canonical listing",
+                bytes_max: LISTING_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::CommitDto>),
+            || post(objects::commit),
+        ),
+        read(
+            "/v1/uploads/{object}",
+            "how far an upload in pieces has come",
+            Answer::Json(schema::<api::UploadDto>),
+            || get(objects::upload_position),
+        ),
+        Route {
+            query: PIECE_QUERY,
+            ..write(
+                "/v1/uploads/{object}",
+                "the next piece of a large object",
+                Body::Binary {
+                    help: "the piece",
+                    bytes_max: PIECE_BYTES_MAX,
+                },
+                Answer::Json(schema::<api::UploadDto>),
+                || post(objects::upload),
+            )
+        },
+        write(
+            "/v1/chunks/missing",
+            "which chunks of a changed object have to be sent",
+            Body::Binary {
+                help: "bases and chunk manifest",
+                bytes_max: CHUNKS_BYTES_MAX,
+            },
+            Answer::Binary("digests of 32 bytes each"),
+            || post(chunks::missing),
+        ),
+        write(
+            "/v1/chunks",
+            "put a changed object together",
+            Body::Binary {
+                help: "bases, chunk manifest, frames with the missing chunks",
+                bytes_max: CHUNKS_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::AddedDto>),
+            || post(chunks::put),
+        ),
+    ]
+}
+
+fn catalog_routes() -> Vec<Route> {
+    vec![
+        read(
+            "/v1/datasets",
+            "the catalog",
+            Answer::Json(schema::<api::DatasetsDto>),
+            || get(datasets::list),
+        ),
+        write(
+            "/v1/datasets",
+            "register data where they lie",
+            json_body::<api::RegisterDatasetDto>(true),
+            Answer::Json(schema::<api::DatasetDto>),
+            || post(datasets::register),
+        ),
+        write(
+            "/v1/datasets/{name}/{version}/verify",
+            "read every byte of a dataset again",
+            Body::None,
+            Answer::Json(schema::<api::DatasetDto>),
+            || post(datasets::verify),
+        ),
+        Route {
+            method: Method::DELETE,
+            ..read(
+                "/v1/datasets/{name}/{version}",
+                "forget a dataset; the data stay",
+                Answer::Nothing,
+                || delete(datasets::remove),
+            )
+        },
+        Route {
+            query: AFTER_QUERY,
+            ..read(
+                "/v1/audit",
+                "audit rows, oldest first",
+                Answer::Json(schema::<api::AuditDto>),
+                || get(audit::list),
+            )
+        },
+        write(
+            "/v1/audit/verify",
+            "check the whole audit chain",
+            Body::None,
+            Answer::Json(schema::<api::AuditVerdictDto>),
+            || post(audit::verify),
+        ),
+    ]
+}
