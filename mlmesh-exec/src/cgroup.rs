@@ -270,6 +270,25 @@ mod tests {
         assert_eq!(own_group(own, None), Some("/d"));
     }
 
+    /// Plain files stand in for the kernel's: what is written, in which form, and
+    /// what is made of what is read back. The kernel itself is asked in
+    /// `tests/it/limits.rs`, in the version that the machine has.
+    #[test]
+    fn version_2_takes_quota_and_period_in_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = folder.path().join("group");
+        assert_eq!(set(2, &group, "cpu", 1500).unwrap(), 1500);
+        let text = fs::read_to_string(group.join("cpu.max")).unwrap();
+        assert_eq!(text, "150000 100000");
+        assert_eq!(set(2, &group, "memory", 4096).unwrap(), 4096);
+        assert_eq!(set(2, &group, "pids", 7).unwrap(), 7);
+        let swap = fs::read_to_string(group.join("memory.swap.max")).unwrap();
+        assert_eq!(swap, "0");
+        fs::write(group.join("memory.events"), "oom 2\noom_kill 1\n").unwrap();
+        assert_eq!(oom_kills(2, &group), 1);
+        assert_eq!(oom_kills(1, &group), 0);
+    }
+
     #[test]
     fn without_control_groups_the_reason_is_said() {
         let error = base("cpu", &[], "").unwrap_err();

@@ -303,12 +303,18 @@ fn sandbox_spec(
     let mut read_only = Vec::new();
     let mut system = Vec::new();
     if let Some(ready) = environment {
-        system.extend(ready.found.prefixes.iter().cloned());
+        system.extend(
+            ready
+                .found
+                .prefixes
+                .iter()
+                .flat_map(|prefix| parts_of(prefix)),
+        );
         // A managed interpreter is often named through a link beside it.
         let linked = fs::read_link(ready.prefix.join("bin/python")).ok();
         let named = linked.filter(|path| path.is_absolute());
         let named = named.and_then(|path| path.parent()?.parent().map(Path::to_owned));
-        system.extend(named.filter(|path| path.parent().is_some()));
+        system.extend(named.iter().flat_map(|prefix| parts_of(prefix)));
         system.sort();
         system.dedup();
         read_only.push(Bind::new(&ready.prefix, &ready.prefix));
@@ -328,7 +334,9 @@ fn sandbox_spec(
         root: dir.path().join("root"),
         network_none: start.plan.network == PlanNetwork::None,
         system,
-        hidden: inner.config.data_dir.clone(),
+        // Mounts go by where a folder is, not by how it was named.
+        hidden: fs::canonicalize(&inner.config.data_dir)
+            .unwrap_or_else(|_| inner.config.data_dir.clone()),
         writable: vec![
             Bind::new(dir.tmp(), "/tmp"),
             Bind::new(dir.home(), sandbox::HOME),
@@ -338,6 +346,17 @@ fn sandbox_spec(
         read_only,
         devices: crate::gpu::device_files(&start.gpus),
     })
+}
+
+/// What an interpreter needs of the folder that it lives in. Not the folder itself:
+/// somebody's home may be such a folder.
+fn parts_of(prefix: &Path) -> impl Iterator<Item = PathBuf> {
+    const PARTS: [&str; 6] = ["bin", "lib", "lib64", "include", "share", "ssl"];
+    let prefix = prefix.to_owned();
+    PARTS
+        .into_iter()
+        .map(move |part| prefix.join(part))
+        .filter(|path| path.is_dir())
 }
 
 /// Paths as the job sees them.

@@ -292,7 +292,9 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).doing("open", path),
     };
-    let mut bytes = Vec::new();
+    let length = file.metadata().map_or(0, |facts| facts.len());
+    // One byte more, so that the end is seen without growing.
+    let mut bytes = Vec::with_capacity(length.min(RECORD_BYTES_MAX) as usize + 1);
     file.take(RECORD_BYTES_MAX)
         .read_to_end(&mut bytes)
         .doing("read", path)?;
@@ -305,22 +307,19 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
 /// Creates the marker. `false` when there is one already. On disk when it returns.
 pub(crate) fn create_marker(dir: &AttemptDir, marker: &Marker) -> Result<bool, ExecError> {
     let path = dir.started();
-    // The name appears together with the text, so that no reader meets an empty marker.
     let beside = path.with_file_name("started.new");
     let bytes = serde_json::to_vec(marker)
         .map_err(io::Error::other)
         .doing("write as JSON", &path)?;
-    let written = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&beside)
-        .and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        });
-    written.doing("write", &beside)?;
+        .doing("create", &beside)?;
+    file.write_all(&bytes).doing("write", &beside)?;
+    // A link appears with its text and never replaces one that is there.
     let linked = fs::hard_link(&beside, &path);
     fs::remove_file(&beside).doing("remove", &beside)?;
     match linked {
@@ -328,6 +327,8 @@ pub(crate) fn create_marker(dir: &AttemptDir, marker: &Marker) -> Result<bool, E
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => return Err(error).doing("create", &path),
     }
+    // Text and name together: on a journaling file system that is one commit.
+    file.sync_all().doing("sync", &path)?;
     File::open(dir.path())
         .and_then(|folder| folder.sync_all())
         .doing("sync", dir.path())?;

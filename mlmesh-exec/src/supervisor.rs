@@ -32,6 +32,7 @@ use crate::record::{
 
 /// Runs an attempt from its folder to its recorded end.
 pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
+    close_inherited();
     let dir = AttemptDir::at(dir);
     // Both fail only when they hold already.
     let _ = rustix::process::setsid();
@@ -50,6 +51,24 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     }
     drop(lock);
     outcome
+}
+
+/// Closes what the daemon inherited from whoever started it, such as a shell's
+/// open folder: through it a job could reach files outside its sandbox. Nothing
+/// else is open yet in this process.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open: Vec<i32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in open {
+        // The one of the listing itself is closed already.
+        drop(nix::unistd::close(number));
+    }
 }
 
 fn refused(message: impl Into<String>) -> Report {

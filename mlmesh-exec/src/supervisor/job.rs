@@ -449,6 +449,7 @@ impl<'a> Job<'a> {
                 break;
             }
         }
+        drop(std::fs::remove_file(self.attempt.dir.control()));
         let (started_at, stopped) = match &self.phase {
             Phase::Launching => (None, None),
             Phase::Running { started_at, .. } => (Some(*started_at), None),

@@ -180,6 +180,19 @@ async fn nothing_of_the_system_is_writable() {
         .await;
 }
 
+/// No descriptor of ours is open in a job: the streams, and the listing's own.
+#[tokio::test]
+async fn no_descriptor_leaks() {
+    let Some(walled) = walled() else { return };
+    // A descriptor that the daemon was given and passes on, as shells leave some.
+    let folder = fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&folder, rustix::io::FdFlags::empty()).unwrap();
+    let script = "ls /proc/self/fd; readlink /proc/self/fd/0";
+    assert_eq!(walled.say(script).await, "0\n1\n2\n3\n/dev/null\n");
+    let spec = walled.bench.spec(&["ls", "/proc/self/fd"]);
+    assert_eq!(walled.say_spec(&spec).await, "0\n1\n2\n3\n");
+}
+
 #[tokio::test]
 async fn no_way_to_more_rights() {
     let Some(walled) = walled() else { return };
