@@ -114,6 +114,16 @@ impl PostgresServer {
         ))
     }
 
+    /// As [`Self::new_schema`], in the form of a URL: what the daemon's setting takes.
+    pub fn new_schema_url(&mut self) -> anyhow::Result<String> {
+        self.new_schema()?;
+        Ok(format!(
+            "postgres:///postgres?host={}&user=mlmesh&options=-csearch_path%3Dtest_{}",
+            self.directory.path().display(),
+            self.schemas
+        ))
+    }
+
     /// Runs SQL as the owner of the cluster and returns what it prints.
     pub fn psql(&self, sql: &str) -> anyhow::Result<String> {
         let output = self

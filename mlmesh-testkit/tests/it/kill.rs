@@ -20,7 +20,7 @@ fn sixty_deaths_on_postgres_lose_nothing() {
     let Some(mut server) = PostgresServer::start() else {
         return;
     };
-    let store = server.new_schema().expect("a fresh schema");
+    let store = server.new_schema_url().expect("a fresh schema");
     campaign("postgres", Some(store));
 }
 
