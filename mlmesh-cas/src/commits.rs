@@ -11,10 +11,11 @@ use std::io::{Read as _, Write as _};
 use mlmesh_model::{CommitId, Digest, ObjectId};
 
 use crate::error::{StoreError, io_error};
+use crate::links::link_stays_inside;
 use crate::pack::prefix;
 use crate::place;
 use crate::store::ObjectStore;
-use crate::tree::{LINK_BYTES_MAX, Mode, TREE_BYTES_MAX, Tree, TreeEntry, link_stays_inside};
+use crate::tree::{LINK_BYTES_MAX, Mode, TREE_BYTES_MAX, Tree, TreeEntry};
 
 impl ObjectStore {
     /// Stores the listing of `tree`, whose objects must be there with the sizes

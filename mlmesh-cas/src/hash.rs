@@ -166,3 +166,35 @@ fn hash_content(
         holds_private_key,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+    use crate::walk::FoundKind;
+
+    #[test]
+    fn a_file_that_changed_since_the_walk_is_hashed_as_it_is_now() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("grown"), b"longer than it was").unwrap();
+        let root = File::open(folder.path()).unwrap();
+        let now = FileStat::of(&fstat(File::open(folder.path().join("grown")).unwrap()).unwrap());
+        let seen = FileStat {
+            size: 6,
+            mtime_ns: now.mtime_ns - 1,
+            ..now
+        };
+        let found = Found {
+            path: "grown".into(),
+            stat: seen,
+            kind: FoundKind::File,
+            demanded: false,
+        };
+        let hashed = hash_all(root.as_fd(), &[found], &[0], 1).unwrap()[0];
+        assert_eq!(
+            (hashed.stat, hashed.digest),
+            (now, Digest::of(b"longer than it was"))
+        );
+    }
+}

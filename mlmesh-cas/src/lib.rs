@@ -23,6 +23,7 @@ mod format;
 mod frame;
 mod hash;
 mod lease;
+mod links;
 mod node;
 mod pack;
 mod place;
@@ -50,6 +51,7 @@ pub use error::StoreError;
 pub use fault::CRASH_POINTS;
 pub use frame::{FRAME_VERSION, FrameError, FrameLimits, FrameReader, FrameWriter, Record};
 pub use lease::{Lease, SyncGuard};
+pub use links::link_stays_inside;
 pub use node::NodeSnapshots;
 pub use prune::{PruneOptions, Pruned};
 pub use reader::ObjectReader;
@@ -62,6 +64,6 @@ pub use touched::GRACE_MAX;
 pub use transfer::{FRAME_BODY_BYTES, FRAME_RECORDS, SyncPlan};
 pub use tree::{
     COMPONENT_BYTES_MAX, Change, LINK_BYTES_MAX, Mode, PATH_BYTES_MAX, PathRule, TREE_BYTES_MAX,
-    TREE_HEADER, Tree, TreeEntry, TreeError, check_path, link_stays_inside,
+    TREE_HEADER, Tree, TreeEntry, TreeError, check_path,
 };
 pub use upload::Upload;

@@ -5,15 +5,17 @@
 //! nothing explains are left where they are, in a pack that is then sealed.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
+
 use crate::error::{StoreError, io_error};
 use crate::format::{self, IndexEntry, MAGIC_BYTES};
 use crate::pack::{self, OpenPack, PackFile, SealedPack, pack_path, prefix};
-use crate::place;
+use crate::place::{self, Locked};
 use crate::store::Table;
 
 /// Something that opening a store has put right.
@@ -235,5 +237,53 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+const FORMAT: &str = "mlmesh-objects 1\n";
+
+/// Takes the lock that only one process has.
+pub(crate) fn lock_for_writing(root: &Path) -> Result<Locked, StoreError> {
+    let path = root.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| io_error("open", &path, source))?;
+    match Locked::new(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(lock) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
+            path: root.to_owned(),
+        }),
+        Err(errno) => Err(io_error("lock", &path, errno.into())),
+    }
+}
+
+/// Refuses a store of another version; writes the version of a new one.
+pub(crate) fn check_format(root: &Path, create: bool) -> Result<(), StoreError> {
+    let path = root.join("format");
+    match fs::read(&path) {
+        Ok(bytes) if bytes == FORMAT.as_bytes() => Ok(()),
+        Ok(bytes) => {
+            let found = String::from_utf8_lossy(&bytes)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(80)
+                .collect();
+            Err(StoreError::Format {
+                path: root.to_owned(),
+                found,
+            })
+        }
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+            let temporary = root.join("format.tmp");
+            place::write_synced(&temporary, FORMAT.as_bytes())
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(|source| io_error("create", &path, source))
+        }
+        Err(source) => Err(io_error("read", &path, source)),
     }
 }

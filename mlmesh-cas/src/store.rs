@@ -28,7 +28,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use mlmesh_model::{Digest, ObjectId};
-use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{StoreError, io_error};
@@ -96,7 +95,6 @@ pub struct Added {
     pub bytes: u64,
 }
 
-const FORMAT: &str = "mlmesh-objects 1\n";
 const FOLDERS: [&str; 7] = [
     "packs", "loose", "commits", "chunks", "partial", "leases", "tmp",
 ];
@@ -108,8 +106,8 @@ impl ObjectStore {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let io = |action| move |source| io_error(action, root, source);
         fs::create_dir_all(root).map_err(io("create"))?;
-        let lock = lock_for_writing(root)?;
-        check_format(root, true)?;
+        let lock = recover::lock_for_writing(root)?;
+        recover::check_format(root, true)?;
         for folder in FOLDERS {
             place::create_folder(&root.join(folder)).map_err(io("create a folder in"))?;
         }
@@ -132,7 +130,7 @@ impl ObjectStore {
 
     /// Opens an existing store for reading, beside a process that writes.
     pub fn open_read_only(root: &Path) -> Result<Self, StoreError> {
-        check_format(root, false)?;
+        recover::check_format(root, false)?;
         Ok(Self {
             root: root.to_owned(),
             access: Access::Reader,
@@ -572,48 +570,4 @@ impl Found {
 /// A panic while a lock was held leaves only data that its next user overwrites.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock_for_writing(root: &Path) -> Result<Locked, StoreError> {
-    let path = root.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|source| io_error("open", &path, source))?;
-    match Locked::new(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(lock) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
-            path: root.to_owned(),
-        }),
-        Err(errno) => Err(io_error("lock", &path, errno.into())),
-    }
-}
-
-fn check_format(root: &Path, create: bool) -> Result<(), StoreError> {
-    let path = root.join("format");
-    match fs::read(&path) {
-        Ok(bytes) if bytes == FORMAT.as_bytes() => Ok(()),
-        Ok(bytes) => {
-            let found = String::from_utf8_lossy(&bytes)
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(80)
-                .collect();
-            Err(StoreError::Format {
-                path: root.to_owned(),
-                found,
-            })
-        }
-        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-            let temporary = root.join("format.tmp");
-            place::write_synced(&temporary, FORMAT.as_bytes())
-                .and_then(|()| fs::rename(&temporary, &path))
-                .map_err(|source| io_error("create", &path, source))
-        }
-        Err(source) => Err(io_error("read", &path, source)),
-    }
 }

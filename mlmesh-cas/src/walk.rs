@@ -18,11 +18,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::links::link_stays_inside;
 use crate::rules::{self, FolderRules, GITIGNORE, MLIGNORE, Verdict};
 use crate::secrets;
 use crate::snapshot::{Options, Rules, SnapshotError};
 use crate::stat_cache::FileStat;
-use crate::tree::{LINK_BYTES_MAX, PATH_BYTES_MAX, link_stays_inside};
+use crate::tree::{LINK_BYTES_MAX, PATH_BYTES_MAX};
 
 /// A file or link that belongs to the snapshot.
 #[derive(Debug)]

@@ -198,6 +198,11 @@ fn damage_is_seen_when_read_and_healed_by_sending_again() {
     ]);
     let commit = store.put_tree(&tree).unwrap();
 
+    let large_only = store
+        .put_tree(&tree_of(&[(id(&large), large.clone())]))
+        .unwrap();
+    let small_only = store.put_tree(&tree_of(&objects[..1])).unwrap();
+
     let pack = folder.path().join("packs/00000001.pack");
     let mut bytes = fs::read(&pack).unwrap();
     bytes[60] ^= 1;
@@ -207,24 +212,28 @@ fn damage_is_seen_when_read_and_healed_by_sending_again() {
     bytes[399_999] ^= 1;
     fs::write(loose, bytes).unwrap();
 
-    assert!(matches!(
-        store.read(objects[0].0, 1000),
-        Err(StoreError::Corrupt(_))
-    ));
-    let mut reader = store.reader(id(&large)).unwrap();
-    assert!(
-        reader.read_to_end(&mut Vec::new()).is_err(),
-        "the last read tells"
-    );
+    let other = ObjectStore::open_read_only(folder.path()).unwrap();
+    let mut reader = other.reader(id(&large)).unwrap();
+    let end = reader.read_to_end(&mut Vec::new());
+    assert!(end.is_err(), "the last read tells");
+    for id in [objects[0].0, id(&large)] {
+        assert!(matches!(
+            other.read(id, 1 << 20),
+            Err(StoreError::Corrupt(_))
+        ));
+    }
     let into = tempdir().unwrap();
-    assert!(matches!(
-        store.checkout(commit, &into.path().join("x")),
-        Err(StoreError::Missing(_))
-    ));
-    assert!(matches!(
-        store.read(id(&large), 1 << 20),
-        Err(StoreError::Corrupt(_))
-    ));
+    for (commit, id) in [(large_only, id(&large)), (small_only, objects[0].0)] {
+        let result = store.checkout(commit, &into.path().join(commit.to_string()));
+        assert!(matches!(result, Err(StoreError::Corrupt(damaged)) if damaged == id));
+    }
+    let again = store.read(id(&large), 1 << 20);
+    assert!(
+        matches!(again, Err(StoreError::Missing(_))),
+        "damage counts as absence"
+    );
+    let result = store.checkout(commit, &into.path().join("x"));
+    assert!(matches!(result, Err(StoreError::Missing(_))));
     assert!(!store.has_commit(commit).unwrap());
     assert_eq!(store.missing_objects(&tree).unwrap().len(), 2);
 

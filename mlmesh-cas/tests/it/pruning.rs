@@ -144,8 +144,16 @@ fn a_root_that_cannot_be_read_stops_the_prune() {
 fn prunes_beside_syncs_lose_nothing() {
     let folder = tempdir().unwrap();
     let store = Arc::new(ObjectStore::open(folder.path()).unwrap());
+    /// Stops the pruner also when a sync panics.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopper = Stop(&stop);
         let pruner = scope.spawn(|| {
             let mut prunes = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -182,7 +190,7 @@ fn prunes_beside_syncs_lose_nothing() {
             })
             .collect();
         syncs.into_iter().for_each(|sync| sync.join().unwrap());
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
         assert!(pruner.join().unwrap() > 0);
     });
     store.prune(&HashSet::new(), &NOW).unwrap();
