@@ -155,6 +155,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What is wrong and what to do about it, of a text that holds both.
+pub(crate) fn split_hint(text: &str) -> (&str, &str) {
+    text.split_once("\nhint: ").unwrap_or((text, ""))
+}
+
 /// The system's words without the number that Rust adds: `no such file or directory`.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mlmesh_api::{Client, ClientError, RunDto, RunFilter, RunKindDto, RunSummaryDto};
-use mlmesh_model::{Cause, Phase};
+use mlmesh_model::{Cause, PHASES, Phase};
 
 use crate::context::Context;
-use crate::error::{Exit, Failure, Outcome};
+use crate::error::{Exit, Failure, Outcome, split_hint};
+use crate::output;
 
 /// How long a daemon may be away before waiting ends.
 const AWAY_MAX: Duration = Duration::from_secs(120);
@@ -34,11 +35,22 @@ pub(crate) struct Patient {
 impl Patient {
     /// A patient client of the context's daemon.
     pub(crate) fn new(context: &Context) -> Outcome<Self> {
+        Self::with(context, context.client()?)
+    }
+
+    /// The same around a client that is there. It needs no daemon to begin with.
+    pub(crate) fn with(context: &Context, client: Client) -> Outcome<Self> {
         Ok(Self {
             data_dir: context.data_dir()?,
-            client: context.client()?,
+            client,
             output: context.output,
         })
+    }
+
+    /// The same without talk.
+    pub(crate) fn silent(mut self) -> Self {
+        self.output = self.output.silent();
+        self
     }
 
     /// Calls, and calls again while the daemon is away.
@@ -70,16 +82,20 @@ impl Patient {
         }
     }
 
-    /// Returns the run when it has ended.
+    /// Returns the run when it has ended, and says from time to time how it stands.
     pub(crate) fn wait(&mut self, run: &str) -> Outcome<RunDto> {
-        self.wait_until(run, |run| run.phase.is_ended())
+        let mut ticker = self.output.ticker();
+        self.wait_until(run, |run| {
+            ticker.tick(|ticker| standing(run, &ticker.elapsed()));
+            run.phase.is_ended()
+        })
     }
 
     /// Returns the run when `reached` holds of it.
     pub(crate) fn wait_until(
         &mut self,
         run: &str,
-        reached: impl Fn(&RunDto) -> bool,
+        mut reached: impl FnMut(&RunDto) -> bool,
     ) -> Outcome<RunDto> {
         let mut pause = LOOK_MIN;
         loop {
@@ -127,6 +143,20 @@ impl Patient {
     }
 }
 
+/// One line about a run that goes on.
+fn standing(run: &RunDto, elapsed: &str) -> String {
+    let (Some(total), Some(counts)) = (run.children, &run.children_counts) else {
+        return format!("{} {}, waiting for {elapsed}", run.id, run.phase);
+    };
+    let ended = PHASES.into_iter().filter(|phase| phase.is_ended());
+    let ended: u64 = ended.map(|phase| counts.of(phase)).sum();
+    let bar = output::bar(ended, u64::from(total));
+    format!(
+        "{bar} {ended} of {total} runs ended, {} failed, {elapsed}",
+        counts.failed
+    )
+}
+
 /// What an ended run means for an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -167,14 +197,19 @@ fn verdict(
 /// Why a run that has no code to give ended.
 pub(crate) fn ended_badly(run: &RunDto) -> Failure {
     let cause = run.cause.map_or("run_failed", Cause::as_str);
-    let message = match run.message.as_str() {
+    let (message, hint) = split_hint(&run.message);
+    let message = match message {
         "" => format!("run `{}` is {}, cause `{cause}`", run.id, run.phase),
         message => format!("run `{}` is {}: {message}", run.id, run.phase),
+    };
+    let hint = match hint {
+        "" => format!("`ml info {}` shows all of it", run.id),
+        hint => hint.to_owned(),
     };
     Failure {
         code: cause.to_owned(),
         exit: Exit::Ours,
-        ..Failure::failed("", message, format!("`ml info {}` shows all of it", run.id))
+        ..Failure::failed("", message, hint)
     }
     .with_details(serde_json::json!({"run": run.id, "phase": run.phase, "cause": run.cause}))
 }

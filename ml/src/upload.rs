@@ -17,7 +17,7 @@ use mlmesh_cas::{FrameError, Options, Rules, Snapshot, SnapshotError};
 use mlmesh_model::{Digest, ObjectId};
 use serde_json::json;
 
-use crate::error::{Exit, Failure, Outcome};
+use crate::error::{Exit, Failure, Outcome, split_hint};
 use crate::large::{self, Sent};
 use crate::output::Output;
 
@@ -46,13 +46,22 @@ pub(crate) fn snapshot(
         stat_cache: stat_cache(root, data_dir),
         threads: 0,
         rules: Rules::Project,
-        exclude: exclude.to_vec(),
+        exclude: left_out(root, data_dir, exclude),
     };
     let snapshot = mlmesh_cas::snapshot(root, &options).map_err(snapshot_failure)?;
     for warning in &snapshot.warnings {
         output.warn(warning);
     }
     Ok(snapshot)
+}
+
+/// What is no part of the project: mounts of datasets, and the daemon's own files
+/// when its data directory lies inside.
+fn left_out(root: &Path, data_dir: &Path, exclude: &[String]) -> Vec<String> {
+    let data_dir = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let inside = data_dir.strip_prefix(root).ok().and_then(Path::to_str);
+    let inside = inside.filter(|path| !path.is_empty()).map(str::to_owned);
+    exclude.iter().cloned().chain(inside).collect()
 }
 
 /// Makes a snapshot complete at the daemon; one taken again where files change
@@ -193,9 +202,7 @@ fn snapshot_failure(error: SnapshotError) -> Failure {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
-    let (message, hint) = text
-        .split_once("\nhint: ")
-        .map_or((text.as_str(), ""), |(message, hint)| (message, hint));
+    let (message, hint) = split_hint(&text);
     let failure = Failure::failed("", message, hint).with_details(details);
     match error {
         SnapshotError::Secrets { .. } => Failure {

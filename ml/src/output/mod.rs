@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::error::{Failure, Outcome};
 
 pub(crate) use human::{bytes, date_time, duration_us, parse_age_us};
-pub(crate) use progress::Progress;
+pub(crate) use progress::{Progress, Ticker, bar};
 pub(crate) use table::Table;
 
 /// Where and how this process prints.
@@ -95,8 +95,11 @@ impl Output {
         written(io::stdout().lock().write_all(text.as_bytes()))
     }
 
-    /// Says something to the person. Not data.
+    /// Says something to the person. Not data; programs are told nothing.
     pub(crate) fn say(&self, text: impl Display) {
+        if self.json {
+            return;
+        }
         drop(writeln!(io::stderr().lock(), "{text}"));
     }
 
@@ -144,7 +147,20 @@ impl Output {
 
     /// Progress of long work on standard error.
     pub(crate) fn progress(&self, title: &str, total: u64) -> Progress {
-        Progress::new(title, total, self.stderr_terminal, self.json)
+        Progress::new(title, total, self.ticker())
+    }
+
+    /// Says on standard error how things stand, from time to time.
+    pub(crate) fn ticker(&self) -> Ticker {
+        Ticker::new(self.stderr_terminal, self.json)
+    }
+
+    /// The same output without talk, as under `--json`.
+    pub(crate) fn silent(&self) -> Self {
+        Self {
+            json: true,
+            ..*self
+        }
     }
 }
 

@@ -50,9 +50,9 @@ pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
     let mut child = spawn(&meshd, &arguments, &words)?;
     match wait_until_ready(&data_dir, &mut child)? {
         Start::Ready(file) => print_up(context, &data_dir, &file, false),
-        Start::Ended(status) => match running(&data_dir) {
+        Start::Ended(status) => match wait_for_holder(&data_dir) {
             // Another `ml up` was quicker.
-            Some((file, _)) => print_up(context, &data_dir, &file, true),
+            Some(file) => print_up(context, &data_dir, &file, true),
             None => Err(not_started(
                 &format!("the daemon ended at once ({status})"),
                 &data_dir,
@@ -145,6 +145,24 @@ fn wait_until_ready(data_dir: &Path, child: &mut Child) -> Outcome<Start> {
         }
         std::thread::sleep(READY_POLL);
     }
+}
+
+/// The daemon that holds the data directory, once it is ready.
+fn wait_for_holder(data_dir: &Path) -> Option<DaemonFile> {
+    let started = Instant::now();
+    while started.elapsed() < READY_MAX {
+        if let Some((file, _)) = running(data_dir) {
+            return Some(file);
+        }
+        let text = std::fs::read_to_string(data_dir.join("daemon.lock")).ok()?;
+        let holder: Value = serde_json::from_str(&text).ok()?;
+        let pid = u32::try_from(holder["pid"].as_u64()?).ok()?;
+        if !is_meshd(pid) {
+            return None;
+        }
+        std::thread::sleep(READY_POLL);
+    }
+    None
 }
 
 fn print_up(context: &Context, data_dir: &Path, file: &DaemonFile, was_up: bool) -> Outcome {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::cli;
 use crate::context::Context;
-use crate::error::{Failure, Outcome};
+use crate::error::{Failure, Outcome, split_hint};
 use crate::output::{self, Output, Table, Tone};
 use crate::verbs::logs::phase_tone;
 
@@ -78,7 +78,9 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
     };
     output.line(output.paint(&format!("{}  {}", run.id, run.name), Tone::Bold))?;
     line("phase", phase_line(output, run))?;
-    line("why", run.message.clone())?;
+    let (why, hint) = split_hint(&run.message);
+    line("why", why.to_owned())?;
+    line("hint", hint.to_owned())?;
     line("owner", run.owner.clone())?;
     line(
         "sweep",

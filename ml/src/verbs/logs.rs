@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mlmesh_api::{
-    EventDto, EventKindDto, EventStream, LogPageDto, LogStreamDto, RunDto, RunFilter, RunKindDto,
+    Client, EventDto, EventKindDto, EventStream, LogPageDto, LogStreamDto, RunDto, RunFilter,
+    RunKindDto,
 };
 use mlmesh_model::{Phase, RunId};
 use serde_json::json;
@@ -149,14 +150,14 @@ fn print_page(output: &Output, page: &LogPageDto) -> Outcome {
 
 /// On a terminal: the first Ctrl-C tells what can be done, the second cancels the
 /// run, the third ends this program. Elsewhere an interrupt ends this program.
-pub(crate) fn on_interrupt(context: &Context, run: &str) -> Outcome {
+pub(crate) fn on_interrupt(context: &Context, client: &Client, run: &str) -> Outcome {
     if !context.output.stderr_terminal {
         return Ok(());
     }
     let mut signals = Signals::new([SIGINT]).map_err(|error| {
         Failure::failed("local_failure", format!("listen for Ctrl-C: {error}"), "")
     })?;
-    let (output, run, client) = (context.output, run.to_owned(), context.client()?);
+    let (output, run, client) = (context.output, run.to_owned(), client.clone());
     std::thread::spawn(move || {
         for (count, signal) in signals.forever().enumerate() {
             match count {

@@ -1,6 +1,6 @@
 //! `ml explain`, `ml queue`, `ml run`: one recipe, one submission, one preflight.
 
-use mlmesh_api::{AcceptedDto, ClientError, ExplanationDto, IdempotencyKey, RefusalDto};
+use mlmesh_api::{AcceptedDto, Client, ClientError, ExplanationDto, IdempotencyKey, RefusalDto};
 use serde_json::{Value, json};
 
 use crate::cli;
@@ -30,12 +30,15 @@ pub(crate) fn explain(context: &Context, verb: &cli::Explain) -> Outcome<Exit> {
 pub(crate) fn queue(context: &Context, verb: &cli::Queue) -> Outcome<Exit> {
     let quiet = verb.quiet;
     let queue = || -> Outcome<Exit> {
-        let accepted = submit(context, &verb.submit)?;
+        let (accepted, client) = submit(context, &verb.submit)?;
         print_accepted(&context.output, &accepted, quiet, verb.wait)?;
         if !verb.wait {
             return Ok(Exit::Done);
         }
-        let mut patient = Patient::new(context)?;
+        let mut patient = Patient::with(context, client)?;
+        if quiet {
+            patient = patient.silent();
+        }
         let ended = patient.wait(&accepted.id.to_string())?;
         let verdict = patient.verdict(&ended)?;
         if context.output.json && !quiet {
@@ -55,13 +58,13 @@ pub(crate) fn queue(context: &Context, verb: &cli::Queue) -> Outcome<Exit> {
 /// Queues a recipe and follows it.
 pub(crate) fn run(context: &Context, verb: &cli::Run) -> Outcome<Exit> {
     let run = || -> Outcome<Exit> {
-        let accepted = submit(context, &verb.submit)?;
+        let (accepted, client) = submit(context, &verb.submit)?;
         let id = accepted.id.to_string();
         context
             .output
             .say(format_args!("queued {}", described(&accepted)));
-        let mut patient = Patient::new(context)?;
-        logs::on_interrupt(context, &id)?;
+        logs::on_interrupt(context, &client, &id)?;
+        let mut patient = Patient::with(context, client)?;
         let ended = if accepted.children.is_some() {
             logs::watch_one(context, &mut patient, &id)?
         } else {
@@ -95,12 +98,12 @@ const NOT_SYNCED: &str = "commit_not_synced";
 
 /// Sends a submission. The tree is sent when it is all that is missing: nothing
 /// travels for a recipe that is refused anyway.
-fn submit(context: &Context, verb: &cli::Submit) -> Outcome<AcceptedDto> {
+fn submit(context: &Context, verb: &cli::Submit) -> Outcome<(AcceptedDto, Client)> {
     let mut prepared = submission::prepare(context, verb)?;
     let client = context.client()?;
     let key = IdempotencyKey::random()?;
     let error = match client.submit(&prepared.submission, &key) {
-        Ok(accepted) => return Ok(accepted),
+        Ok(accepted) => return Ok((accepted, client)),
         Err(error) => error,
     };
     let reasons = reasons(&error);
@@ -109,10 +112,13 @@ fn submit(context: &Context, verb: &cli::Submit) -> Outcome<AcceptedDto> {
         return Err(refusal(error, reasons));
     }
     prepared.upload(context, &client)?;
-    client.submit(&prepared.submission, &key).map_err(|error| {
-        let reasons = self::reasons(&error);
-        refusal(error, reasons)
-    })
+    match client.submit(&prepared.submission, &key) {
+        Ok(accepted) => Ok((accepted, client)),
+        Err(error) => {
+            let reasons = self::reasons(&error);
+            Err(refusal(error, reasons))
+        }
+    }
 }
 
 /// Preflight's reasons in an error of the daemon.
@@ -240,7 +246,7 @@ fn print_explanation(output: &Output, it: &ExplanationDto) -> Outcome {
         line(&dataset.name, text)?;
     }
     if it.datasets.is_empty() {
-        line("none", String::new())?;
+        output.line("  none")?;
     }
     section("resources")?;
     line("cpus", cpus(it.resources.cpu_milli))?;
@@ -272,7 +278,7 @@ fn print_explanation(output: &Output, it: &ExplanationDto) -> Outcome {
         line("", format!("no {}: {}", reason.level, reason.message))?;
         line("", format!("  hint: {}", reason.hint))?;
     }
-    for wait in &it.waits {
+    for wait in it.waits.iter().filter(|wait| wait.code != NOT_SYNCED) {
         line("waits", wait.message.clone())?;
     }
     line(

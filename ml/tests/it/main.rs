@@ -1,8 +1,21 @@
 //! Tests of `ml` as a program: what it prints, what it exits with.
 
-mod golden;
-mod program;
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where an expectation fails"
+)]
 
+mod golden;
+mod mesh;
+mod program;
+mod shape;
+
+mod daemon;
 mod errors;
+mod following;
 mod help;
 mod offline;
+mod runs;
+mod sweeps;
+mod terminal;
+mod transfer;

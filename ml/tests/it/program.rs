@@ -2,7 +2,7 @@
 //! reaches it.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -112,9 +112,4 @@ impl Answer {
         assert_eq!(keys, ["code", "details", "hint", "message"]);
         error
     }
-}
-
-/// The `meshd` beside `ml`, if it was built.
-pub(crate) fn meshd() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_ml")).with_file_name("meshd")
 }

@@ -1,0 +1,177 @@
+//! The daemon's life, its catalog and its audit trail.
+
+use std::net::TcpListener;
+
+use crate::mesh::Mesh;
+use crate::program::Place;
+
+#[test]
+fn up_is_said_once_and_down_ends_the_process() {
+    let mesh = Mesh::up();
+    let again = mesh.ml(&["up", "--json"]).exits(0).json();
+    assert_eq!(
+        (&again["schema"], &again["already_running"]),
+        (&"mlmesh.up/1".into(), &true.into())
+    );
+    assert_eq!(again["pid"], mesh.pid());
+    let url = again["urls"]["api"].as_str().unwrap();
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+    let pid = mesh.pid();
+    let down = mesh.ml(&["down", "--json"]).exits(0).json();
+    assert_eq!(
+        (&down["was_running"], &down["pid"]),
+        (&true.into(), &pid.into())
+    );
+    assert!(!mesh.place.data().join("meshd.json").exists());
+    mesh.ml(&["status"]).exits(5);
+    let restarted = mesh.ml(&["up", "--port", "0", "--json"]).exits(0).json();
+    assert_eq!(restarted["urls"]["api"], url, "a chosen port stays");
+    mesh.kill();
+    let after_kill = mesh.ml(&["up", "--json"]).exits(0).json();
+    assert_eq!(after_kill["already_running"], false);
+}
+
+#[test]
+fn two_starts_at_once_make_one_daemon() {
+    let mesh = Mesh::up();
+    mesh.ml(&["down"]).exits(0);
+    let start = || {
+        let mut command = mesh.place.command(&["up", "--json"]);
+        command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let starts = [start(), start(), start()];
+    let pids = starts.map(|start| {
+        let output = start.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let up: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        up["pid"].clone()
+    });
+    assert!(pids.iter().all(|pid| *pid == mesh.pid()), "{pids:?}");
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let answer = place.ml(&["up", "--port", &port, "--json"]).exits(1);
+    let error = answer.error();
+    assert_eq!(error["code"], "daemon_not_started");
+    assert!(
+        error["message"].as_str().unwrap().contains(&port),
+        "{error:#}"
+    );
+    assert_ne!(error["hint"], "");
+    assert!(!place.data().join("meshd.json").exists());
+}
+
+#[test]
+fn jobs_outlive_the_daemon_unless_they_are_stopped() {
+    let mesh = Mesh::up();
+    let id = mesh.queue(&mesh.recipe("long", &["forever"], ""));
+    mesh.wait_for_phase(&id, "running");
+    mesh.ml(&["down"]).exits(0);
+    mesh.ml(&["up"]).exits(0);
+    let info = mesh.ml(&["info", &id, "--json"]).exits(0).json();
+    assert_eq!(
+        (&info["phase"], &info["attempts"]),
+        (&"running".into(), &1.into())
+    );
+    mesh.ml(&["down", "--stop-jobs"]).exits(0);
+    mesh.ml(&["up"]).exits(0);
+    let info = mesh.ml(&["info", &id, "--json"]).exits(0).json();
+    assert_eq!(
+        (&info["phase"], &info["cause"]),
+        (&"cancelled".into(), &"shutdown".into())
+    );
+}
+
+#[test]
+fn data_are_registered_shown_verified_and_forgotten() {
+    let mesh = Mesh::up();
+    let file = mesh.place.path("digits.csv");
+    std::fs::write(&file, "1,2\n").unwrap();
+    let path = file.to_str().unwrap();
+    let added = mesh
+        .ml(&["data", "add", "digits", "1", path, "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(added["schema"], "mlmesh.dataset/1");
+    let checksum = mlmesh_model::Digest::of(b"1,2\n").to_string();
+    assert_eq!(added["checksum"], checksum);
+    let shown = mesh.ml(&["data", "show", "digits"]).exits(0).stdout;
+    let line = format!("  - {{name: digits, version: \"1\", checksum: \"sha256:{checksum}\"}}\n");
+    assert!(shown.ends_with(&line), "{shown}");
+    assert!(
+        mesh.ml(&["data", "list"])
+            .exits(0)
+            .stdout
+            .contains("digits")
+    );
+    mesh.ml(&["data", "verify", "digits", "1"]).exits(0);
+    std::fs::write(&file, "9,9\n").unwrap();
+    let changed = mesh
+        .ml(&["data", "verify", "digits", "1", "--json"])
+        .exits(1);
+    assert_eq!(changed.error()["code"], "dataset_changed");
+    let other = mesh
+        .ml(&["data", "add", "digits", "1", path, "--json"])
+        .exits(3);
+    assert_eq!(other.error()["code"], "dataset_exists");
+    mesh.ml(&["data", "remove", "digits", "1"]).exits(0);
+    mesh.ml(&["data", "show", "digits"]).exits(4);
+    mesh.ml(&["data", "remove", "digits", "1"]).exits(4);
+}
+
+#[test]
+fn the_audit_trail_is_whole_and_names_what_was_done() {
+    let mesh = Mesh::up();
+    mesh.ml(&["queue", "--wait", &mesh.recipe("one", &["ok"], "")])
+        .exits(0);
+    let verdict = mesh.ml(&["audit", "verify", "--json"]).exits(0).json();
+    assert_eq!(
+        (&verdict["schema"], &verdict["ok"]),
+        (&"mlmesh.audit_verdict/1".into(), &true.into())
+    );
+    let rows = mesh.ml(&["audit", "list", "--json"]).exits(0).json();
+    let actions: Vec<&str> = rows["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["action"].as_str().unwrap())
+        .collect();
+    assert!(actions.contains(&"run.submit"), "{actions:?}");
+    assert!(
+        mesh.ml(&["audit", "list"])
+            .exits(0)
+            .stdout
+            .contains("run.submit")
+    );
+}
+
+#[test]
+fn prune_says_what_would_go_and_removes_it() {
+    let mesh = Mesh::up();
+    mesh.ml(&["queue", "--wait", &mesh.recipe("old", &["ok"], "")])
+        .exits(0);
+    let dry = mesh
+        .ml(&["prune", "--older-than", "0s", "--dry-run", "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(
+        (&dry["schema"], dry["runs"].as_array().unwrap().len()),
+        (&"mlmesh.prune/1".into(), 1)
+    );
+    mesh.ml(&["info"]).exits(0);
+    let pruned = mesh.ml(&["prune", "--older-than", "0s"]).exits(0).stdout;
+    assert!(pruned.starts_with("removed 1 runs and "), "{pruned}");
+    mesh.ml(&["info"]).exits(4);
+}
