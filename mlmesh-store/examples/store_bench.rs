@@ -1,29 +1,35 @@
-//! Measures the SQLite store: durable submits, a large sweep, reads in a full
-//! store. Orientation for people; never a test. Run with `--release`.
+//! Measures a store: durable submits, a large sweep, reads in a full store.
+//! Orientation for people; never a test. Run with `--release`; the argument
+//! `postgres` measures a private server instead of SQLite.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlmesh_model::*;
-use mlmesh_store::SqliteStore;
+use mlmesh_store::{PostgresStore, SqliteStore};
+use mlmesh_testkit::postgres::PostgresServer;
 
 fn main() -> anyhow::Result<()> {
-    let directory = match std::env::args().nth(1) {
-        Some(path) => tempfile::tempdir_in(path)?,
-        None => tempfile::tempdir()?,
-    };
+    let directory = tempfile::tempdir()?;
     let sync = flush_time(directory.path())?;
     say(format_args!("fdatasync of 4 KiB: p50 {sync:?}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(measure(&directory.path().join("meshd.db")))
+    if std::env::args().nth(1).as_deref() == Some("postgres") {
+        let Some(mut server) = PostgresServer::start() else {
+            return Ok(());
+        };
+        let config = server.new_schema()?;
+        return runtime.block_on(async { measure(PostgresStore::connect(&config).await?).await });
+    }
+    let store = SqliteStore::open(&directory.path().join("meshd.db"))?;
+    runtime.block_on(measure(store))
 }
 
-async fn measure(path: &Path) -> anyhow::Result<()> {
-    let store = SqliteStore::open(path)?;
+async fn measure(store: Arc<dyn Store>) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for _ in 0..1000 {
         let submit = submission(vec![run(new_id(), RunKind::Single, 0)]);

@@ -86,7 +86,10 @@ fn full_disk_child() {
             kept.push(submitted(&*store, vec![run()]).await.remove(0).id);
             fill(&filler);
             // Room that the log has already is used up first.
+            let mut tried = 0;
             let refused = loop {
+                tried += 1;
+                assert!(tried < 1000, "a full disk takes no end of runs");
                 let next = run();
                 match store.submit(submission(vec![next.clone()])).await {
                     Ok(submitted) => kept.push(submitted.id),
