@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mlmesh_api::DaemonFile;
+use std::time::{Duration, Instant};
+
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +96,7 @@ impl DataDir {
         let mut text = String::new();
         lock.read_to_string(&mut text).map_err(failed(&lock_path))?;
         let mut record: LockRecord = serde_json::from_str(&text).unwrap_or_default();
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match take_lock(&lock, record.pid) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(DataDirError::Held {
@@ -158,6 +160,36 @@ impl DataDir {
         self.lock.set_len(text.len() as u64)?;
         self.lock.sync_data()
     }
+}
+
+/// How long the lock of a daemon that is dead is waited for.
+const DEAD_HOLDER_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes the lock. A daemon that was killed while it started a child process
+/// holds it until that child has executed its program: when the recorded holder
+/// is dead, the lock is about to be free and is waited for.
+fn take_lock(lock: &File, holder: u32) -> Result<(), rustix::io::Errno> {
+    let deadline = Instant::now() + DEAD_HOLDER_WAIT;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK)
+                if !is_alive(holder) && Instant::now() < deadline =>
+            {
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the process exists and is no zombie.
+fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        !matches!(state, Some('Z' | 'X'))
+    })
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

@@ -73,9 +73,3 @@ pub(crate) fn boot_id() -> std::io::Result<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(text.trim().to_owned())
 }
-pub(crate) struct NoAccelerators;
-impl mlmesh_model::Accelerators for NoAccelerators {
-    fn gpus(&self) -> Result<Vec<mlmesh_model::Gpu>, String> {
-        Ok(vec![])
-    }
-}

@@ -188,7 +188,7 @@ async fn open_parts(
         let (root, clock) = (root.clone(), Arc::clone(clock));
         tokio::task::spawn_blocking(move || open_executor(&root, clock)).await??
     };
-    let accelerators: Arc<dyn Accelerators> = Arc::new(crate::machine::NoAccelerators);
+    let accelerators: Arc<dyn Accelerators> = Arc::new(mlmesh_telemetry::NvmlAccelerators::new());
     let config = ControlConfig {
         node: node(settings.text("daemon.node")).context("name this node")?,
         boot_id: boot_id().context("read the machine's boot id")?,

@@ -1,4 +1,5 @@
 //! Real servers and campaigns for tests. Only a dev-dependency may name this crate.
 
+pub mod daemon;
 pub mod kill;
 pub mod postgres;
