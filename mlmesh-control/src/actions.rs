@@ -11,7 +11,7 @@ use crate::admit::{joined, points};
 use crate::config::Caller;
 use crate::error::ControlError;
 use crate::reactor::{Inner, job, sweep_of};
-use crate::secrets;
+use crate::{secrets, wish};
 
 /// What a cancel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -48,6 +48,7 @@ pub(crate) async fn cancel(
     let note = note(inner, caller, "run.cancel", id);
     let mut done = Cancelled::default();
     let mut ends = Vec::new();
+    let mut live = Vec::new();
     let mut audit = Some(note);
     for target in targets {
         let (sender, ended) = oneshot::channel();
@@ -67,7 +68,10 @@ pub(crate) async fn cancel(
                 done.queued += 1;
                 ends.push(ended);
             }
-            Some(phase) if phase.is_live() => done.live += 1,
+            Some(phase) if phase.is_live() => {
+                done.live += 1;
+                live.push(target);
+            }
             Some(_) | None => {}
         }
     }
@@ -79,6 +83,7 @@ pub(crate) async fn cancel(
             allowed: "only a run that has not ended can be cancelled",
         });
     }
+    note_wishes(inner, live).await?;
     if let Some(audit) = audit {
         inner.ports.store.record(None, Some(audit)).await?;
     }
@@ -87,6 +92,23 @@ pub(crate) async fn cancel(
         ended.await.map_err(|_| ControlError::ShuttingDown)?;
     }
     Ok(done)
+}
+
+/// Keeps the wish for the end of live runs until they have ended, whoever is the
+/// daemon then.
+async fn note_wishes(inner: &Arc<Inner>, live: Vec<RunId>) -> Result<(), ControlError> {
+    let data_dir = inner.config.data_dir.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        live.into_iter()
+            .try_for_each(|run| wish::write(&secrets::run_folder(&data_dir, run)))
+    });
+    written
+        .await
+        .map_err(joined)?
+        .map_err(|source| ControlError::Io {
+            action: "note that a run was cancelled".into(),
+            source,
+        })
 }
 
 pub(crate) async fn retry(
@@ -138,6 +160,7 @@ async fn put_back(
     let mut runs = Vec::new();
     let mut audit = Some(note);
     for target in targets {
+        forget_wish(inner, target.id).await?;
         let change = UnleasedMove {
             run: target.id,
             from: target.phase,
@@ -163,6 +186,18 @@ async fn put_back(
         }
     }
     Ok(Retried { runs })
+}
+
+async fn forget_wish(inner: &Inner, run: RunId) -> Result<(), ControlError> {
+    let folder = secrets::run_folder(&inner.config.data_dir, run);
+    let removed = tokio::task::spawn_blocking(move || wish::remove(&folder));
+    removed
+        .await
+        .map_err(joined)?
+        .map_err(|source| ControlError::Io {
+            action: format!("forget that run `{run}` was cancelled"),
+            source,
+        })
 }
 
 /// Values of secrets are kept until a run ends, so a run that needs them cannot be

@@ -25,6 +25,7 @@ mod persist;
 mod reactor;
 mod reconcile;
 mod secrets;
+mod wish;
 mod world;
 
 pub use actions::{Cancelled, Retried};

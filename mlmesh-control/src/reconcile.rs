@@ -11,9 +11,9 @@ use std::time::Duration;
 use mlmesh_model::{AttemptNumber, AttemptRef, Phase, Run, RunKind};
 use mlmesh_sched::Event;
 
-use crate::attempt;
 use crate::persist::persist;
 use crate::reactor::{Inner, State, job};
+use crate::{attempt, secrets, wish};
 
 /// Before a run is looked at again whose lease was lost.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -47,8 +47,8 @@ pub(crate) fn queued(inner: &Arc<Inner>, runs: Vec<Run>) {
 
 /// Takes the attempt of a live run up again.
 pub(crate) async fn live(inner: &Arc<Inner>, run: Run) {
-    let gpus = gpus(inner, &run).await;
-    inner.with_state(|state| reattach(inner, state, run, gpus));
+    let held = Held::of(inner, &run).await;
+    inner.with_state(|state| reattach(inner, state, run, held));
 }
 
 /// A claim or a record was not taken: forgets what was believed of the run, and
@@ -68,9 +68,9 @@ pub(crate) async fn lease_lost(inner: &Arc<Inner>, run: &Run) {
         tracing::error!(run = %id, %error, "a run could not be looked at");
         None
     });
-    let gpus = match &found {
-        Some(run) => gpus(inner, run).await,
-        None => Vec::new(),
+    let held = match &found {
+        Some(run) => Held::of(inner, run).await,
+        None => Held::default(),
     };
     let here = Some(&inner.config.node);
     inner.with_state(|state| {
@@ -82,28 +82,47 @@ pub(crate) async fn lease_lost(inner: &Arc<Inner>, run: &Run) {
                 inner.apply(state, Event::Submitted(vec![job]));
             }
             Some(run) if run.phase.is_live() && run.placement.node.as_ref() == here => {
-                reattach(inner, state, run, gpus);
+                reattach(inner, state, run, held);
             }
             Some(_) | None => {}
         }
     });
 }
 
-fn reattach(inner: &Arc<Inner>, state: &mut State, run: Run, gpus: Vec<String>) {
+fn reattach(inner: &Arc<Inner>, state: &mut State, run: Run, held: Held) {
     let (id, lease, phase) = (run.id, lease(&run), run.phase);
     let job = Box::new(job(&run, 0));
     let run = Arc::new(run);
     state.runs.insert(id, Arc::clone(&run));
     let stop = state.stop_channel(id);
+    let gpus = held.gpus;
     inner.apply(state, Event::Reattached { job, phase, gpus });
+    if held.cancelled {
+        inner.apply(state, Event::Cancel(id));
+    }
     let task = attempt::resume(Arc::clone(inner), run, lease, stop);
     inner.tasks.spawn(task);
 }
 
-async fn gpus(inner: &Inner, run: &Run) -> Vec<String> {
-    match run.plan.as_ref().map_or(0, |plan| plan.resources.gpus) {
-        0 => Vec::new(),
-        _ => attempt::held_gpus(inner, lease(run)).await,
+/// What an earlier daemon noted of a live run.
+#[derive(Default)]
+struct Held {
+    gpus: Vec<String>,
+    cancelled: bool,
+}
+
+impl Held {
+    async fn of(inner: &Inner, run: &Run) -> Self {
+        let gpus = match run.plan.as_ref().map_or(0, |plan| plan.resources.gpus) {
+            0 => Vec::new(),
+            _ => attempt::held_gpus(inner, lease(run)).await,
+        };
+        let folder = secrets::run_folder(&inner.config.data_dir, run.id);
+        let looked = tokio::task::spawn_blocking(move || wish::is_there(&folder)).await;
+        Self {
+            gpus,
+            cancelled: looked.unwrap_or(false),
+        }
     }
 }
 

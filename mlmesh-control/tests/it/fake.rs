@@ -115,6 +115,18 @@ impl Fake {
         self.touch();
     }
 
+    /// As if no stop had reached the supervisor.
+    pub(crate) fn forget_stops(&self) {
+        self.state().stopped.clear();
+    }
+
+    /// The executor carried a start out after its daemon had died.
+    pub(crate) fn execute_late(&self, run: RunId, attempt: u32, argv: &[&str]) {
+        let argv = argv.iter().map(|part| (*part).to_owned()).collect();
+        let trial = Trial { argv, ended: None };
+        self.state().attempts.insert((run, attempt), trial);
+    }
+
     /// Resolves when the run's command is running.
     pub(crate) async fn executed(&self, run: RunId) {
         let mut changed = self.changed.subscribe();

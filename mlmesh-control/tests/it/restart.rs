@@ -126,6 +126,35 @@ fn ten_thousand_queued_runs_are_taken_up_at_once() {
 }
 
 #[test]
+fn a_cancel_that_was_answered_outlives_the_daemon() {
+    let house = House::new();
+    let id = daemon(async {
+        let control = house.control().await;
+        let id = queue(&control, submission(&["slow"])).await;
+        house.reaches(id, Phase::Starting).await;
+        // The attempt is being prepared: there is nothing to stop yet.
+        control.cancel(&caller(), id).await.unwrap();
+        id
+    });
+    house.fake.forget_stops();
+    house.fake.execute_late(id, 1, &["hold"]);
+    daemon(async {
+        let control = house.control().await;
+        control.wait_idle().await;
+        let run = house.run(id).await;
+        assert_eq!(
+            (run.phase, run.cause),
+            (Phase::Cancelled, Some(Cause::Cancelled))
+        );
+        house.fake.forget_stops();
+        house.fake.release(id);
+        control.retry(&caller(), id, false).await.unwrap();
+        control.wait_idle().await;
+        assert_eq!(house.run(id).await.phase, Phase::Completed);
+    });
+}
+
+#[test]
 fn a_drain_leaves_attempts_running_and_starts_nothing_more() {
     let house = House::new();
     let ids = daemon(async {
