@@ -56,7 +56,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mlmesh-member",
         ],
     ),
-    ("mlmesh-testkit", &["mlmesh-model"]),
+    (
+        "mlmesh-testkit",
+        &[
+            "mlmesh-model",
+            "mlmesh-cas",
+            "mlmesh-control",
+            "mlmesh-store",
+        ],
+    ),
     (
         "meshd",
         &[
