@@ -48,7 +48,7 @@ fn code(done: bool) -> ExitCode {
     }
 }
 
-/// Standard error of a supervisor is a file in the attempt's folder.
+/// Standard error of a supervisor leads to the daemon that started it.
 #[expect(
     clippy::print_stderr,
     reason = "there is no other place: no daemon listens"

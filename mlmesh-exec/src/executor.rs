@@ -196,8 +196,8 @@ impl Inner {
         let spec = prepare(self, start, dir, checkpoints)?;
         let failed = |error: ExecError| prepare_failed(error.to_string());
         write_record(&dir.spec(), &spec, Durable::Process).map_err(failed)?;
-        let (child, report) = self.spawn_supervisor(start, dir)?;
-        match report {
+        let (child, said) = self.spawn_supervisor(start, dir)?;
+        match serde_json::from_str(&said).ok() {
             Some(Report::Started { time, isolation }) => {
                 locked(&self.children).insert(key(start.attempt), child);
                 Ok(Started {
@@ -213,7 +213,6 @@ impl Inner {
             }
             None => {
                 reap(child);
-                let said = std::fs::read_to_string(supervisor_output(dir)).unwrap_or_default();
                 Err(prepare_failed(format!(
                     "the supervisor ended before it started the command: {}",
                     said.trim()
@@ -222,29 +221,28 @@ impl Inner {
         }
     }
 
-    /// Starts the supervisor and waits for its report.
+    /// Starts the supervisor and waits for its report, a line; what it complains of
+    /// instead comes the same way.
     fn spawn_supervisor(
         &self,
         start: &StartSpec,
         dir: &AttemptDir,
-    ) -> Result<(Child, Option<Report>), StartError> {
+    ) -> Result<(Child, String), StartError> {
         let system = |what: &str, error: io::Error| {
             prepare_failed(format!("{what} the attempt's supervisor: {error}"))
         };
-        let output = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(supervisor_output(dir))
-            .map_err(|error| system("open the output of", error))?;
+        let (heard, said) = io::pipe().map_err(|error| system("listen to", error))?;
+        let complaints = said
+            .try_clone()
+            .map_err(|error| system("listen to", error))?;
         let mut child = Command::new(&self.config.program)
             .arg(VERB_SUPERVISOR)
             .arg(dir.path())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(output)
+            .stdout(said)
+            .stderr(complaints)
             .spawn()
             .map_err(|error| system("start", error))?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -254,12 +252,10 @@ impl Inner {
             drop(stdin.write_all(&secrets));
         }
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .map_err(|error| system("hear from", error))?;
-        }
-        Ok((child, serde_json::from_str(&line).ok()))
+        BufReader::new(heard)
+            .read_line(&mut line)
+            .map_err(|error| system("hear from", error))?;
+        Ok((child, line))
     }
 
     fn reap(&self, attempt: AttemptRef) {
@@ -458,10 +454,6 @@ impl Inner {
             complete,
         })
     }
-}
-
-fn supervisor_output(dir: &AttemptDir) -> PathBuf {
-    dir.path().join("supervisor.err")
 }
 
 /// The supervisor exits right after its record; nobody waits for long.

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mlmesh_model::{Cause, StartError};
+use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 use crate::channel::{JobEnvironment, Message, receive_environment, send};
@@ -147,6 +148,9 @@ fn become_command(spec: &Spec, channel: &OwnedFd) -> Result<(), StartError> {
     let environment = receive_environment(own_end)
         .map_err(|error| isolation_failed(format!("receive the environment: {error}")))?;
     let mut command = command(spec, &environment)?;
+    // Outlives the execution: should the supervisor be killed, the command ends at
+    // once, and not only when the next daemon looks. Its children wait for that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let error = command.exec();
     Err(not_executed(spec, &environment, &error))
 }

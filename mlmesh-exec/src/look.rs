@@ -20,7 +20,7 @@ use crate::supervisor::groups;
 pub(crate) enum Look {
     /// Nothing of it is here.
     Absent,
-    /// A supervisor holds it; absent for the moment in which it signs.
+    /// A supervisor holds it, unknown until it has made its marker.
     Alive {
         supervisor: Option<ProcessIdentity>,
         state: Option<State>,
@@ -44,8 +44,10 @@ pub(crate) fn look(dir: &AttemptDir, now: Micros) -> Result<Look, ExecError> {
     }
     let Some(lock) = AttemptLock::try_take(dir)? else {
         return Ok(Look::Alive {
-            // It may be writing it this moment.
-            supervisor: read_record(&dir.lock()).ok().flatten(),
+            supervisor: match read_record(&dir.started())? {
+                Some(Marker::By(supervisor)) => Some(supervisor),
+                Some(Marker::Void) | None => None,
+            },
             state: read_record(&dir.state())?,
         });
     };

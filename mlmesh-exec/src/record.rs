@@ -1,9 +1,8 @@
 //! What is on disk of an attempt, and how it gets there.
 //!
 //! ```text
-//!   data/experiments/<run>/attempt-<n>/
+//!   data/experiments/<run>/attempt-<n>/     locked by the supervisor as long as it lives
 //!     spec.json    written by the daemon: what to run, without secrets
-//!     lock         held by the supervisor as long as it lives; its text says who that is
 //!     started      created once, before the command is executed; says `void` when it never will be
 //!     state.json   replaced by the supervisor: that the command runs, then how it ended
 //!     log          written by the supervisor alone
@@ -57,10 +56,6 @@ impl AttemptDir {
 
     pub(crate) fn spec(&self) -> PathBuf {
         self.0.join("spec.json")
-    }
-
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.0.join("lock")
     }
 
     pub(crate) fn started(&self) -> PathBuf {
@@ -335,46 +330,33 @@ pub(crate) fn create_marker(dir: &AttemptDir, marker: &Marker) -> Result<bool, E
     Ok(true)
 }
 
-/// The attempt's lock, held until dropped or until the process ends.
+/// The attempt's lock, held until dropped or until the process ends. It is taken
+/// on the folder itself, which costs no file.
 #[derive(Debug)]
-pub(crate) struct AttemptLock(File);
+pub(crate) struct AttemptLock {
+    _folder: File,
+}
 
 impl AttemptLock {
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_take(dir: &AttemptDir) -> Result<Option<Self>, ExecError> {
-        let path = dir.lock();
-        let file = open_lock(&path).doing("open", &path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error).doing("lock", &path),
+        match Self::lock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).doing("lock", dir.path()),
         }
     }
 
     /// Waits for the lock. Daemons hold it for moments only.
     pub(crate) fn take(dir: &AttemptDir) -> Result<Self, ExecError> {
-        let path = dir.lock();
-        let file = open_lock(&path).doing("open", &path)?;
-        flock(&file, FlockOperation::LockExclusive).doing("lock", &path)?;
-        Ok(Self(file))
+        Self::lock(dir, FlockOperation::LockExclusive).doing("lock", dir.path())
     }
 
-    /// Says who holds it.
-    pub(crate) fn sign(&mut self, holder: &ProcessIdentity) -> io::Result<()> {
-        let text = serde_json::to_vec(holder)?;
-        self.0.set_len(0)?;
-        self.0.write_all(&text)
+    fn lock(dir: &AttemptDir, operation: FlockOperation) -> io::Result<Self> {
+        let folder = File::open(dir.path())?;
+        flock(&folder, operation)?;
+        Ok(Self { _folder: folder })
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
 }
 
 #[cfg(test)]
@@ -402,10 +384,8 @@ mod tests {
     fn a_lock_is_held_once_and_freed_by_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let dir = AttemptDir::at(folder.path());
-        let mut first = AttemptLock::try_take(&dir).unwrap().unwrap();
-        first.sign(&identity()).unwrap();
+        let first = AttemptLock::take(&dir).unwrap();
         assert!(AttemptLock::try_take(&dir).unwrap().is_none());
-        assert_eq!(read_record(&dir.lock()).unwrap(), Some(identity()));
         drop(first);
         assert!(AttemptLock::try_take(&dir).unwrap().is_some());
     }

@@ -12,7 +12,9 @@
 //! The order is what makes a command run at most once: lock, marker (created, never
 //! replaced), command, state.
 
+mod end;
 mod job;
+mod launch;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -38,8 +40,7 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let identity = ProcessIdentity::of_self().doing("read", Path::new("/proc/self/stat"))?;
-    let mut lock = AttemptLock::take(&dir)?;
-    lock.sign(&identity).doing("sign", &dir.lock())?;
+    let lock = AttemptLock::take(&dir)?;
     let attempt = Attempt {
         dir,
         identity,
@@ -67,7 +68,7 @@ fn close_inherited() {
         .collect();
     for number in open {
         // The one of the listing itself is closed already.
-        drop(nix::unistd::close(number));
+        let _ = nix::unistd::close(number);
     }
 }
 

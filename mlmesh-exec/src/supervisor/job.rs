@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use mlmesh_model::{
     Cause, Clock, Ended, ExecError, Exit, Isolation, LogStream, Micros, SecretText, StartError,
@@ -12,17 +11,17 @@ use mlmesh_model::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait};
 
 use super::Attempt;
-use crate::channel::{Inbox, JobEnvironment, Message, send};
-use crate::launcher::{command, isolation_failed, not_executed};
+use super::end::{end_message, exit_text, own_cause};
+use super::launch::start;
+use crate::channel::{Inbox, JobEnvironment, Message};
+use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
 use crate::process::{descendants, signal};
 use crate::record::{Launch, LimitMeans, Spec, StopRequest, read_record};
 use crate::sandbox::exit_of;
-use crate::{VERB_LAUNCHER, cgroup};
 
 /// A piece without an end of line is shown after this time.
 const PIECE_WAIT_US: u64 = 100_000;
@@ -280,7 +279,9 @@ impl<'a> Job<'a> {
                 self.limits_lost(Path::new(&group), &why);
                 Ok(())
             }
-            Message::Init { pid } if launching && self.main.init.is_none() => {
+            // The first process may be faster than the launcher that tells of it:
+            // the command may have started, or ended, by now.
+            Message::Init { pid } if self.main.init.is_none() => {
                 self.main.init = Some(pid);
                 Ok(())
             }
@@ -457,8 +458,8 @@ impl<'a> Job<'a> {
                 started_at, cause, ..
             } => (*started_at, Some(*cause)),
         };
-        let cause = stopped.or_else(|| self.own_cause(exit));
-        let mut message = self.end_message(exit, cause);
+        let cause = stopped.or_else(|| own_cause(self.spec, exit));
+        let mut message = end_message(self.spec, exit, cause);
         if !all_ended {
             message.push_str("; some of its processes did not end after SIGKILL");
         }
@@ -487,99 +488,12 @@ impl<'a> Job<'a> {
             .is_ok_and(|ready| ready > 0)
         })
     }
-
-    fn own_cause(&self, exit: Exit) -> Option<Cause> {
-        match exit {
-            Exit::Code(0) => None,
-            _ if self.oom_kills() > 0 => Some(Cause::OutOfMemory),
-            Exit::Code(_) => Some(Cause::Exit),
-            Exit::Signal(_) => Some(Cause::Signal),
-        }
-    }
-
-    fn oom_kills(&self) -> u64 {
-        let memory = self.spec.limits.iter().find(|limit| limit.name == "memory");
-        match memory.map(|limit| &limit.by) {
-            Some(LimitMeans::Cgroup { version, path }) => cgroup::oom_kills(*version, path),
-            _ => 0,
-        }
-    }
-
-    fn end_message(&self, exit: Exit, cause: Option<Cause>) -> String {
-        let limit = |name: &str| {
-            let limit = self.spec.limits.iter().find(|limit| limit.name == name);
-            limit.map_or(0, |limit| limit.asked)
-        };
-        match cause {
-            None => String::new(),
-            Some(Cause::Timeout) => format!(
-                "its time limit of {} s was over; it ended with {}",
-                limit("time"),
-                exit_text(exit)
-            ),
-            Some(Cause::OutOfMemory) => format!(
-                "the kernel ended it at its memory limit of {} bytes\nhint: raise `resources: memory:`",
-                limit("memory")
-            ),
-            Some(Cause::Exit | Cause::Signal) => {
-                format!("the command ended with {}", exit_text(exit))
-            }
-            Some(cause) => format!(
-                "it was stopped ({}); it ended with {}",
-                cause.as_str(),
-                exit_text(exit)
-            ),
-        }
-    }
 }
 
 struct Ready {
     main: bool,
     control: bool,
     channel: bool,
-}
-
-type Launched = (std::process::Child, Option<OwnedFd>);
-
-/// The command itself where nothing stands between, else its launcher.
-fn start(
-    attempt: &Attempt,
-    spec: &Spec,
-    environment: &JobEnvironment,
-) -> Result<Launched, StartError> {
-    let grouped = spec
-        .limits
-        .iter()
-        .any(|limit| matches!(limit.by, LimitMeans::Cgroup { .. }));
-    if spec.launch == Launch::Plain && !grouped {
-        let mut command = command(spec, environment)?;
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn();
-        return Ok((
-            child.map_err(|error| not_executed(spec, environment, &error))?,
-            None,
-        ));
-    }
-    let failed = |what: &str, error: io::Error| isolation_failed(format!("{what}: {error}"));
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|error| failed("make the launch channel", error.into()))?;
-    let child = Command::new("/proc/self/exe")
-        .arg(VERB_LAUNCHER)
-        .arg(attempt.dir.path())
-        .env_clear()
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed("start the launcher", error))?;
-    // When the launcher fails before it reads, what it says about that is worth more.
-    drop(send(&ours, environment));
-    Ok((child, Some(ours)))
 }
 
 fn open_control(path: &Path) -> Result<OwnedFd, ExecError> {
@@ -604,9 +518,53 @@ fn timespec(wait_us: u64) -> Option<Timespec> {
     })
 }
 
-fn exit_text(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(number) => format!("signal {number}"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::process::ProcessIdentity;
+    use crate::record::{AttemptDir, SCHEMA};
+    use mlmesh_model::{AttemptNumber, RunId};
+
+    /// The launcher's end was once taken for the command's, because what it said
+    /// after the first process had spoken was not listened to.
+    #[test]
+    fn the_first_process_may_speak_before_the_launcher() {
+        let folder = tempfile::tempdir().unwrap();
+        let attempt = Attempt {
+            dir: AttemptDir::at(folder.path()),
+            identity: ProcessIdentity::of_self().unwrap(),
+            clock: SystemClock,
+        };
+        let spec = Spec {
+            schema: SCHEMA.to_owned(),
+            run: RunId::from_random(1),
+            number: AttemptNumber(1),
+            argv: vec!["true".to_owned()],
+            directory: "/".into(),
+            env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+            launch: Launch::Plain,
+            limits: Vec::new(),
+            limits_required: false,
+            network_enforced: false,
+            log_bytes_max: 1 << 20,
+            grace_ms: 0,
+            datasets_verified: Vec::new(),
+            interpreter: None,
+        };
+        let job = Job::begin(&attempt, &spec, &BTreeMap::new(), Isolation::default());
+        let Ok(mut job) = job else {
+            panic!("`true` runs")
+        };
+        job.take(Message::Started).unwrap();
+        job.take(Message::Exited(Exit::Code(3))).unwrap();
+        job.take(Message::Init { pid: 42 }).unwrap();
+        assert_eq!(job.main.init, Some(42));
+        assert_eq!(job.told, Some(Exit::Code(3)));
+        // Neither is believed twice.
+        job.take(Message::Init { pid: 43 }).unwrap();
+        job.take(Message::Exited(Exit::Code(0))).unwrap();
+        assert_eq!((job.main.init, job.told), (Some(42), Some(Exit::Code(3))));
+        rustix::process::waitpid(Pid::from_raw(job.main.pid), WaitOptions::empty()).unwrap();
     }
 }

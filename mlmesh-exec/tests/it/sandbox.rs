@@ -130,6 +130,28 @@ async fn stop_and_grandchildren_inside() {
     );
 }
 
+/// Under load a sandbox's first process was faster than the launcher that tells of
+/// it; the launcher's end was then taken for the command's.
+#[tokio::test]
+async fn many_at_once_end_with_their_own_ends() {
+    let Some(walled) = walled() else { return };
+    let mut runs = tokio::task::JoinSet::new();
+    for code in 1..=40 {
+        let spec = walled.spec(&format!("echo {code}; exit {code}"));
+        let executor = Arc::clone(&walled.executor);
+        runs.spawn(async move {
+            let (_, ended) = run(executor.as_ref(), &spec).await;
+            let text = stdout(executor.as_ref(), spec.attempt).await;
+            (code, ended.exit, text)
+        });
+    }
+    while let Some(done) = runs.join_next().await {
+        let (code, exit, text) = done.unwrap();
+        assert_eq!(exit, Some(Exit::Code(code)));
+        assert_eq!(text, format!("{code}\n"));
+    }
+}
+
 #[tokio::test]
 async fn files_of_the_host_are_out_of_reach() {
     let Some(walled) = walled() else { return };
