@@ -59,6 +59,12 @@ impl Config {
             .map_or("", |(_, value, _)| value)
     }
 
+    /// Whether nobody has said anything about a setting.
+    pub(crate) fn is_default(&self, key: &str) -> bool {
+        let mut all = self.all().into_iter();
+        all.any(|(setting, _, origin)| setting.key == key && matches!(origin, Origin::Default))
+    }
+
     /// The value of a setting that is a number of bytes.
     pub(crate) fn bytes(&self, key: &str) -> u64 {
         self.user.bytes(key)

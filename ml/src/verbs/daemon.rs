@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mlmesh_api::{Client, DaemonFile, DaemonFileError, HealthDto, StopRequestDto};
+use mlmesh_api::{Client, ClientError, DaemonFile, DaemonFileError, HealthDto, StopRequestDto};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::{Value, json};
@@ -33,13 +33,13 @@ const TAIL_LINES: usize = 12;
 /// Starts the daemon and returns when it is ready.
 pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
     let data_dir = context.data_dir()?;
-    if let Some((file, _)) = running(&data_dir) {
+    if let Some((file, _)) = running(&data_dir)? {
         return print_up(context, &data_dir, &file, true);
     }
     let meshd = find_meshd()?;
     let mut arguments: Vec<std::ffi::OsString> =
         vec!["run".into(), "--data-dir".into(), data_dir.clone().into()];
-    if let Some(port) = verb.port {
+    if let Some(port) = port(context, &data_dir, verb)? {
         arguments.extend(["--port".into(), port.to_string().into()]);
     }
     if verb.foreground {
@@ -50,7 +50,7 @@ pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
     let mut child = spawn(&meshd, &arguments, &words)?;
     match wait_until_ready(&data_dir, &mut child)? {
         Start::Ready(file) => print_up(context, &data_dir, &file, false),
-        Start::Ended(status) => match wait_for_holder(&data_dir) {
+        Start::Ended(status) => match wait_for_holder(&data_dir)? {
             // Another `ml up` was quicker.
             Some(file) => print_up(context, &data_dir, &file, true),
             None => Err(not_started(
@@ -68,11 +68,30 @@ pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
     }
 }
 
-/// The daemon that answers for this data directory.
-pub(crate) fn running(data_dir: &Path) -> Option<(DaemonFile, HealthDto)> {
-    let file = DaemonFile::read(data_dir).ok()?;
-    let health = Client::open(data_dir).ok()?.ready().ok()?;
-    (health.pid == file.pid).then_some((file, health))
+/// The port to ask for. A data directory that once chose a port keeps it, unless
+/// somebody names another.
+fn port(context: &Context, data_dir: &Path, verb: &cli::Up) -> Outcome<Option<u16>> {
+    if verb.port.is_some() {
+        return Ok(verb.port);
+    }
+    let config = context.config(None)?;
+    let is_default = config.is_default("daemon.port");
+    let has_chosen = lock(data_dir).is_some_and(|lock| lock["port"].is_u64());
+    Ok((is_default && has_chosen).then_some(0))
+}
+
+/// The daemon that answers for this data directory, if one does. An error says why a
+/// daemon that lives cannot be asked: its key is open to others, or not the one here.
+pub(crate) fn running(data_dir: &Path) -> Result<Option<(DaemonFile, HealthDto)>, ClientError> {
+    let Ok(file) = DaemonFile::read(data_dir) else {
+        return Ok(None);
+    };
+    let health = Client::open(data_dir).and_then(|client| client.ready());
+    match health {
+        Ok(health) => Ok((health.pid == file.pid).then_some((file, health))),
+        Err(error) if error.is_unreachable() || !is_meshd(file.pid) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The `meshd` beside this program, else the first one on PATH.
@@ -122,7 +141,8 @@ fn wait_until_ready(data_dir: &Path, child: &mut Child) -> Outcome<Start> {
     let started = Instant::now();
     let mut last_health = None;
     loop {
-        if let Some((file, health)) = running(data_dir).filter(|(file, _)| file.pid == child.id()) {
+        if let Some((file, health)) = running(data_dir)?.filter(|(file, _)| file.pid == child.id())
+        {
             if health.ok {
                 return Ok(Start::Ready(file));
             }
@@ -148,21 +168,29 @@ fn wait_until_ready(data_dir: &Path, child: &mut Child) -> Outcome<Start> {
 }
 
 /// The daemon that holds the data directory, once it is ready.
-fn wait_for_holder(data_dir: &Path) -> Option<DaemonFile> {
+fn wait_for_holder(data_dir: &Path) -> Outcome<Option<DaemonFile>> {
     let started = Instant::now();
     while started.elapsed() < READY_MAX {
-        if let Some((file, _)) = running(data_dir) {
-            return Some(file);
+        if let Some((file, _)) = running(data_dir)? {
+            return Ok(Some(file));
         }
-        let text = std::fs::read_to_string(data_dir.join("daemon.lock")).ok()?;
-        let holder: Value = serde_json::from_str(&text).ok()?;
-        let pid = u32::try_from(holder["pid"].as_u64()?).ok()?;
-        if !is_meshd(pid) {
-            return None;
+        if !holder(data_dir).is_some_and(is_meshd) {
+            return Ok(None);
         }
         std::thread::sleep(READY_POLL);
     }
-    None
+    Ok(None)
+}
+
+/// The process that the lock of the data directory names.
+fn holder(data_dir: &Path) -> Option<u32> {
+    u32::try_from(lock(data_dir)?["pid"].as_u64()?).ok()
+}
+
+/// What the lock of the data directory says: `{pid, port}`.
+fn lock(data_dir: &Path) -> Option<Value> {
+    let text = std::fs::read_to_string(data_dir.join("daemon.lock")).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 fn print_up(context: &Context, data_dir: &Path, file: &DaemonFile, was_up: bool) -> Outcome {
@@ -274,7 +302,7 @@ pub(crate) fn down(context: &Context, verb: &cli::Down) -> Outcome {
     let file = match DaemonFile::read(&data_dir) {
         Ok(file) => file,
         Err(DaemonFileError::Absent(_)) => return print_down(context, None),
-        Err(error) => return Err(mlmesh_api::ClientError::from(error).into()),
+        Err(error) => return Err(ClientError::from(error).into()),
     };
     // Opened before the request: the number cannot be given to another process.
     let process = daemon_process(file.pid);

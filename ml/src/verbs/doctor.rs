@@ -287,7 +287,7 @@ fn clock(data_dir: &Path) -> Finding {
 
 fn daemon_state(data_dir: &Path) -> Finding {
     const CHECK: &str = "daemon";
-    if let Some((file, health)) = daemon::running(data_dir) {
+    if let Ok(Some((file, health))) = daemon::running(data_dir) {
         let bad = health.checks.iter().filter(|(_, check)| !check.ok);
         let bad: Vec<String> = bad
             .map(|(name, check)| format!("{name}: {}", check.detail))
@@ -332,7 +332,7 @@ fn daemon_state(data_dir: &Path) -> Finding {
 
 fn port(data_dir: &Path, config: &Config) -> Finding {
     const CHECK: &str = "port";
-    if daemon::running(data_dir).is_some() {
+    if matches!(daemon::running(data_dir), Ok(Some(_))) {
         return Finding::good(CHECK, "held by the daemon");
     }
     let number = config.value("daemon.port");

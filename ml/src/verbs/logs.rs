@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mlmesh_api::{
-    Client, EventDto, EventKindDto, EventStream, LogPageDto, LogStreamDto, RunDto, RunFilter,
-    RunKindDto,
+    Client, EventDto, EventKindDto, EventStream, LogLineDto, LogPageDto, LogStreamDto, RunDto,
+    RunFilter, RunKindDto,
 };
 use mlmesh_model::{Phase, RunId};
 use serde_json::json;
@@ -127,8 +127,8 @@ fn wait_for_next(patient: &mut Patient, run: &str, number: u32) -> Outcome<bool>
 }
 
 fn print_page(output: &Output, page: &LogPageDto) -> Outcome {
-    for line in &page.lines {
-        if output.json {
+    if output.json {
+        return page.lines.iter().try_for_each(|line| {
             output.json(&json!({
                 "schema": "mlmesh.log_line/1",
                 "run": page.run,
@@ -137,12 +137,15 @@ fn print_page(output: &Output, page: &LogPageDto) -> Outcome {
                 "stream": line.stream,
                 "text": line.text,
                 "hex": line.hex,
-            }))?;
-            continue;
-        }
-        match line.stream {
-            LogStreamDto::Stdout => output.raw(&line.bytes())?,
-            LogStreamDto::Stderr => output.raw_error(&line.bytes())?,
+            }))
+        });
+    }
+    // Lines of one stream that follow each other are written together.
+    for part in page.lines.chunk_by(|one, next| one.stream == next.stream) {
+        let bytes: Vec<u8> = part.iter().flat_map(LogLineDto::bytes).collect();
+        match part[0].stream {
+            LogStreamDto::Stdout => output.raw(&bytes)?,
+            LogStreamDto::Stderr => output.raw_error(&bytes)?,
         }
     }
     Ok(())

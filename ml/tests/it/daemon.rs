@@ -24,7 +24,7 @@ fn up_is_said_once_and_down_ends_the_process() {
     );
     assert!(!mesh.place.data().join("meshd.json").exists());
     mesh.ml(&["status"]).exits(5);
-    let restarted = mesh.ml(&["up", "--port", "0", "--json"]).exits(0).json();
+    let restarted = mesh.ml(&["up", "--json"]).exits(0).json();
     assert_eq!(restarted["urls"]["api"], url, "a chosen port stays");
     mesh.kill();
     let after_kill = mesh.ml(&["up", "--json"]).exits(0).json();
@@ -71,6 +71,21 @@ fn a_daemon_that_cannot_start_says_why() {
     );
     assert_ne!(error["hint"], "");
     assert!(!place.data().join("meshd.json").exists());
+}
+
+#[test]
+fn a_daemon_whose_key_is_open_to_others_is_not_asked() {
+    use std::os::unix::fs::PermissionsExt;
+    let mesh = Mesh::up();
+    let key = mesh.place.data().join("owner.key");
+    let set = |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    set(0o644);
+    for arguments in [["up", "--json"], ["status", "--json"], ["down", "--json"]] {
+        let answer = mesh.ml(&arguments).exits(1);
+        assert_eq!(answer.error()["code"], "key_mode", "{arguments:?}");
+    }
+    set(0o600);
+    mesh.ml(&["status"]).exits(0);
 }
 
 #[test]
