@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::daemon::Daemon;
 use crate::handlers::{audit, chores, chunks, datasets, events, health, logs, objects, runs};
 use crate::http::front::front;
+use crate::http::query::NUMBER_MAX;
 use crate::limits::{
     BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, JSON_BYTES_MAX, LISTING_BYTES_MAX,
     PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
@@ -112,9 +113,6 @@ const fn number(name: &'static str, max: u64, help: &'static str) -> Param {
         help,
     }
 }
-
-/// Largest number that JSON carries everywhere.
-pub(crate) const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 const LIMIT: Param = number(
     "limit",

@@ -202,7 +202,7 @@ async fn open_parts(
         snapshots: Arc::clone(&snapshots) as Arc<dyn Snapshots>,
         accelerators,
         clock: Arc::clone(clock),
-        interpreters: Arc::new(MachineInterpreters),
+        interpreters: Arc::new(MachineInterpreters::default()),
         random: Arc::new(|| {
             getrandom::u64().expect("the system gives random bytes after it gave some at the start")
         }),

@@ -230,6 +230,7 @@ pub struct ChangedRunsDto {
 pub struct PruneRequestDto {
     /// Also runs that ended longer ago than this; absent removes no run.
     #[serde(default)]
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
     pub ended_before_s: Option<u64>,
     /// Only say which runs would go.
     #[serde(default)]
@@ -237,6 +238,7 @@ pub struct PruneRequestDto {
     /// What was written or asked for within this time stays, whatever refers to it: a
     /// sync may be about to name it. At most an hour; absent means ten minutes.
     #[serde(default)]
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
     pub grace_s: Option<u64>,
 }
 

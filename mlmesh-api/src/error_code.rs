@@ -30,6 +30,8 @@ pub const PLAN_CHANGED: &str = "plan_changed";
 pub const IDEMPOTENCY_MISMATCH: &str = "idempotency_mismatch";
 /// Name and version of a dataset are taken by other data.
 pub const DATASET_EXISTS: &str = "dataset_exists";
+/// The path cannot be registered: nobody may read it, or it holds what is no data.
+pub const DATASET_UNREADABLE: &str = "dataset_unreadable";
 /// The data are not what the registered checksum says.
 pub const DATASET_CHANGED: &str = "dataset_changed";
 /// A result under an old lease.
@@ -81,6 +83,7 @@ pub const ERROR_CODES: &[&str] = &[
     PLAN_CHANGED,
     IDEMPOTENCY_MISMATCH,
     DATASET_EXISTS,
+    DATASET_UNREADABLE,
     DATASET_CHANGED,
     STALE_TOKEN,
     WRONG_PHASE,

@@ -92,10 +92,18 @@ fn experiment() -> Value {
             ]},
             "retries": whole(u64::from(u32::MAX)),
             "retry_on": {"type": "array", "items": {"enum": ["exit"]}},
-            "tolerance": {"type": "object", "additionalProperties": {
-                "type": "object",
-                "properties": {"abs": {"type": ["string", "null"]}, "rel": {"type": ["string", "null"]}},
-            }},
+            "tolerance": {"type": "object", "additionalProperties": {"anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"abs": {"type": ["string", "null"]}, "rel": {"type": ["string", "null"]}},
+                },
+                {
+                    "type": "array",
+                    "description": "the same two, in this order",
+                    "items": {"type": ["string", "null"]},
+                    "maxItems": 2,
+                },
+            ]}},
             "sandbox": {"type": "boolean"},
             "limits": {"enum": ["recorded", "required"]},
             "after": texts(),

@@ -27,9 +27,7 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> ApiResult<Response> {
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
-    let after = query
-        .parsed::<u64>("after", "the number of a row")?
-        .unwrap_or(0);
+    let after = query.number("after", "the number of a row")?.unwrap_or(0);
     let limit = page_rows(&query)?;
     let rows = daemon.store.audit_rows(after, limit).await?;
     let full = rows.len() as u32 >= limit;

@@ -19,6 +19,7 @@ use mlmesh_model::{Micros, ObjectId, Phase, RunId, RunQuery, Tenant};
 use super::{note, objects_error};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, read_json};
+use crate::http::query::NUMBER_MAX;
 use crate::limits::{JSON_BYTES_MAX, PAGE_ROWS_MAX, PRUNE_GRACE};
 use crate::reply::{ApiError, ApiResult, ok};
 
@@ -51,6 +52,17 @@ pub(crate) async fn prune(
 ) -> ApiResult<Response> {
     let (asked, _) = read_json::<PruneRequestDto>(&headers, body, JSON_BYTES_MAX).await?;
     only_owner(&caller)?;
+    for (name, seconds) in [
+        ("ended_before_s", asked.ended_before_s),
+        ("grace_s", asked.grace_s),
+    ] {
+        if let Some(large) = seconds.filter(|seconds| *seconds > NUMBER_MAX) {
+            return Err(ApiError::bad_request(
+                format!("`{name}` is {large}, which is more than {NUMBER_MAX}"),
+                "it is a number of seconds",
+            ));
+        }
+    }
     let before = asked.ended_before_s.map(|seconds| {
         let back = i64::try_from(seconds)
             .unwrap_or(i64::MAX)

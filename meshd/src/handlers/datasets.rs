@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mlmesh_api::{DATASETS_SCHEMA, DatasetDto, DatasetsDto, RegisterDatasetDto};
+use mlmesh_api::{DATASETS_SCHEMA, DatasetDto, DatasetsDto, RegisterDatasetDto, error_code};
 use mlmesh_cas::{Checksum, NodeSnapshots};
 use mlmesh_control::Caller;
 use mlmesh_model::{Dataset, Digest, Name, Snapshots, SnapshotsError, Tenant};
@@ -76,12 +76,14 @@ struct Found {
 }
 
 fn look_at(path: &Path, snapshots: &NodeSnapshots, private: &Path) -> ApiResult<(String, Found)> {
-    let refused = |message: String, hint: &str| ApiError::bad_request(message, hint.to_owned());
+    let refused = |message: String, hint: &str| unusable(message, hint.to_owned());
     let real = path.canonicalize().map_err(|error| {
-        refused(
-            format!("`{}` cannot be read: {error}", path.display()),
-            "the path is one of the daemon's machine, and the daemon's user must be able to read it",
-        )
+        let message = format!("`{}` cannot be read: {error}", path.display());
+        let hint = "the path is one of the daemon's machine, and the daemon's user must be able to read it";
+        match error.kind() {
+            std::io::ErrorKind::NotFound => ApiError::not_found(message, hint),
+            _ => refused(message, hint),
+        }
     })?;
     if real.starts_with(private) || private.starts_with(&real) {
         return Err(refused(
@@ -124,15 +126,24 @@ fn unreadable(error: SnapshotsError) -> ApiError {
         {
             snapshots_error(error)
         }
-        SnapshotsError::Io { ref source, .. } => ApiError::bad_request(
+        SnapshotsError::Io { ref source, .. } => unusable(
             format!("{error}: {source}"),
-            "the daemon's user must be able to read it",
+            "the daemon's user must be able to read it".to_owned(),
         ),
         other => {
             let (message, hint) = split_hint(&other.to_string());
-            ApiError::bad_request(message, hint)
+            unusable(message, hint)
         }
     }
+}
+
+fn unusable(message: String, hint: String) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        error_code::DATASET_UNREADABLE,
+        message,
+        hint,
+    )
 }
 
 pub(crate) async fn verify(

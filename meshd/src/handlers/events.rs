@@ -38,7 +38,7 @@ pub(crate) async fn events(
 ) -> ApiResult<Response> {
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
     let after = query
-        .parsed::<u64>("after", "the sequence of an event")?
+        .number("after", "the sequence of an event")?
         .unwrap_or(0);
     let upgrade = match upgrade {
         Ok(upgrade) => Some(upgrade),

@@ -25,15 +25,13 @@ pub(crate) async fn page(
 ) -> ApiResult<Response> {
     let query = Query::parse(query.as_deref(), &["attempt", "from", "max", "wait_ms"])?;
     let asked = query.parsed::<u32>("attempt", "the number of an attempt")?;
-    let from = query
-        .parsed::<u64>("from", "a place in the log")?
-        .unwrap_or(0);
-    let bytes_max = query.parsed::<u64>("max", "a number of bytes")?;
+    let from = query.number("from", "a place in the log")?.unwrap_or(0);
+    let bytes_max = query.number("max", "a number of bytes")?;
     let bytes_max = bytes_max
         .unwrap_or(LOG_BYTES_DEFAULT)
         .clamp(1, LOG_BYTES_MAX);
     let wait_ms = query
-        .parsed::<u64>("wait_ms", "a number of milliseconds")?
+        .number("wait_ms", "a number of milliseconds")?
         .unwrap_or(0);
     let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LOG_WAIT_MAX);
     let first = run_name::run(&daemon, &caller.tenant, path.first()).await?;

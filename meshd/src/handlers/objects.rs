@@ -156,7 +156,7 @@ pub(crate) async fn upload(
     let query = Query::parse(query.as_deref(), &["size", "offset"])?;
     let needed = |name: &str| {
         query
-            .parsed::<u64>(name, "a number of bytes")?
+            .number(name, "a number of bytes")?
             .ok_or_else(|| ApiError::bad_parameter(format!("`{name}` is missing"), "give it"))
     };
     let (size, offset) = (needed("size")?, needed("offset")?);

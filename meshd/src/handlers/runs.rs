@@ -172,7 +172,7 @@ pub(crate) async fn list(
             phases,
             parent,
             owner,
-            cursor: query.parsed::<u64>("cursor", "a cursor")?.map(Sequence),
+            cursor: query.number("cursor", "a cursor")?.map(Sequence),
             limit,
         })
         .await?;

@@ -59,13 +59,48 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         check_content_type(headers, "application/json")?;
     }
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    let value = serde_json::from_slice(text).map_err(|error| {
-        ApiError::bad_request(
-            format!("the body is not JSON of the documented shape: {error}"),
-            "`GET /openapi.json` documents every body",
-        )
-    })?;
+    let value = serde_json::from_slice(text)
+        .or_else(|error| with_whole_numbers(text).ok_or(error))
+        .map_err(|error| {
+            ApiError::bad_request(
+                format!("the body is not JSON of the documented shape: {error}"),
+                "`GET /openapi.json` documents every body",
+            )
+        })?;
     Ok((value, bytes))
+}
+
+/// Reads a body again in which some writer put whole numbers down as `7.0`, which JSON
+/// Schema counts as integers.
+fn with_whole_numbers<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+    let mut value = serde_json::from_slice(text).ok()?;
+    make_whole(&mut value).then(|| serde_json::from_value(value).ok())?
+}
+
+/// Whether a number was changed. The parser has bounded the depth.
+fn make_whole(value: &mut serde_json::Value) -> bool {
+    const WHOLE_BELOW: f64 = 9_007_199_254_740_992.0;
+    match value {
+        serde_json::Value::Number(number) if number.is_f64() => {
+            let whole = number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0 && float.abs() < WHOLE_BELOW);
+            match whole {
+                Some(whole) => {
+                    *value = serde_json::Value::from(whole as i64);
+                    true
+                }
+                None => false,
+            }
+        }
+        serde_json::Value::Array(items) => items
+            .iter_mut()
+            .fold(false, |changed, item| make_whole(item) | changed),
+        serde_json::Value::Object(members) => members
+            .values_mut()
+            .fold(false, |changed, member| make_whole(member) | changed),
+        _ => false,
+    }
 }
 
 /// Refuses a body that says that it is something else.

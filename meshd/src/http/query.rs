@@ -75,7 +75,22 @@ impl Query {
             .map(|text| parsed(name, text, what))
             .transpose()
     }
+
+    /// The value of a name, a whole number of at most [`NUMBER_MAX`].
+    pub(crate) fn number(&self, name: &str, what: &str) -> ApiResult<Option<u64>> {
+        let number = self.parsed::<u64>(name, what)?;
+        if let Some(large) = number.filter(|number| *number > NUMBER_MAX) {
+            return Err(ApiError::bad_parameter(
+                format!("`{name}` is {large}, which is more than {NUMBER_MAX}"),
+                format!("`{name}` is {what}"),
+            ));
+        }
+        Ok(number)
+    }
 }
+
+/// Largest number that JSON carries everywhere; larger ones are refused.
+pub(crate) const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 /// Parses one value; `what` says what it has to be.
 pub(crate) fn parsed<T: FromStr>(name: &str, text: &str, what: &str) -> ApiResult<T> {
