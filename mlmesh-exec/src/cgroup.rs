@@ -19,7 +19,10 @@ const CPU_PERIOD_US: u64 = 100_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) version: u8,
+    /// Where groups are made.
     pub(crate) folder: PathBuf,
+    /// The group that we are in ourselves.
+    pub(crate) home: PathBuf,
 }
 
 /// For each of [`CONTROLLERS`] the base, or why there is none.
@@ -91,6 +94,7 @@ fn base(controller: &str, mounts: &[Mount], own: &str) -> Result<Base, String> {
                 return Ok(Base {
                     version,
                     folder: folder.to_owned(),
+                    home: lowest,
                 });
             }
             Err(error) if why.is_empty() => {

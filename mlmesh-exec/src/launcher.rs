@@ -3,12 +3,12 @@
 //! process.
 //!
 //! ```text
-//!   supervisor ── attempt-launcher ── exec ─► command              (limits, no network)
+//!   supervisor ── attempt-launcher ── exec ─► command              (no network)
 //!                        └─ unshare ── attempt-init ── fork ─► command    (sandbox)
 //! ```
 //!
-//! It exists because a process must enter groups and namespaces before it
-//! executes the command, and the supervisor itself must stay outside of both.
+//! It exists because a process must enter namespaces before it executes the
+//! command and cannot leave them again, and the supervisor must stay outside.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -68,7 +68,9 @@ fn launch_on(dir: &AttemptDir, channel: &OwnedFd) -> Result<(), StartError> {
     let spec = read_spec(dir)?;
     join_groups(&spec, channel)?;
     match &spec.launch {
-        Launch::Plain => become_command(&spec, channel),
+        Launch::Plain => Err(isolation_failed(
+            "a command without namespaces has no launcher".to_owned(),
+        )),
         Launch::NetworkNone => {
             namespace::enter_empty_network()
                 .map_err(|error| isolation_failed(format!("make an empty network: {error}")))?;

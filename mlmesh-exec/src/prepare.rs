@@ -446,9 +446,17 @@ fn limits(inner: &Inner, start: &StartSpec) -> Vec<LimitSpec> {
                 .iter()
                 .find(|(controller, _)| *controller == limit);
             let by = match base {
-                Some((_, Ok(Base { version, folder }))) => LimitMeans::Cgroup {
+                Some((
+                    _,
+                    Ok(Base {
+                        version,
+                        folder,
+                        home,
+                    }),
+                )) => LimitMeans::Cgroup {
                     version: *version,
                     path: folder.join(&name),
+                    home: home.clone(),
                 },
                 Some((_, Err(why))) => LimitMeans::Nothing(why.clone()),
                 None => LimitMeans::Nothing("no control group for it".to_owned()),

@@ -156,6 +156,8 @@ pub(crate) enum LimitMeans {
         version: u8,
         /// Its folder.
         path: PathBuf,
+        /// The supervisor's own group, to which it returns.
+        home: PathBuf,
     },
     /// The supervisor.
     Supervisor,

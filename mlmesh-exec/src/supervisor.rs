@@ -269,7 +269,7 @@ fn set_limit(limit: &LimitSpec) -> LimitReport {
             held: Some(limit.asked),
             by: "supervisor".to_owned(),
         },
-        LimitMeans::Cgroup { version, path } => {
+        LimitMeans::Cgroup { version, path, .. } => {
             match cgroup::set(*version, path, &limit.name, limit.asked) {
                 Ok(held) => LimitReport {
                     name: limit.name.clone(),

@@ -19,7 +19,7 @@ pub(super) fn own_cause(spec: &Spec, exit: Exit) -> Option<Cause> {
 fn oom_kills(spec: &Spec) -> u64 {
     let memory = spec.limits.iter().find(|limit| limit.name == "memory");
     match memory.map(|limit| &limit.by) {
-        Some(LimitMeans::Cgroup { version, path }) => cgroup::oom_kills(*version, path),
+        Some(LimitMeans::Cgroup { version, path, .. }) => cgroup::oom_kills(*version, path),
         _ => 0,
     }
 }

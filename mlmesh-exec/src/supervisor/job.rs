@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait};
 
 use super::Attempt;
 use super::end::{end_message, exit_text, own_cause};
-use super::launch::start;
+use super::launch::{Launched, start};
 use crate::channel::{Inbox, JobEnvironment, Message};
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
@@ -94,7 +94,11 @@ impl<'a> Job<'a> {
         for (name, value) in secrets {
             environment.insert(name.clone(), value.0.clone());
         }
-        let (mut child, channel) = start(attempt, spec, &environment)?;
+        let Launched {
+            mut child,
+            channel,
+            refused,
+        } = start(attempt, spec, &environment)?;
         let pid = i32::try_from(child.id()).unwrap_or(0);
         let watch = watch(pid).map_err(|error| system("watch the command", error))?;
         let streams = [
@@ -104,7 +108,7 @@ impl<'a> Job<'a> {
         for stream in streams.iter().flatten() {
             let _ = rustix::fs::fcntl_setfl(stream, OFlags::NONBLOCK);
         }
-        Ok(Self {
+        let mut job = Self {
             attempt,
             spec,
             isolation,
@@ -121,7 +125,11 @@ impl<'a> Job<'a> {
             piece_due_us: None,
             reaped: BTreeMap::new(),
             told: None,
-        })
+        };
+        for (group, why) in refused {
+            job.limits_lost(&group, &why);
+        }
+        Ok(job)
     }
 
     /// Follows the command to its end, and everything that it has started.

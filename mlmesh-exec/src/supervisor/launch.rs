@@ -3,37 +3,36 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use mlmesh_model::StartError;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Attempt;
 use crate::VERB_LAUNCHER;
+use crate::cgroup;
 use crate::channel::{JobEnvironment, send};
 use crate::launcher::{command, isolation_failed, not_executed};
 use crate::record::{Launch, LimitMeans, Spec};
 
-pub(super) type Launched = (std::process::Child, Option<OwnedFd>);
+/// What was started.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    /// To the launcher, when there is one.
+    pub(super) channel: Option<OwnedFd>,
+    /// Control groups that could not be joined, and why.
+    pub(super) refused: Vec<(PathBuf, String)>,
+}
 
-/// The command itself where nothing stands between, else its launcher.
+/// The command itself where no namespace stands between, else its launcher.
 pub(super) fn start(
     attempt: &Attempt,
     spec: &Spec,
     environment: &JobEnvironment,
 ) -> Result<Launched, StartError> {
-    let grouped = spec
-        .limits
-        .iter()
-        .any(|limit| matches!(limit.by, LimitMeans::Cgroup { .. }));
-    if spec.launch == Launch::Plain && !grouped {
-        let mut command = command(spec, environment)?;
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn();
-        return Ok((
-            child.map_err(|error| not_executed(spec, environment, &error))?,
-            None,
-        ));
+    if spec.launch == Launch::Plain {
+        return start_in_groups(spec, environment);
     }
     let failed = |what: &str, error: io::Error| isolation_failed(format!("{what}: {error}"));
     let (ours, theirs) = socketpair(
@@ -54,5 +53,51 @@ pub(super) fn start(
         .map_err(|error| failed("start the launcher", error))?;
     // When the launcher fails before it reads, what it says about that is worth more.
     drop(send(&ours, environment));
-    Ok((child, Some(ours)))
+    Ok(Launched {
+        child,
+        channel: Some(ours),
+        refused: Vec::new(),
+    })
+}
+
+/// Enters the attempt's control groups, starts the command, which stays in them,
+/// and returns. One execution less than with a launcher, a third of what a short
+/// command costs.
+fn start_in_groups(spec: &Spec, environment: &JobEnvironment) -> Result<Launched, StartError> {
+    let mut command = command(spec, environment)?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut joined: Vec<(&Path, &Path)> = Vec::new();
+    let mut refused: Vec<(PathBuf, String)> = Vec::new();
+    for limit in &spec.limits {
+        let LimitMeans::Cgroup { path, home, .. } = &limit.by else {
+            continue;
+        };
+        let known = joined.iter().any(|(group, _)| group == path)
+            || refused.iter().any(|(group, _)| group == path);
+        if known || !path.is_dir() {
+            continue;
+        }
+        match cgroup::join(path) {
+            Ok(()) => joined.push((path, home)),
+            Err(error) => refused.push((path.clone(), error.to_string())),
+        }
+    }
+    let child = match refused.first() {
+        Some((group, why)) if spec.limits_required => Err(isolation_failed(format!(
+            "a limit does not hold: join `{}`: {why}",
+            group.display()
+        ))),
+        _ => command
+            .spawn()
+            .map_err(|error| not_executed(spec, environment, &error)),
+    };
+    for (_, home) in joined {
+        // Should that fail, the supervisor shares the job's limits.
+        drop(cgroup::join(home));
+    }
+    Ok(Launched {
+        child: child?,
+        channel: None,
+        refused,
+    })
 }
