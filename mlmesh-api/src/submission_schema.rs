@@ -60,7 +60,7 @@ fn experiment() -> Value {
             "name": name,
             "command": texts(),
             "params": {"type": "object", "additionalProperties": param()},
-            "seed": one_of_words_or(&["absent", "none"], "value", whole((1 << 53) - 1)),
+            "seed": one_of_words_or(&["absent", "none"], "value", whole(u64::MAX)),
             "sweep": sweep(),
             "environment": environment(),
             "datasets": {"type": "array", "items": {
@@ -78,10 +78,10 @@ fn experiment() -> Value {
                 "type": "object",
                 "required": ["cpu_milli"],
                 "properties": {
-                    "cpu_milli": whole(u64::from(u32::MAX)),
-                    "memory_bytes": {"type": ["integer", "null"], "minimum": 0, "maximum": 1_u64 << 53},
+                    "cpu_milli": whole(u64::MAX),
+                    "memory_bytes": {"type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX},
                     "gpus": whole(u64::from(u32::MAX)),
-                    "time_s": {"type": ["integer", "null"], "minimum": 0, "maximum": 1_u64 << 53},
+                    "time_s": {"type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX},
                 },
             },
             "env": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -125,7 +125,7 @@ fn sweep() -> Value {
         })
     };
     let text = json!({"type": "string"});
-    let integer = json!({"type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53});
+    let integer = json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX});
     let range = json!({"oneOf": [
         tagged("choice", json!({"type": "array", "items": param()})),
         tagged("uniform", span(text.clone())),

@@ -96,7 +96,7 @@ fn schemathesis_finds_no_failure_and_no_mismatch() {
                 "--seed",
                 "1",
                 "--workers",
-                "2",
+                "1",
                 "--no-color",
             ])
             .args(["--phases", "examples,coverage,fuzzing"])
