@@ -130,7 +130,7 @@ impl RunDto {
                 head: git.head.clone(),
                 branch: git.branch.clone(),
             }),
-            trust: run.trust.as_ref().map(TrustDto::from),
+            trust: run.standing_trust().as_ref().map(TrustDto::from),
             metrics: metrics(&run.metrics),
             manifest,
             manifest_sha256: run.manifest_sha256,
@@ -217,7 +217,7 @@ impl From<&Run> for RunSummaryDto {
             signal,
             attempts: run.attempts,
             plan_sha256: run.plan_sha256,
-            trust: run.trust.as_ref().map(TrustDto::from),
+            trust: run.standing_trust().as_ref().map(TrustDto::from),
             params: run
                 .plan
                 .as_ref()

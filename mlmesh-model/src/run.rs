@@ -67,6 +67,19 @@ pub struct Run {
     pub isolation: Option<Isolation>,
 }
 
+impl Run {
+    /// The level that counts now: predicted until the run has ended, then computed.
+    /// One that ended before its command was started has nothing but its record,
+    /// whatever was predicted.
+    pub fn standing_trust(&self) -> Option<Trust> {
+        let executes = !matches!(self.kind, RunKind::Parent { .. });
+        if executes && self.phase.is_ended() && self.started_at.is_none() {
+            return Some(Trust::never_started());
+        }
+        self.trust.clone()
+    }
+}
+
 /// A run's part in a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

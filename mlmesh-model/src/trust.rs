@@ -107,6 +107,20 @@ pub enum NetworkFact {
 }
 
 impl Trust {
+    /// Of a run that ended before its command was started.
+    pub fn never_started() -> Self {
+        Self {
+            level: TrustLevel::L0,
+            reasons: vec![TrustReason {
+                level: TrustLevel::L1,
+                code: "never_started".to_owned(),
+                message: "the command was never started, so there is no result to trust".to_owned(),
+                hint: "`ml info` says why it ended; `ml retry` puts it back into the queue"
+                    .to_owned(),
+            }],
+        }
+    }
+
     /// Climbs the ladder. L4 is never reached here: it needs two runs.
     pub fn of(facts: &TrustFacts) -> Self {
         let mut reasons = Vec::new();

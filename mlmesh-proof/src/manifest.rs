@@ -75,7 +75,7 @@ pub fn manifest(run: &Run, attempts: &[Attempt], extras: &Extras) -> Value {
         "interpreter": extras.interpreter,
         "datasets": plan.map(|plan| plan.datasets.iter().map(dataset).collect::<Vec<_>>()),
         "isolation": run.isolation,
-        "trust": run.trust,
+        "trust": run.standing_trust(),
         "metrics": run.metrics,
         "outputs": run.outputs.map(|listing| json!({
             "listing": listing,
