@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod canonical;
+mod crash;
 mod event;
 mod exec_port;
 mod id;
@@ -29,6 +30,7 @@ mod trust;
 mod workload;
 
 pub use canonical::{CanonicalError, canonical_json};
+pub use crash::CrashPlan;
 pub use event::{Event, EventKind};
 pub use exec_port::*;
 pub use id::*;

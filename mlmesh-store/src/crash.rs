@@ -4,7 +4,8 @@
 //! `…:7` at its seventh. Without the variable a point costs one load.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use mlmesh_model::CrashPlan;
 
 /// Every point of this crate. `rows_written` lies inside the write's savepoint,
 /// `before_commit` and `after_commit` around the group's commit, the latter
@@ -44,12 +45,12 @@ pub(crate) enum Stage {
 
 /// Dies here when the environment says so.
 pub(crate) fn hit(kind: WriteKind, stage: Stage) {
-    static ARMED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
-    let armed = ARMED.get_or_init(|| armed_by(&std::env::var("MLMESH_CRASH_AT").ok()?));
-    let Some((name, hits_left)) = armed else {
+    static PLAN: OnceLock<Option<CrashPlan>> = OnceLock::new();
+    let plan = PLAN.get_or_init(|| CrashPlan::parse(&std::env::var("MLMESH_CRASH_AT").ok()?));
+    let Some(plan) = plan else {
         return;
     };
-    if point(kind, stage) == Some(name.as_str()) && hits_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    if point(kind, stage).is_some_and(|name| plan.is_due(name)) {
         std::process::abort();
     }
 }
@@ -70,16 +71,6 @@ fn point(kind: WriteKind, stage: Stage) -> Option<&'static str> {
     Some(CRASH_POINTS[first + step])
 }
 
-fn armed_by(setting: &str) -> Option<(String, AtomicU64)> {
-    let (name, hits) = match setting.split_once(':') {
-        Some((name, hits)) => (name, hits.parse().ok()?),
-        None => (setting, 1),
-    };
-    CRASH_POINTS
-        .contains(&name)
-        .then(|| (name.to_owned(), AtomicU64::new(hits)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,15 +86,5 @@ mod tests {
             Some("store.move.after_commit")
         );
         assert_eq!(point(WriteKind::Other, Stage::AfterCommit), None);
-    }
-
-    #[test]
-    fn the_setting_is_a_known_name_and_perhaps_a_count() {
-        let (name, hits) = armed_by("store.claim.after_commit:7").unwrap();
-        assert_eq!(name, "store.claim.after_commit");
-        assert_eq!(hits.into_inner(), 7);
-        assert!(armed_by("store.claim.after_commit").is_some());
-        assert!(armed_by("store.claim.after_commit:x").is_none());
-        assert!(armed_by("exec.start.before_exec").is_none());
     }
 }
