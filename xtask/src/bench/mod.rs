@@ -7,6 +7,7 @@ mod cli;
 mod idle;
 mod jobs;
 mod snapshot;
+mod submit;
 
 use anyhow::{Result, bail};
 
@@ -29,6 +30,10 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "snapshot",
         run: snapshot::run,
+    },
+    Bench {
+        name: "submit",
+        run: submit::run,
     },
     Bench {
         name: "jobs",
