@@ -15,7 +15,7 @@ use super::page_rows;
 use crate::daemon::Daemon;
 use crate::http::body::blocking;
 use crate::http::query::Query;
-use crate::logs::last_row;
+use crate::logs::logged_rows;
 use crate::reply::{ApiResult, ok};
 
 /// Rows that the check reads at once.
@@ -42,17 +42,29 @@ pub(crate) async fn list(
     }))
 }
 
-/// Walks the chain, then compares its end with the store's own note of it and with
-/// the last row that `audit.log` saw.
+/// Walks the chain and compares it with the rows that `audit.log` saw, then its end
+/// with the store's own note of it. All of the log's rows count, not the last alone:
+/// whoever cuts the trail off and goes on with it leaves an end that fits.
 pub(crate) async fn verify(State(daemon): State<Arc<Daemon>>) -> ApiResult<Response> {
     let head = daemon.open_store.audit_head().await?;
     let logs = daemon.root.join("logs");
     let store = Arc::clone(&daemon.store);
     let runtime = Handle::current();
     let (verdict, failure) = blocking(move || {
-        let logged = last_row(&logs).map(|row| (row.n, row.hash));
+        let logged = logged_rows(&logs);
+        let last = logged.last_key_value().map(|(n, hash)| (*n, *hash));
         let mut rows = Rows::new(store, runtime);
-        let verdict = verify_chain(&mut rows, logged);
+        let mut rewritten = None;
+        let seen = rows.by_ref().inspect(|row| {
+            if logged.get(&row.n).is_some_and(|hash| *hash != row.hash) {
+                rewritten.get_or_insert(row.n);
+            }
+        });
+        let verdict = verify_chain(seen, last);
+        let verdict = match (verdict, rewritten) {
+            (Ok(_), Some(n)) => Err(AuditDefect::Rewritten { n }),
+            (verdict, _) => verdict,
+        };
         (verdict, rows.failure)
     })
     .await?;

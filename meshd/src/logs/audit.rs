@@ -1,11 +1,13 @@
 //! `audit.log`: the audit rows of the store as JSON lines, for people and for log
 //! shippers. The truth is the store's chain; this file is derived from it.
 
+use std::collections::BTreeMap;
+use std::io::BufRead as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use mlmesh_api::AuditRowDto;
-use mlmesh_model::{Sequence, Store};
+use mlmesh_model::{Digest, Sequence, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +59,26 @@ pub(crate) fn last_row(logs: &Path) -> Option<AuditRowDto> {
                 .rev()
                 .find_map(|line| serde_json::from_str::<AuditRowDto>(line).ok())
         })
+}
+
+/// Hashes of the rows that `audit.log` and its newest rotated file hold, by number;
+/// of a number that came twice the first. Files are bounded by their rotation.
+pub(crate) fn logged_rows(logs: &Path) -> BTreeMap<u64, Digest> {
+    let mut hashes = BTreeMap::new();
+    for name in ["audit.log.1", "audit.log"] {
+        let Ok(file) = std::fs::File::open(logs.join(name)) else {
+            continue;
+        };
+        for line in std::io::BufReader::new(file)
+            .split(b'\n')
+            .map_while(Result::ok)
+        {
+            if let Ok(row) = serde_json::from_slice::<AuditRowDto>(&line) {
+                hashes.entry(row.n).or_insert(row.hash);
+            }
+        }
+    }
+    hashes
 }
 
 fn tail(path: &Path) -> std::io::Result<String> {

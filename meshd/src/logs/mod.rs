@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-pub(crate) use audit::{follow_audit, last_row};
+pub(crate) use audit::{follow_audit, last_row, logged_rows};
 use rotating::RotatingFile;
 
 use crate::limits::LOG_LINES_WAITING_MAX;
