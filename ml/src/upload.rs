@@ -94,8 +94,12 @@ pub(crate) fn sync(
     }
 }
 
-/// Makes a snapshot complete at the daemon.
+/// Makes a snapshot complete at the daemon. A commit that is there is complete, so
+/// that nothing is sent for an unchanged tree.
 fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut u64) -> Outcome {
+    if client.have(&[ObjectId(snapshot.commit.0)])? == [true] {
+        return Ok(());
+    }
     let missing = missing(client, snapshot)?;
     let plan = snapshot.plan_sync(&missing);
     let size = |index: &usize| snapshot.tree.entries[*index].size;

@@ -68,9 +68,16 @@ pub(crate) async fn have(
         .map(|id| ObjectId(Digest::from_bytes(*id)))
         .collect();
     let objects = Arc::clone(&daemon.objects);
-    let there = blocking(move || objects.has(&ids))
-        .await?
-        .map_err(objects_error)?;
+    let there = blocking(move || {
+        let mut there = objects.has(&ids)?;
+        // A commit's listing is downloaded as an object is, so it counts as one.
+        for (id, there) in ids.iter().zip(&mut there) {
+            *there = *there || objects.has_commit(CommitId(id.0))?;
+        }
+        Ok::<_, StoreError>(there)
+    })
+    .await?
+    .map_err(objects_error)?;
     Ok(binary(there.into_iter().map(u8::from).collect()))
 }
 
