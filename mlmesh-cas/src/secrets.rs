@@ -52,21 +52,26 @@ pub(crate) fn holds_private_key(content: &[u8]) -> bool {
     })
 }
 
-/// After the marker: line breaks, then base64 or the header of an encrypted key.
-fn body_follows(mut rest: &[u8]) -> bool {
+/// After the marker: line breaks, then base64 or the header of an encrypted key. A
+/// body shorter than any real key counts when the closing marker follows it.
+fn body_follows(rest: &[u8]) -> bool {
     const BASE64_MIN: usize = 16;
+    let rest = after_line_breaks(rest);
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    let base64 = rest.iter().take_while(|byte| is_base64(byte)).count();
+    rest.starts_with(b"Proc-Type:")
+        || base64 >= BASE64_MIN
+        || (base64 > 0 && after_line_breaks(&rest[base64..]).starts_with(b"-----END "))
+}
+
+fn after_line_breaks(mut rest: &[u8]) -> &[u8] {
     loop {
         rest = match rest {
             [b'\\', b'n' | b'r', after @ ..] => after,
             [b'\r' | b'\n' | b' ' | b'\t', after @ ..] => after,
-            _ => break,
+            _ => return rest,
         };
     }
-    rest.starts_with(b"Proc-Type:")
-        || (rest.len() >= BASE64_MIN
-            && rest[..BASE64_MIN]
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')))
 }
 
 #[cfg(test)]
@@ -116,6 +121,9 @@ mod tests {
         let code = format!("MARKER = \"{}\"\nif MARKER in text: raise", marker("RSA "));
         assert!(!holds_private_key(code.as_bytes()));
         assert!(!holds_private_key(marker("").as_bytes()));
+        let short = format!("{}\nMIIE\n-----END PRIVATE KEY-----\n", marker(""));
+        assert!(holds_private_key(short.as_bytes()));
+        assert!(!holds_private_key(short.replace("END", "...").as_bytes()));
         assert!(!holds_private_key(
             b"-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQ"
         ));
