@@ -24,6 +24,7 @@ fn sixty_deaths_on_postgres_lose_nothing() {
     campaign("postgres", Some(store));
 }
 
+#[expect(clippy::print_stdout, reason = "a campaign says its seed and what it saw")]
 fn campaign(name: &str, store: Option<String>) {
     let kills = std::env::var("MLMESH_KILLS").map_or(KILLS, |text| {
         text.parse().expect("MLMESH_KILLS is a number")
@@ -42,6 +43,7 @@ fn campaign(name: &str, store: Option<String>) {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a campaign says its seed and what it saw")]
 fn judge(name: &str, kills: u32, report: &Report) {
     println!("{name}: {report:?}");
     let at_points: u32 = report.died_at.values().sum();
@@ -57,7 +59,7 @@ fn judge(name: &str, kills: u32, report: &Report) {
 fn points() -> Vec<&'static str> {
     let points = [
         &mlmesh_store::CRASH_POINTS[..],
-        &mlmesh_control::CRASH_POINTS[..],
+        mlmesh_control::CRASH_POINTS,
         mlmesh_cas::CRASH_POINTS,
     ];
     points
