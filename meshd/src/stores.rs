@@ -36,7 +36,9 @@ impl OpenStore {
         if setting.starts_with("postgres://") || setting.starts_with("postgresql://") {
             return Ok(Self::Postgres(PostgresStore::connect(setting).await?));
         }
-        Err(OpenStoreError::Setting(setting.chars().take(40).collect()))
+        Err(OpenStoreError::Setting(mlmesh_api::settings::shown(
+            setting,
+        )))
     }
 
     /// The port.

@@ -204,6 +204,16 @@ pub enum SettingError {
         /// What would be right.
         takes: String,
     },
+    /// A password on a command line, where every user of the machine can read it.
+    #[error(
+        "the value of `{key}` on the command line holds a password; {env} or the file may hold one"
+    )]
+    Password {
+        /// The key.
+        key: &'static str,
+        /// The variable that may hold it.
+        env: &'static str,
+    },
     /// The file cannot be read.
     #[error("read `{path}`: {reason}")]
     Read {
@@ -236,6 +246,10 @@ impl Settings {
         for setting in SETTINGS {
             let flag = flags.iter().find(|(key, _)| *key == setting.key);
             let (value, origin) = if let Some((_, value)) = flag {
+                if shown(value) != *value {
+                    let Setting { key, env, .. } = *setting;
+                    return Err(SettingError::Password { key, env });
+                }
                 (value.clone(), Origin::Flag)
             } else if let Some(value) = environment(setting.env) {
                 (value, Origin::Environment(setting.env))
@@ -278,6 +292,29 @@ impl Settings {
     pub fn count(&self, key: &str) -> u64 {
         self.text(key).parse().unwrap_or(0)
     }
+}
+
+/// A value as people may see it: the password of a URL, before its host or among
+/// its parameters, is hidden.
+pub fn shown(value: &str) -> String {
+    let mut text = value.to_owned();
+    if let Some((scheme, rest)) = value.split_once("://") {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if let Some((user, _)) = authority
+            .rsplit_once('@')
+            .and_then(|(user, _)| user.split_once(':'))
+        {
+            let host = &rest[authority.rfind('@').unwrap_or_default()..];
+            text = format!("{scheme}://{user}:(hidden){host}");
+        }
+    }
+    if let Some((before, after)) = text.split_once("password=") {
+        let end = after.find(['&', ' ']).unwrap_or(after.len());
+        if &after[..end] != "(hidden)" {
+            text = format!("{before}password=(hidden){}", &after[end..]);
+        }
+    }
+    text
 }
 
 /// Reads `[section] key = value` pairs into `section.key`, as text.
@@ -421,6 +458,38 @@ mod tests {
 
     fn none(_: &str) -> Option<String> {
         None
+    }
+
+    #[test]
+    fn passwords_are_hidden_and_refused_on_the_command_line() {
+        let cases = [
+            ("postgres://u:p:w@h/d", "postgres://u:(hidden)@h/d"),
+            (
+                "postgres:///d?password=x&user=u",
+                "postgres:///d?password=(hidden)&user=u",
+            ),
+            ("postgres://u@h:5432/d", "postgres://u@h:5432/d"),
+            ("sqlite", "sqlite"),
+        ];
+        for (value, seen) in cases {
+            assert_eq!(shown(value), seen);
+        }
+        let flags = [("daemon.store", "postgres://u:p@h/d".to_owned())];
+        let refused = Settings::resolve(None, |_| None, &flags).unwrap_err();
+        assert!(matches!(
+            refused,
+            SettingError::Password {
+                key: "daemon.store",
+                ..
+            }
+        ));
+        let environment = |name: &str| (name == "MLMESH_STORE").then(|| flags[0].1.clone());
+        assert_eq!(
+            Settings::resolve(None, environment, &[])
+                .unwrap()
+                .text("daemon.store"),
+            flags[0].1
+        );
     }
 
     #[test]

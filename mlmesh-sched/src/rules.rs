@@ -231,7 +231,7 @@ fn lock_facts<'a>(
         Box::new(Refusal::new(
             "lock_missing",
             format!("the tree has no lock file `{lock}`"),
-            "write it (`ml deps lock`, `uv lock` or `pip-compile --generate-hashes`), or correct the path",
+            "write it (`uv lock` or `pip-compile --generate-hashes`), or correct the path",
         ))
     };
     let sent = submission.lock.as_ref().filter(|facts| facts.path == lock);

@@ -20,12 +20,13 @@ pub(crate) fn config(context: &Context, verb: &cli::Config) -> Outcome {
     }
 }
 
-/// The data directory is shown as it is resolved, also when no setting names it.
-fn value<'a>(key: &str, value: &'a str, data_dir: &'a str) -> &'a str {
+/// The data directory is shown as it is resolved, also when no setting names it;
+/// passwords are not shown.
+fn value(key: &str, value: &str, data_dir: &str) -> String {
     if key == "client.data_dir" {
-        data_dir
+        data_dir.to_owned()
     } else {
-        value
+        mlmesh_api::settings::shown(value)
     }
 }
 
@@ -54,7 +55,7 @@ fn explain(context: &Context, config: &Config, data_dir: &str) -> Outcome {
         table.row([
             (setting.key.to_owned(), Tone::Plain),
             (
-                value(setting.key, text, data_dir).to_owned(),
+                value(setting.key, text, data_dir),
                 if is_default { Tone::Dim } else { Tone::Good },
             ),
             (origin.to_string(), Tone::Plain),
@@ -68,7 +69,7 @@ fn show(context: &Context, config: &Config, data_dir: &str) -> Outcome {
     let output = &context.output;
     let all = config.all();
     let values = all.iter().map(|(setting, text, _)| {
-        let text = value(setting.key, text, data_dir).to_owned();
+        let text = value(setting.key, text, data_dir);
         (setting.key.to_owned(), Value::from(text))
     });
     if output.json {
