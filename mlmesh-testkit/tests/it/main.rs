@@ -1,4 +1,5 @@
 //! Whole products under test: real `ml`, real `meshd`, real databases.
 
+mod contract;
 mod kill;
 mod programs;
