@@ -413,8 +413,12 @@ impl Task {
                 collected = &mut collecting => match collected {
                     Ok(collected) => break Ok(collected),
                     Err(error) => {
-                        failures += 1;
+                        // What fills a disk may go away; the outputs would not come back.
+                        failures = if error.is_disk_full() { 1 } else { failures + 1 };
                         tracing::warn!(run = %lease.run, %error, "outputs could not be collected");
+                        if self.inner.cancel.is_cancelled() && error.is_disk_full() {
+                            return None;
+                        }
                         if failures >= EXECUTOR_FAILURES_MAX {
                             break Err(error);
                         }

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
-    Executor, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots, StartError, StartSpec,
-    Started,
+    Executor, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots, SnapshotsError,
+    StartError, StartSpec, Started,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -347,7 +347,10 @@ impl Inner {
             None
         } else {
             let stored = self.config.snapshots.store_outputs(&work, &found.files);
-            Some(stored.map_err(|error| ExecError::Objects(error.to_string()))?)
+            Some(stored.map_err(|error| match error {
+                SnapshotsError::Io { action, source } => ExecError::Io { action, source },
+                other => ExecError::Objects(other.to_string()),
+            })?)
         };
         Ok(Collected {
             outputs,

@@ -5,6 +5,9 @@
 //! of ours), MICROS the time at which the piece was read, LENGTH the number of
 //! bytes. A record holds one line with its end, or what was written without one.
 //! A torn last record is not there: readers stop before it, the writer cuts it.
+//!
+//! On a full disk the job is not held up: what cannot be written is counted, and
+//! when there is space again a note stands in its place.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -28,7 +31,11 @@ pub(crate) struct LogWriter {
     /// Bytes of whole records in the file.
     bytes: u64,
     bytes_max: u64,
+    /// Bytes of output beyond the limit.
     dropped: u64,
+    /// Bytes of output that the disk refused, all and since the last note.
+    refused: u64,
+    refused_unnoted: u64,
     streams: [Lines; 2],
 }
 
@@ -53,6 +60,8 @@ impl LogWriter {
             bytes: 0,
             bytes_max,
             dropped: 0,
+            refused: 0,
+            refused_unnoted: 0,
             streams: [lines.clone(), lines],
         })
     }
@@ -80,12 +89,16 @@ impl LogWriter {
         }
     }
 
-    /// Ends the log; returns the bytes that did not fit.
+    /// Ends the log; returns the bytes that are not in it.
     pub(crate) fn finish(mut self, time: Micros) -> u64 {
         for lines in &mut self.streams {
             lines.redactor.finish(&mut lines.pending);
         }
         self.flush(time);
+        let note = self.note_of_refused(time);
+        if self.append(&note) {
+            self.refused_unnoted = 0;
+        }
         if self.dropped > 0 {
             let text = format!(
                 "[mlmesh: {} bytes of output are not here; the log's limit is {} bytes]\n",
@@ -96,11 +109,24 @@ impl LogWriter {
             // The note may exceed the limit; it is the last record.
             self.append(&record);
         }
-        self.dropped
+        self.dropped + self.refused
+    }
+
+    /// Stands before what could be written again; empty when nothing is missing.
+    fn note_of_refused(&self, time: Micros) -> Vec<u8> {
+        let mut record = Vec::new();
+        if self.refused_unnoted > 0 {
+            let text = format!(
+                "[mlmesh: {} bytes of output are not here; they could not be written, the disk was full]\n",
+                self.refused_unnoted
+            );
+            put_record(&mut record, b'0', time, text.as_bytes());
+        }
+        record
     }
 
     fn write(&mut self, stream: LogStream, time: Micros, pieces: &[Vec<u8>]) {
-        let mut records = Vec::new();
+        let mut records = self.note_of_refused(time);
         let mut payload = 0;
         for piece in pieces {
             let before = records.len();
@@ -112,8 +138,14 @@ impl LogWriter {
                 payload += piece.len() as u64;
             }
         }
-        if !self.append(&records) {
-            self.dropped += payload;
+        if payload == 0 {
+            return;
+        }
+        if self.append(&records) {
+            self.refused_unnoted = 0;
+        } else {
+            self.refused += payload;
+            self.refused_unnoted += payload;
         }
     }
 

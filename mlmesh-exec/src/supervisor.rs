@@ -32,6 +32,9 @@ use crate::record::{
     Spec, State, StopRequest, create_marker, read_record, write_record,
 };
 
+/// Between two tries to record an end on a full disk.
+const FULL_DISK_WAIT: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Runs an attempt from its folder to its recorded end.
 pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     close_inherited();
@@ -180,7 +183,16 @@ impl Attempt {
             None => Durable::Process,
             Some(_) => Durable::Power,
         };
-        write_record(&self.dir.state(), state, durable)
+        // Nobody but us knows how it ended: on a full disk that is kept until there
+        // is space, however long that takes.
+        loop {
+            match write_record(&self.dir.state(), state, durable) {
+                Err(error) if error.is_disk_full() && state.ended.is_some() => {
+                    std::thread::sleep(FULL_DISK_WAIT);
+                }
+                written => return written,
+            }
+        }
     }
 
     /// Records that the command never ran.

@@ -241,6 +241,14 @@ pub enum ExecError {
     Objects(String),
 }
 
+impl ExecError {
+    /// Whether it comes from a disk without space, which may pass.
+    pub fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+}
+
 /// The port from executors to the content store. Blocking.
 pub trait Snapshots: Send + Sync {
     /// Whether the commit's listing and every object in it are there.
