@@ -3,6 +3,9 @@
 //! An environment holds absolute paths, so it is built where it stays, under a
 //! lock, and is complete when its marker is there, which is written last. A
 //! half-built one is removed by whoever comes next. The warm path is one read.
+//!
+//! They lie beside the objects, not among the caches: a job that runs needs its
+//! environment to the end, and caches may vanish at any moment.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::interpreter::{self, Found};
 use crate::record::{Durable, read_record, write_record};
 
+/// Where they are, below the data directory.
+const ENVIRONMENTS: &str = "data/objects/environments";
 const MARKER: &str = "mlmesh-environment.json";
 const SCHEMA: &str = "mlmesh.environment/1";
 /// Lines of the installer's output that a refusal shows.
@@ -43,7 +48,7 @@ pub(crate) fn ensure(
     python: &str,
     requirements: &dyn Fn() -> Result<String, StartError>,
 ) -> Result<Ready, StartError> {
-    let folder = data_dir.join("data/cache/envs");
+    let folder = data_dir.join(ENVIRONMENTS);
     let prefix = folder.join(deps.to_string());
     if let Some(ready) = complete(&prefix) {
         return Ok(ready);

@@ -102,20 +102,22 @@ async fn an_environment_is_built_once_and_shared() {
     let prefix = bench
         .dir
         .path()
-        .join("data/cache/envs")
+        .join("data/objects/environments")
         .join(deps.to_string());
     let marker = prefix.join("mlmesh-environment.json");
     let built = fs::metadata(&marker).unwrap().modified().unwrap();
     let again = locked(&bench, &version, &lock, code);
     run(executor.as_ref(), &again).await;
     assert_eq!(fs::metadata(&marker).unwrap().modified().unwrap(), built);
-    // Deleted, and half-built by somebody who was killed: the result is the same.
-    fs::remove_dir_all(bench.dir.path().join("data/cache")).unwrap();
-    fs::create_dir_all(prefix.join("bin")).unwrap();
-    fs::write(prefix.join("bin/python"), "torn").unwrap();
+    // Half-built by somebody who was killed: the result is the same. Nothing is
+    // written through `bin/python`, which is a link to the machine's own.
+    fs::remove_dir_all(&prefix).unwrap();
+    fs::create_dir_all(&prefix).unwrap();
+    fs::write(prefix.join("half-built"), "torn").unwrap();
     let last = locked(&bench, &version, &lock, code);
     let (_, ended) = run(executor.as_ref(), &last).await;
     assert_eq!(ended.cause, None);
+    assert!(!prefix.join("half-built").exists());
 }
 
 #[tokio::test]
@@ -133,7 +135,7 @@ async fn a_wrong_hash_is_no_environment() {
     let error = executor.start(spec.clone()).await.unwrap_err();
     assert_eq!(error.cause, Cause::EnvironmentFailed);
     assert!(error.message.contains("gadget"), "{error}");
-    let prefix = bench.dir.path().join("data/cache/envs");
+    let prefix = bench.dir.path().join("data/objects/environments");
     let deps = spec.plan.deps.clone().unwrap().sha256;
     assert!(!prefix.join(deps.to_string()).exists());
 }
