@@ -111,8 +111,11 @@ impl Output {
         }
     }
 
-    /// Warns.
+    /// Warns a person. Programs get an error or none.
     pub(crate) fn warn(&self, text: impl Display) {
+        if self.json {
+            return;
+        }
         let word = self.paint_error("warning:", Tone::Warn);
         drop(writeln!(io::stderr().lock(), "{word} {text}"));
     }
