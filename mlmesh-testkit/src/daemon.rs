@@ -31,6 +31,9 @@ pub struct Start<'a> {
     pub arguments: &'a [&'a str],
     /// Variables beside those of the test.
     pub environment: &'a [(&'a str, &'a str)],
+    /// A program that becomes the daemon by executing its arguments; its process
+    /// stays the same.
+    pub through: &'a [&'a str],
 }
 
 impl Daemon {
@@ -123,8 +126,28 @@ impl Daemon {
 
     /// Asks it to end with SIGTERM.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Stops it where it is.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("the state of the daemon");
+        ended.is_none()
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process"), Signal::TERM).expect("a signal is sent");
+        kill_process(pid.expect("a process"), signal).expect("a signal is sent");
     }
 
     /// Waits until it has ended.
@@ -184,7 +207,14 @@ fn spawn(data_dir: &Path, start: &Start<'_>) -> Child {
 }
 
 fn command(data_dir: &Path, start: &Start<'_>) -> Command {
-    let mut command = Command::new(program("meshd"));
+    let mut command = match start.through {
+        [] => Command::new(program("meshd")),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program("meshd"));
+            command
+        }
+    };
     command
         .arg("run")
         .arg("--data-dir")

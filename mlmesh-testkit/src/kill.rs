@@ -463,7 +463,7 @@ echo "$1" >out.txt
 "#;
 
 /// Processes whose arguments or environment contain `needle`, ourselves apart.
-fn processes_naming(needle: &[u8]) -> Vec<i32> {
+pub fn processes_naming(needle: &[u8]) -> Vec<i32> {
     let own = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -483,7 +483,7 @@ fn processes_naming(needle: &[u8]) -> Vec<i32> {
 }
 
 /// Waits for a condition; false when it did not come true in time.
-fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
         if condition() {

@@ -151,6 +151,7 @@ fn settings_are_refused_with_the_right_ones_named() {
             &Start {
                 arguments,
                 environment,
+                ..Start::default()
             },
         );
         assert_eq!(status.code(), Some(1), "{words}");

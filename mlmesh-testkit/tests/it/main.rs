@@ -1,5 +1,7 @@
 //! Whole products under test: real `ml`, real `meshd`, real databases.
 
 mod contract;
+mod faults;
 mod kill;
 mod programs;
+mod site;

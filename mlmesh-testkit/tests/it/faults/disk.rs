@@ -1,0 +1,190 @@
+//! The disk is full, or cannot be written at all.
+
+use std::time::{Duration, Instant};
+
+use mlmesh_cas::ObjectStore;
+use mlmesh_testkit::daemon::{Start, refused_start};
+use serde_json::json;
+
+use crate::site::{Site, WAIT_FOR_GO};
+
+/// For this long nothing fits: longer than a few tries take.
+const FULL: Duration = Duration::from_secs(6);
+
+#[test]
+fn a_full_disk_while_syncing_is_told_and_costs_nothing() {
+    let Some(mut site) = Site::on_disk_of(32) else {
+        return;
+    };
+    site.start();
+    site.write("first.bin", "first");
+    let recipe = site.recipe("before", "cksum *.bin\n", "");
+    let before = site.queue(&recipe);
+    site.wait_for_phase(&before, "completed");
+    // One that is stored alone, and many that are packed together.
+    site.write("large.bin", noise(3 << 20));
+    for place in 0..40 {
+        site.write(&format!("{place}.bin"), [place; 50_000]);
+    }
+    site.disk().fill(256 << 10);
+    for _ in 0..3 {
+        let answer = site.ml(&["sync", "--json"]).exits(1);
+        let error = answer.error();
+        assert_eq!(error["code"], "no_space", "{error}");
+        assert_ne!(error["hint"], "", "{error}");
+    }
+    assert_eq!(site.info(&before)["phase"], "completed", "reading goes on");
+    site.disk().free();
+    site.json(&["sync"]);
+    let after = site.queue(&recipe);
+    site.wait_for_phase(&after, "completed");
+    let said = site.ml(&["logs", &after]).exits(0).stdout;
+    assert_eq!(said.lines().count(), 42, "{said}");
+    site.app_log();
+    site.kill_daemon();
+    let objects = ObjectStore::open(&site.data_dir().join("data/objects")).unwrap();
+    assert_eq!(objects.scrub(&mut |_| {}).unwrap(), []);
+}
+
+#[test]
+fn a_full_disk_while_logging_does_not_hold_up_the_job() {
+    let Some(mut site) = Site::on_disk_of(16) else {
+        return;
+    };
+    site.start();
+    let script = format!(
+        "echo before\necho x >\"$W/runs\"\n{WAIT_FOR_GO}\
+         i=0; while [ $i -lt 300 ]; do printf '%05000d\\n' $i; i=$((i+1)); done\n\
+         echo x >\"$W/printed\"\nwhile [ ! -e \"$W/free\" ]; do sleep 0.02; done\n\
+         echo after\nexit 5\n"
+    );
+    let run = site.queue(&site.recipe("chatty", &script, ""));
+    site.wait_for_file("runs");
+    site.wait_for_phase(&run, "running");
+    site.disk().fill(0);
+    site.go();
+    site.wait_for_file("printed");
+    assert_eq!(site.info(&run)["phase"], "running");
+    site.disk().free();
+    std::fs::write(site.path("w/free"), "").unwrap();
+    let info = site.wait_for_phase(&run, "failed");
+    assert_eq!(
+        (&info["cause"], &info["exit_code"]),
+        (&json!("exit"), &json!(5))
+    );
+    let dropped = info["manifest"]["log_bytes_dropped"].as_u64().unwrap();
+    let log = site.ml(&["logs", &run]).exits(0);
+    let kept = log.stdout.len() as u64;
+    let printed = "before\nafter\n".len() as u64 + 300 * 5001;
+    assert!(dropped > 0);
+    assert_eq!(kept + dropped, printed, "what is not there is counted");
+    assert!(log.stdout.starts_with("before\n"));
+    assert!(log.stdout.ends_with("after\n"), "the log goes on");
+    assert!(
+        log.stderr.contains(&format!("{dropped} bytes"))
+            && log.stderr.contains("could not be written"),
+        "{}",
+        log.stderr
+    );
+    site.app_log();
+}
+
+#[test]
+fn a_full_disk_while_committing_loses_no_run_and_no_result() {
+    let Some(mut site) = Site::on_disk_of(24) else {
+        return;
+    };
+    site.start();
+    let script = format!(
+        "head -c 600000 /dev/urandom >result.bin\ncksum <result.bin\necho x >\"$W/runs\"\n{WAIT_FOR_GO}echo end\n"
+    );
+    let run = site.queue(&site.recipe("result", &script, "outputs: [result.bin]"));
+    let quick = site.recipe("quick", "echo quick\n", "");
+    let ended = site.queue(&quick);
+    site.wait_for_phase(&ended, "completed");
+    site.wait_for_file("runs");
+    site.disk().fill(0);
+    site.go();
+    // New work is refused in words, whatever is tried, as long as nothing fits.
+    let full_at = Instant::now();
+    let mut refused = 0;
+    while refused < 3 || full_at.elapsed() < FULL {
+        let answer = site.ml(&["queue", "-q", &quick, "--json"]);
+        assert_eq!(
+            (answer.code, answer.stdout.as_str()),
+            (Some(1), ""),
+            "{}",
+            answer.stderr
+        );
+        let error = answer.error();
+        assert!(
+            error["code"] == "no_space" || error["code"] == "unavailable",
+            "{error}"
+        );
+        refused += 1;
+    }
+    assert_eq!(site.info(&ended)["phase"], "completed", "reading goes on");
+    site.disk().free();
+    let info = site.wait_for_phase(&run, "completed");
+    assert_eq!(
+        (&info["exit_code"], &info["attempts"]),
+        (&json!(0), &json!(1))
+    );
+    let folder = site.path("out");
+    site.ml(&["outputs", &run, "-o", folder.to_str().unwrap()])
+        .exits(0);
+    let sum = std::process::Command::new("cksum")
+        .stdin(std::fs::File::open(folder.join("result.bin")).unwrap())
+        .output()
+        .unwrap();
+    let said = site.ml(&["logs", &run]).exits(0).stdout;
+    let sum = String::from_utf8_lossy(&sum.stdout).into_owned();
+    assert!(said.starts_with(&sum), "{said} and {sum}");
+    let later = site.queue(&quick);
+    site.wait_for_phase(&later, "completed");
+    assert_eq!(site.count("completed"), 3, "what was refused is not there");
+    site.ml(&["audit", "verify"]).exits(0);
+    site.app_log();
+}
+
+#[test]
+fn a_read_only_data_directory_is_refused_in_words() {
+    let Some(mut site) = Site::on_disk_of(16) else {
+        return;
+    };
+    site.start();
+    let run = site.queue(&site.recipe("before", "echo x\n", ""));
+    site.wait_for_phase(&run, "completed");
+    site.ml(&["down"]).exits(0);
+    site.daemon().wait();
+    site.disk().set_read_only(true);
+    let fresh = site.data_dir().join("fresh");
+    for folder in [&site.data_dir(), &fresh] {
+        let (status, words) = refused_start(folder, &Start::default());
+        assert_eq!(status.code(), Some(1), "{words}");
+        for part in [folder.to_str().unwrap(), "Read-only file system", "hint: "] {
+            assert!(words.contains(part), "{part} is not in: {words}");
+        }
+    }
+    let answer = site.ml(&["up", "--port", "0", "--json"]).exits(1);
+    assert!(
+        answer.stderr.contains("Read-only file system"),
+        "{}",
+        answer.stderr
+    );
+    site.disk().set_read_only(false);
+    site.start();
+    assert_eq!(site.info(&run)["phase"], "completed");
+}
+
+/// Bytes that do not compress and do not repeat.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = (0..length.div_ceil(8)).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(length).collect()
+}
