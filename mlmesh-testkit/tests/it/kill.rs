@@ -24,7 +24,10 @@ fn sixty_deaths_on_postgres_lose_nothing() {
     campaign("postgres", Some(store));
 }
 
-#[expect(clippy::print_stdout, reason = "a campaign says its seed and what it saw")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a campaign says its seed and what it saw"
+)]
 fn campaign(name: &str, store: Option<String>) {
     let kills = std::env::var("MLMESH_KILLS").map_or(KILLS, |text| {
         text.parse().expect("MLMESH_KILLS is a number")
@@ -43,7 +46,10 @@ fn campaign(name: &str, store: Option<String>) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a campaign says its seed and what it saw")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a campaign says its seed and what it saw"
+)]
 fn judge(name: &str, kills: u32, report: &Report) {
     println!("{name}: {report:?}");
     let at_points: u32 = report.died_at.values().sum();
