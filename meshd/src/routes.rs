@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{audit, chores, chunks, datasets, events, health, logs, objects, runs};
+use crate::http::body::take_unread_body;
 use crate::http::front::front;
 use crate::http::query::NUMBER_MAX;
 use crate::limits::{
@@ -81,7 +82,11 @@ pub(crate) enum Answer {
 pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
     let mut router = Router::new();
     for route in routes() {
-        router = router.route(route.path, (route.handler)());
+        let mut handler = (route.handler)();
+        if matches!(route.body, Body::None) && route.method != Method::GET {
+            handler = handler.route_layer(axum::middleware::from_fn(take_unread_body));
+        }
+        router = router.route(route.path, handler);
     }
     router
         .fallback(no_route)

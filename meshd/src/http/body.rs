@@ -4,14 +4,17 @@
 use std::io::{self, Read};
 
 use axum::body::{Body, Bytes};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream;
 use mlmesh_api::error_code;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::limits::BODY_TIMEOUT;
+use crate::limits::{BODY_TIMEOUT, JSON_BYTES_MAX};
 use crate::reply::{ApiError, ApiResult};
 
 /// Pieces of a streamed body that wait between the network and the disk.
@@ -101,6 +104,14 @@ fn make_whole(value: &mut serde_json::Value) -> bool {
             .fold(false, |changed, member| make_whole(member) | changed),
         _ => false,
     }
+}
+
+/// Reads the body of a route that has no use for one. A connection that is closed
+/// with unread bytes in it is reset, and a long answer is cut off by that.
+pub(crate) async fn take_unread_body(request: Request, next: Next) -> ApiResult<Response> {
+    let (head, body) = request.into_parts();
+    read_whole(&head.headers, body, JSON_BYTES_MAX).await?;
+    Ok(next.run(Request::from_parts(head, Body::empty())).await)
 }
 
 /// Refuses a body that says that it is something else.
