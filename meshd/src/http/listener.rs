@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::http::linger::Lingering;
 use crate::limits::{
     CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX,
 };
@@ -113,7 +116,9 @@ async fn secure(mut stream: TcpStream, door: &Door) -> Option<Secured> {
             .fetch_add(1, Ordering::Relaxed);
         // The other side may have gone already.
         let _ = stream.write_all(PLAIN_HTTP_ANSWER).await;
-        let _ = stream.shutdown().await;
+        if let Some(lingering) = Lingering::of(&stream) {
+            lingering.close().await;
+        }
         return None;
     }
     match door.tls.accept(stream).await {
@@ -129,11 +134,20 @@ async fn secure(mut stream: TcpStream, door: &Door) -> Option<Secured> {
 }
 
 async fn serve(stream: Secured, remote: SocketAddr, door: Door) {
+    let lingering = Lingering::of(stream.get_ref().0);
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let upgrading = Arc::clone(&upgraded);
     let router = door
         .router
         .map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Remote(remote));
             request
+        })
+        .map_response(move |response: Response| {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                upgrading.store(true, Ordering::Relaxed);
+            }
+            response
         });
     let mut builder = http1::Builder::new();
     builder
@@ -155,5 +169,11 @@ async fn serve(stream: Secured, remote: SocketAddr, door: Door) {
     };
     if let Err(error) = result {
         tracing::debug!(%error, %remote, "connection ended early");
+    }
+    // An upgraded connection lives on in the task that speaks its protocol.
+    if let Some(lingering) =
+        lingering.filter(|_| !upgraded.load(Ordering::Relaxed) && !door.closing.is_cancelled())
+    {
+        lingering.close().await;
     }
 }

@@ -7,5 +7,6 @@
 
 pub(crate) mod body;
 pub(crate) mod front;
+mod linger;
 pub(crate) mod listener;
 pub(crate) mod query;
