@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use mlmesh_api::DaemonFile;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 use serde::{Deserialize, Serialize};
 
 /// Folders of a data directory, parents first.
@@ -111,6 +111,7 @@ impl DataDir {
         }
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
             .map_err(failed(&root))?;
+        spread(&root.join("data/experiments"));
         record.pid = std::process::id();
         let mut directory = Self { root, lock, record };
         directory.write_record().map_err(failed(&lock_path))?;
@@ -196,6 +197,21 @@ fn make_folder(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other,
+    }
+}
+
+/// Asks ext4 to place each run's folder in another part of the disk. In one part the
+/// search for a free inode walks over all that were removed within the last minute,
+/// which many short runs make thousands of: that search was a third of what a run
+/// that does nothing cost. Other file systems refuse, and have no need of it.
+fn spread(folder: &Path) {
+    let Ok(folder) = File::open(folder) else {
+        return;
+    };
+    if let Ok(flags) = ioctl_getflags(&folder)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
     }
 }
 

@@ -239,6 +239,12 @@ impl Task {
                 Ok(Reattached::Ended(ended)) => return Begun::Ended(ended),
                 // The store says that it ran: its record is gone.
                 Ok(Reattached::NeverStarted) if self.ledger.phase != Phase::Starting => break,
+                Ok(Reattached::NeverStarted) if self.is_of_earlier_boot().await => {
+                    return Begun::Ended(Ended {
+                        cause: Some(Cause::Reboot),
+                        ..self.lost("the machine was restarted after it was claimed")
+                    });
+                }
                 Ok(Reattached::NeverStarted) => return Begun::NeverStarted,
                 Err(error) => {
                     tracing::warn!(run = %lease.run, %error, "an attempt could not be found again");
@@ -250,6 +256,16 @@ impl Task {
             }
         }
         Begun::Ended(self.lost("no record of the attempt was found"))
+    }
+
+    /// Whether the machine was restarted since the claim. What an attempt writes
+    /// about itself does not outlive that: its command may have run.
+    async fn is_of_earlier_boot(&self) -> bool {
+        let attempts = self.ledger.attempts().await;
+        let newest = attempts
+            .iter()
+            .find(|attempt| attempt.number == self.ledger.lease.number);
+        newest.is_some_and(|attempt| attempt.boot_id != self.inner.config.boot_id)
     }
 
     async fn go_on(mut self, begun: Begun) {

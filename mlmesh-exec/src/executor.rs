@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
-    Executor, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots, SnapshotsError,
-    StartError, StartSpec, Started,
+    Executor, Interpreter, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots,
+    SnapshotsError, StartError, StartSpec, Started,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -23,14 +23,13 @@ use tokio::io::unix::AsyncFd;
 
 use crate::VERB_SUPERVISOR;
 use crate::cgroup::{self, Base};
+use crate::journal::{Entry, Journal, Marker, Running, StopRequest, append};
 use crate::look::{Look, give_up, look};
 use crate::metrics::Metrics;
 use crate::outputs::{self, OUTPUT_DIR};
 use crate::prepare::{claim, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
-use crate::record::{
-    AttemptDir, Doing, Durable, Report, Spec, State, StopRequest, read_record, write_record,
-};
+use crate::record::{AttemptDir, Doing, Durable, Report};
 use crate::{log, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
@@ -113,17 +112,31 @@ impl ProcessExecutor {
     }
 
     async fn wait_for_end(&self, attempt: AttemptRef) -> Result<Ended, ExecError> {
+        // A child that was not waited for keeps its pid.
+        let child = locked(&self.inner.children)
+            .get(&key(attempt))
+            .and_then(|child| i32::try_from(child.id()).ok());
+        if let Some(child) = child {
+            wait_for_exit(watch(child)).await?;
+        }
         loop {
-            match self.blocking(move |inner| inner.look(attempt)).await? {
-                Look::Ended(ended) => {
-                    self.blocking(move |inner| {
-                        inner.reap(attempt);
-                        Ok(())
-                    })
-                    .await?;
-                    return Ok(ended);
+            let looked = self.blocking(move |inner| {
+                let looked = inner.look(attempt)?;
+                if matches!(looked, Look::Ended(_)) {
+                    inner.reap(attempt);
                 }
-                Look::Alive { supervisor, .. } => wait_for_exit(supervisor.as_ref()).await?,
+                Ok(looked)
+            });
+            match looked.await? {
+                Look::Ended(ended) => return Ok(ended),
+                Look::Alive { supervisor, .. } => {
+                    let supervisor = supervisor.as_ref();
+                    let watched = supervisor.and_then(|supervisor| watch(supervisor.pid));
+                    // Looked at after the descriptor was opened, so that it is of this
+                    // process.
+                    let lives = supervisor.is_some_and(ProcessIdentity::lives);
+                    wait_for_exit(watched.filter(|_| lives)).await?;
+                }
                 Look::Absent | Look::NotStarted(_) | Look::Void => {
                     return Err(ExecError::NoAttempt(attempt));
                 }
@@ -141,13 +154,12 @@ impl ProcessExecutor {
     }
 }
 
-/// Returns when the supervisor has exited, or at once when it is gone.
-async fn wait_for_exit(supervisor: Option<&ProcessIdentity>) -> Result<(), ExecError> {
-    let watch = supervisor.and_then(|identity| {
-        let watch = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::NONBLOCK).ok()?;
-        // Looked at after the descriptor was opened, so that it is of this process.
-        identity.lives().then_some(watch)
-    });
+fn watch(supervisor: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(supervisor)?, PidfdFlags::NONBLOCK).ok()
+}
+
+/// Returns when the supervisor has exited, or soon when there is none to watch.
+async fn wait_for_exit(watch: Option<OwnedFd>) -> Result<(), ExecError> {
     let Some(watch) = watch else {
         tokio::time::sleep(BEGIN_POLL).await;
         return Ok(());
@@ -195,17 +207,13 @@ impl Inner {
     ) -> Result<Started, StartError> {
         let spec = prepare(self, start, dir, checkpoints)?;
         let failed = |error: ExecError| prepare_failed(error.to_string());
-        write_record(&dir.spec(), &spec, Durable::Process).map_err(failed)?;
+        let facts = (spec.datasets_verified.clone(), spec.interpreter.clone());
+        append(dir, &Entry::Spec(Box::new(spec))).map_err(failed)?;
         let (child, said) = self.spawn_supervisor(start, dir)?;
         match serde_json::from_str(&said).ok() {
-            Some(Report::Started { time, isolation }) => {
+            Some(Report::Started(running)) => {
                 locked(&self.children).insert(key(start.attempt), child);
-                Ok(Started {
-                    time,
-                    isolation,
-                    datasets_verified: spec.datasets_verified,
-                    interpreter: spec.interpreter,
-                })
+                Ok(started(running, facts))
             }
             Some(Report::Failed { cause, message }) => {
                 reap(child);
@@ -246,8 +254,9 @@ impl Inner {
             .spawn()
             .map_err(|error| system("start", error))?;
         if let Some(mut stdin) = child.stdin.take() {
-            let secrets = serde_json::to_vec(&start.secrets)
+            let mut secrets = serde_json::to_vec(&start.secrets)
                 .map_err(|error| system("write secrets for", error.into()))?;
+            secrets.push(b'\n');
             // A supervisor that ended early says why in its report.
             drop(stdin.write_all(&secrets));
         }
@@ -276,7 +285,14 @@ impl Inner {
         }
         match self.look(attempt)? {
             Look::Absent => Ok(None),
-            Look::Alive { state, .. } => self.running(&dir, state),
+            // While it has no such line the supervisor is just beginning.
+            Look::Alive { journal, .. } => {
+                let Journal { spec, running, .. } = *journal;
+                let facts = spec.map(|spec| (spec.datasets_verified, spec.interpreter));
+                Ok(running.map(|running| {
+                    Reattached::Running(started(running, facts.unwrap_or_default()))
+                }))
+            }
             Look::NotStarted(lock) => {
                 give_up(&dir, &lock)?;
                 Ok(Some(Reattached::NeverStarted))
@@ -284,29 +300,6 @@ impl Inner {
             Look::Void => Ok(Some(Reattached::NeverStarted)),
             Look::Ended(ended) => Ok(Some(Reattached::Ended(ended))),
         }
-    }
-
-    fn running(
-        &self,
-        dir: &AttemptDir,
-        state: Option<State>,
-    ) -> Result<Option<Reattached>, ExecError> {
-        let Some((state, time)) = state.and_then(|state| {
-            let time = state.started_at?;
-            Some((state, time))
-        }) else {
-            return Ok(None);
-        };
-        let spec: Option<Spec> = read_record(&dir.spec())?;
-        let (datasets_verified, interpreter) = spec
-            .map(|spec| (spec.datasets_verified, spec.interpreter))
-            .unwrap_or_default();
-        Ok(Some(Reattached::Running(Started {
-            time,
-            isolation: state.isolation,
-            datasets_verified,
-            interpreter,
-        })))
     }
 
     fn stop(&self, attempt: AttemptRef, cause: Cause, grace_ms: u64) -> Result<(), ExecError> {
@@ -317,19 +310,14 @@ impl Inner {
             .mode(0o700)
             .create(dir.path())
             .doing("create", dir.path())?;
-        write_record(
-            &dir.stop(),
-            &StopRequest { cause, grace_ms },
-            Durable::Process,
-        )?;
-        let woken = std::fs::OpenOptions::new()
-            .write(true)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
-            .open(dir.control())
-            .and_then(|mut control| control.write_all(b"s"));
-        // Without a pipe, or without a reader, nobody is to be woken: it has not
-        // begun and will look, or it has ended. A full pipe wakes, too.
-        drop(woken);
+        append(&dir, &Entry::Stop(StopRequest { cause, grace_ms }))?;
+        // Read after the request was added: a supervisor that begins later finds it.
+        if let Some(Marker::By(Some(supervisor))) = Journal::read(&dir)?.marker
+            && supervisor.lives()
+        {
+            // It ends just now, or the pipe is full, which wakes, too.
+            drop(wake(&supervisor));
+        }
         Ok(())
     }
 
@@ -436,13 +424,7 @@ impl Inner {
             return Err(ExecError::NoAttempt(attempt));
         }
         // Before the log is read: what is there at the end is there already.
-        let ended = match read_record::<State>(&dir.state())? {
-            Some(state) => state.ended.is_some(),
-            None => matches!(
-                read_record(&dir.started())?,
-                Some(crate::record::Marker::Void)
-            ),
-        };
+        let ended = Journal::read(&dir)?.is_over();
         let path = dir.log();
         let (lines, next) = match log::read_lines(&path, from, bytes_max) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), from),
@@ -457,6 +439,27 @@ impl Inner {
             complete,
         })
     }
+}
+
+fn started(
+    running: Running,
+    (datasets_verified, interpreter): (Vec<String>, Option<Interpreter>),
+) -> Started {
+    Started {
+        time: running.time,
+        isolation: running.isolation,
+        datasets_verified,
+        interpreter,
+    }
+}
+
+/// Writes a byte into the pipe that is the supervisor's standard input.
+fn wake(supervisor: &ProcessIdentity) -> io::Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
+        .open(format!("/proc/{}/fd/0", supervisor.pid))?
+        .write_all(b"s")
 }
 
 /// The supervisor exits right after its record; nobody waits for long.

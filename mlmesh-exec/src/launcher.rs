@@ -20,7 +20,8 @@ use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 use crate::channel::{JobEnvironment, Message, receive_environment, send};
-use crate::record::{AttemptDir, Launch, LimitMeans, Spec, read_record};
+use crate::journal::Journal;
+use crate::record::{AttemptDir, Launch, LimitMeans, Spec};
 use crate::{cgroup, namespace};
 
 /// Runs the launcher; returns only when the command did not take its place.
@@ -57,7 +58,7 @@ pub(crate) fn isolation_failed(message: String) -> StartError {
 
 /// Reads the attempt's spec, which the launcher and the first process share.
 pub(crate) fn read_spec(dir: &AttemptDir) -> Result<Spec, StartError> {
-    match read_record(&dir.spec()) {
+    match Journal::read(dir).map(|journal| journal.spec) {
         Ok(Some(spec)) => Ok(spec),
         Ok(None) => Err(isolation_failed("the attempt has no spec".to_owned())),
         Err(error) => Err(isolation_failed(error.to_string())),

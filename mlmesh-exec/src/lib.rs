@@ -6,10 +6,10 @@
 //! store of runs (that is `mlmesh-control`); it knows attempts only.
 //!
 //! ```text
-//!   ProcessExecutor::start ─ checkout, environment, datasets ─► spec.json
+//!   ProcessExecutor::start ─ checkout, environment, datasets ─► journal: spec
 //!        └─► attempt-supervisor ─► (attempt-launcher ─► attempt-init ─►) command
 //!                  │ owns: log, limits, stop, end                  in the sandbox
-//!                  └─► state.json ─► ProcessExecutor::{wait, reattach} of any daemon
+//!                  └─► journal: ended ─► ProcessExecutor::{wait, reattach} of any daemon
 //! ```
 //!
 //! The three `attempt-…` processes are the daemon's binary executed again; its
@@ -23,6 +23,7 @@ mod environment;
 mod executor;
 mod gpu;
 mod interpreter;
+mod journal;
 mod launcher;
 mod log;
 mod look;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mlmesh_model::{LogLine, LogStream, Micros, SecretText};
 
@@ -27,7 +27,9 @@ const HEADER_BYTES_MAX: usize = 48;
 
 /// The writer's side: two streams into one bounded file.
 pub(crate) struct LogWriter {
-    file: File,
+    path: PathBuf,
+    /// Made with the first output.
+    file: Option<File>,
     /// Bytes of whole records in the file.
     bytes: u64,
     bytes_max: u64,
@@ -40,30 +42,26 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    pub(crate) fn create(
-        path: &Path,
+    pub(crate) fn new(
+        path: PathBuf,
         bytes_max: u64,
         secrets: &BTreeMap<String, SecretText>,
-    ) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+    ) -> Self {
         let redactor = Redactor::new(secrets.values().map(|secret| secret.0.as_str()));
         let lines = Lines {
             redactor,
             pending: Vec::new(),
         };
-        Ok(Self {
-            file,
+        Self {
+            path,
+            file: None,
             bytes: 0,
             bytes_max,
             dropped: 0,
             refused: 0,
             refused_unnoted: 0,
             streams: [lines.clone(), lines],
-        })
+        }
     }
 
     /// Takes bytes that were read from a stream at `time`.
@@ -152,13 +150,34 @@ impl LogWriter {
     /// On a full disk a part may have been written: it is cut off again, so that
     /// the file stays a sequence of whole records.
     fn append(&mut self, records: &[u8]) -> bool {
-        if records.is_empty() || self.file.write_all(records).is_ok() {
+        if records.is_empty() {
+            return true;
+        }
+        let Ok(file) = self.opened() else {
+            return false;
+        };
+        if file.write_all(records).is_ok() {
             self.bytes += records.len() as u64;
             return true;
         }
-        drop(self.file.set_len(self.bytes));
-        drop(self.file.seek(SeekFrom::Start(self.bytes)));
+        let bytes = self.bytes;
+        if let Ok(file) = self.opened() {
+            drop(file.set_len(bytes));
+            drop(file.seek(SeekFrom::Start(bytes)));
+        }
         false
+    }
+
+    fn opened(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&self.path)?,
+        };
+        Ok(self.file.insert(file))
     }
 }
 
@@ -276,7 +295,7 @@ mod tests {
     use super::*;
 
     fn writer(path: &Path, bytes_max: u64) -> LogWriter {
-        LogWriter::create(path, bytes_max, &BTreeMap::new()).unwrap()
+        LogWriter::new(path.to_owned(), bytes_max, &BTreeMap::new())
     }
 
     fn texts(lines: &[LogLine]) -> Vec<(LogStream, String)> {

@@ -8,11 +8,9 @@ use mlmesh_model::{AttemptNumber, Cause, Ended, ExecError, Isolation, Micros};
 use rustix::process::Signal;
 
 use crate::cgroup;
+use crate::journal::{Entry, Journal, Marker, append};
 use crate::process::{ProcessIdentity, boot_id, in_cgroup, signal, with_environment};
-use crate::record::{
-    AttemptDir, AttemptLock, Doing, Durable, Marker, SCHEMA, Spec, State, create_marker,
-    read_record, write_record,
-};
+use crate::record::{AttemptDir, AttemptLock, Doing, Spec};
 use crate::supervisor::groups;
 
 /// What the folder tells.
@@ -23,7 +21,7 @@ pub(crate) enum Look {
     /// A supervisor holds it, unknown until it has made its marker.
     Alive {
         supervisor: Option<ProcessIdentity>,
-        state: Option<State>,
+        journal: Box<Journal>,
     },
     /// Its command was never executed. The lock is held as long as this lives.
     NotStarted(AttemptLock),
@@ -39,58 +37,56 @@ pub(crate) fn look(dir: &AttemptDir, now: Micros) -> Result<Look, ExecError> {
     if !dir.path().is_dir() {
         return Ok(Look::Absent);
     }
-    if let Some(ended) = ended(dir)? {
+    let mut journal = Journal::read(dir)?;
+    if let Some(ended) = journal.ended {
         return Ok(Look::Ended(ended));
     }
     let Some(lock) = AttemptLock::try_take(dir)? else {
+        let supervisor = match &mut journal.marker {
+            Some(Marker::By(supervisor)) => supervisor.take(),
+            Some(Marker::Void) | None => None,
+        };
         return Ok(Look::Alive {
-            supervisor: match read_record(&dir.started())? {
-                Some(Marker::By(supervisor)) => Some(supervisor),
-                Some(Marker::Void) | None => None,
-            },
-            state: read_record(&dir.state())?,
+            supervisor,
+            journal: Box::new(journal),
         });
     };
     // With the lock in hand nothing changes any more.
-    if let Some(ended) = ended(dir)? {
-        return Ok(Look::Ended(ended));
+    let mut journal = Journal::read(dir)?;
+    match (journal.ended.take(), journal.marker.take()) {
+        (Some(ended), _) => Ok(Look::Ended(ended)),
+        (None, None) => Ok(Look::NotStarted(lock)),
+        (None, Some(Marker::Void)) => Ok(Look::Void),
+        (None, Some(Marker::By(supervisor))) => {
+            conclude(dir, journal, supervisor.as_ref(), now).map(Look::Ended)
+        }
     }
-    match read_record::<Marker>(&dir.started())? {
-        None => Ok(Look::NotStarted(lock)),
-        Some(Marker::Void) => Ok(Look::Void),
-        Some(Marker::By(supervisor)) => conclude(dir, supervisor, now).map(Look::Ended),
-    }
-}
-
-fn ended(dir: &AttemptDir) -> Result<Option<Ended>, ExecError> {
-    Ok(read_record::<State>(&dir.state())?.and_then(|state| state.ended))
 }
 
 /// Makes sure that the command is never executed. The caller holds the lock.
 pub(crate) fn give_up(dir: &AttemptDir, _lock: &AttemptLock) -> Result<(), ExecError> {
-    create_marker(dir, &Marker::Void).map(|_| ())
+    append(dir, &Entry::Void)
 }
 
 /// Ends what a vanished supervisor has left, and records that.
 fn conclude(
     dir: &AttemptDir,
-    supervisor: ProcessIdentity,
+    journal: Journal,
+    supervisor: Option<&ProcessIdentity>,
     now: Micros,
 ) -> Result<Ended, ExecError> {
     let boot = boot_id().doing("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
-    let spec: Option<Spec> = read_record(&dir.spec())?;
-    let same_boot = boot == supervisor.boot_id;
-    if same_boot && let Some(spec) = &spec {
-        kill_rest(spec);
-    }
-    if let Some(spec) = &spec {
+    let same_boot = supervisor.is_none_or(|supervisor| supervisor.boot_id == boot);
+    if let Some(spec) = &journal.spec {
+        if same_boot {
+            kill_rest(spec);
+        }
         for group in groups(spec) {
             drop(cgroup::remove(group));
         }
     }
-    let state: Option<State> = read_record(&dir.state())?;
-    let (started_at, isolation) = match state {
-        Some(state) => (state.started_at, state.isolation),
+    let (started_at, isolation) = match journal.running {
+        Some(running) => (Some(running.time), running.isolation),
         None => (None, Isolation::default()),
     };
     let (cause, message) = if same_boot {
@@ -107,17 +103,10 @@ fn conclude(
         exit: None,
         cause: Some(cause),
         message: message.to_owned(),
-        isolation: isolation.clone(),
+        isolation,
         log_bytes_dropped: 0,
     };
-    let state = State {
-        schema: SCHEMA.to_owned(),
-        supervisor,
-        started_at,
-        isolation,
-        ended: Some(ended.clone()),
-    };
-    write_record(&dir.state(), &state, Durable::Power)?;
+    append(dir, &Entry::Ended(ended.clone()))?;
     Ok(ended)
 }
 

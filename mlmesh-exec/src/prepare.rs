@@ -17,10 +17,9 @@ use crate::cgroup::Base;
 use crate::environment::{self, Ready};
 use crate::executor::Inner;
 use crate::interpreter;
+use crate::journal::Journal;
 use crate::outputs::OUTPUT_DIR;
-use crate::record::{
-    AttemptDir, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, read_record, run_dir,
-};
+use crate::record::{AttemptDir, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, run_dir};
 use crate::sandbox::{self, Bind, SandboxSpec};
 
 /// Largest lock file that is read.
@@ -105,10 +104,9 @@ pub(crate) fn claim(
     }
     let work = dir.work();
     let made = fs::DirBuilder::new().mode(0o700).create(&work);
-    let begun = read_record::<crate::record::Marker>(&dir.started());
-    let begun = begun.map_err(|error| prepare_failed(error.to_string()))?;
+    let journal = Journal::read(dir).map_err(|error| prepare_failed(error.to_string()))?;
     match made {
-        Ok(()) if begun.is_none() => {}
+        Ok(()) if journal.marker.is_none() => {}
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(io_failed("create", &work, &error));
         }

@@ -12,7 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::VERB_LAUNCHER;
 use crate::cgroup::Base;
 use crate::channel::{Inbox, JobEnvironment, Message, send};
-use crate::record::{AttemptDir, Durable, Launch, SCHEMA, Spec, write_record};
+use crate::journal::{Entry, append};
+use crate::record::{AttemptDir, Launch, SCHEMA, Spec};
 use crate::sandbox::{Bind, HOME, SYSTEM_PATH, SandboxSpec};
 
 /// Tries what can be tried.
@@ -85,8 +86,7 @@ fn launch_true(
         datasets_verified: Vec::new(),
         interpreter: None,
     };
-    write_record(&AttemptDir::at(folder).spec(), &spec, Durable::Process)
-        .map_err(io::Error::other)?;
+    append(&AttemptDir::at(folder), &Entry::Spec(Box::new(spec))).map_err(io::Error::other)?;
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,

@@ -1,13 +1,10 @@
-//! What is on disk of an attempt, and how it gets there.
+//! What is on disk of an attempt: its folder, its lock, and records that are
+//! replaced whole.
 //!
 //! ```text
 //!   data/experiments/<run>/attempt-<n>/     locked by the supervisor as long as it lives
-//!     spec.json    written by the daemon: what to run, without secrets
-//!     started      created once, before the command is executed; says `void` when it never will be
-//!     state.json   replaced by the supervisor: that the command runs, then how it ended
-//!     log          written by the supervisor alone
-//!     control      a pipe on which the supervisor is woken
-//!     stop.json    a request to end
+//!     journal      what to run, without secrets; that it began, runs, is to end, ended
+//!     log          written by the supervisor alone, made with the first output
 //!     work/ home/ tmp/
 //! ```
 //!
@@ -20,14 +17,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use mlmesh_model::{
-    AttemptNumber, AttemptRef, Cause, Ended, ExecError, Interpreter, Isolation, LimitReport,
-    Micros, RunId,
-};
+use mlmesh_model::{AttemptNumber, AttemptRef, Cause, ExecError, Interpreter, LimitReport, RunId};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::process::ProcessIdentity;
+use crate::journal::Running;
 
 /// Version of the files of an attempt. Another one is refused.
 pub(crate) const SCHEMA: &str = "mlmesh.attempt/1";
@@ -54,28 +48,12 @@ impl AttemptDir {
         &self.0
     }
 
-    pub(crate) fn spec(&self) -> PathBuf {
-        self.0.join("spec.json")
-    }
-
-    pub(crate) fn started(&self) -> PathBuf {
-        self.0.join("started")
-    }
-
-    pub(crate) fn state(&self) -> PathBuf {
-        self.0.join("state.json")
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.0.join("journal")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
-    }
-
-    pub(crate) fn control(&self) -> PathBuf {
-        self.0.join("control")
-    }
-
-    pub(crate) fn stop(&self) -> PathBuf {
-        self.0.join("stop.json")
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -165,44 +143,12 @@ pub(crate) enum LimitMeans {
     Nothing(String),
 }
 
-/// That the command was handed to the kernel once, or never will be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Marker {
-    /// This supervisor executes the command.
-    By(ProcessIdentity),
-    /// Nobody will.
-    Void,
-}
-
-/// The supervisor's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct State {
-    pub(crate) schema: String,
-    pub(crate) supervisor: ProcessIdentity,
-    pub(crate) started_at: Option<Micros>,
-    pub(crate) isolation: Isolation,
-    pub(crate) ended: Option<Ended>,
-}
-
-/// A request to end an attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StopRequest {
-    pub(crate) cause: Cause,
-    pub(crate) grace_ms: u64,
-}
-
 /// What the supervisor tells the daemon that started it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
     /// The command was executed.
-    Started {
-        /// When.
-        time: Micros,
-        /// What holds.
-        isolation: Isolation,
-    },
+    Started(Running),
     /// It was not.
     Failed {
         /// Why.
@@ -301,37 +247,6 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         .doing("understand", path)
 }
 
-/// Creates the marker. `false` when there is one already. On disk when it returns.
-pub(crate) fn create_marker(dir: &AttemptDir, marker: &Marker) -> Result<bool, ExecError> {
-    let path = dir.started();
-    let beside = path.with_file_name("started.new");
-    let bytes = serde_json::to_vec(marker)
-        .map_err(io::Error::other)
-        .doing("write as JSON", &path)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .doing("create", &beside)?;
-    file.write_all(&bytes).doing("write", &beside)?;
-    // A link appears with its text and never replaces one that is there.
-    let linked = fs::hard_link(&beside, &path);
-    fs::remove_file(&beside).doing("remove", &beside)?;
-    match linked {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error).doing("create", &path),
-    }
-    // Text and name together: on a journaling file system that is one commit.
-    file.sync_all().doing("sync", &path)?;
-    File::open(dir.path())
-        .and_then(|folder| folder.sync_all())
-        .doing("sync", dir.path())?;
-    Ok(true)
-}
-
 /// The attempt's lock, held until dropped or until the process ends. It is taken
 /// on the folder itself, which costs no file.
 #[derive(Debug)]
@@ -365,23 +280,6 @@ impl AttemptLock {
 mod tests {
     use super::*;
 
-    fn identity() -> ProcessIdentity {
-        ProcessIdentity {
-            pid: 7,
-            start_time: 8,
-            boot_id: "b".into(),
-        }
-    }
-
-    #[test]
-    fn the_first_marker_wins() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = AttemptDir::at(folder.path());
-        assert!(create_marker(&dir, &Marker::Void).unwrap());
-        assert!(!create_marker(&dir, &Marker::By(identity())).unwrap());
-        assert_eq!(read_record(&dir.started()).unwrap(), Some(Marker::Void));
-    }
-
     #[test]
     fn a_lock_is_held_once_and_freed_by_its_end() {
         let folder = tempfile::tempdir().unwrap();
@@ -395,15 +293,11 @@ mod tests {
     #[test]
     fn a_record_is_replaced_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stop.json");
-        assert_eq!(read_record::<StopRequest>(&path).unwrap(), None);
-        let request = StopRequest {
-            cause: Cause::Cancelled,
-            grace_ms: 5,
-        };
-        write_record(&path, &request, Durable::Power).unwrap();
-        assert_eq!(read_record(&path).unwrap(), Some(request));
+        let path = folder.path().join("record.json");
+        assert_eq!(read_record::<Launch>(&path).unwrap(), None);
+        write_record(&path, &Launch::Plain, Durable::Power).unwrap();
+        assert_eq!(read_record(&path).unwrap(), Some(Launch::Plain));
         fs::write(&path, "{").unwrap();
-        assert!(read_record::<StopRequest>(&path).is_err());
+        assert!(read_record::<Launch>(&path).is_err());
     }
 }

@@ -5,31 +5,33 @@
 //! two streams, the control pipe, the launch channel and the end of the job.
 //!
 //! ```text
-//!   daemon ─ spec.json, secrets on stdin ─► supervisor ─ report on stdout ─► daemon
-//!   any daemon ─ stop.json, a byte on `control` ─► supervisor ─ state.json ─► any daemon
+//!   daemon ─ journal: spec; secrets on stdin ─► supervisor ─ report on stdout ─► daemon
+//!   any daemon ─ journal: stop; a byte into stdin ─► supervisor ─ journal: ended ─► any daemon
 //! ```
 //!
-//! The order is what makes a command run at most once: lock, marker (created, never
-//! replaced), command, state.
+//! The order is what makes a command run at most once: lock, marker, command, end.
 
 mod end;
 mod job;
 mod launch;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mlmesh_model::{
     Cause, Clock, Ended, ExecError, Isolation, LimitReport, Micros, SecretText, StartError,
 };
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::cgroup;
 use crate::clock::SystemClock;
+use crate::journal::{Appender, Entry, Journal, Running};
 use crate::process::ProcessIdentity;
 use crate::record::{
-    AttemptDir, AttemptLock, Doing, Durable, Launch, LimitMeans, LimitSpec, Marker, Report, SCHEMA,
-    Spec, State, StopRequest, create_marker, read_record, write_record,
+    AttemptDir, AttemptLock, Doing, Launch, LimitMeans, LimitSpec, Report, SCHEMA, Spec,
 };
 
 /// Between two tries to record an end on a full disk.
@@ -45,6 +47,7 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     let identity = ProcessIdentity::of_self().doing("read", Path::new("/proc/self/stat"))?;
     let lock = AttemptLock::take(&dir)?;
     let attempt = Attempt {
+        journal: RefCell::new(Appender::open(&dir)?),
         dir,
         identity,
         clock: SystemClock,
@@ -93,13 +96,15 @@ fn report(report: &Report) {
 
 struct Attempt {
     dir: AttemptDir,
+    journal: RefCell<Appender>,
     identity: ProcessIdentity,
     clock: SystemClock,
 }
 
 impl Attempt {
     fn run(&self) -> Result<(), ExecError> {
-        let spec: Spec = read_record(&self.dir.spec())?.ok_or_else(|| ExecError::Io {
+        let journal = Journal::read(&self.dir)?;
+        let spec = journal.spec.ok_or_else(|| ExecError::Io {
             action: "find the attempt's spec".to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
@@ -110,8 +115,13 @@ impl Attempt {
             )));
             return Ok(());
         }
+        // With the lock in hand nobody else makes one.
+        if journal.marker.is_some() {
+            report(&refused("this attempt was given up or started before"));
+            return Ok(());
+        }
         let secrets = read_secrets()?;
-        if let Some(stop) = read_record::<StopRequest>(&self.dir.stop())? {
+        if let Some(stop) = journal.stop {
             return self.not_started(
                 &Isolation::default(),
                 StartError {
@@ -156,40 +166,34 @@ impl Attempt {
                 },
             );
         }
-        if !create_marker(&self.dir, &Marker::By(self.identity.clone()))? {
-            report(&refused("this attempt was given up or started before"));
-            return Ok(());
-        }
-        let begun = job::Job::begin(self, spec, secrets, isolation.clone());
+        self.add(Entry::Begun(self.identity.clone()))?;
+        let begun = control()
+            .map_err(|error| StartError {
+                cause: Cause::PrepareFailed,
+                message: error.to_string(),
+            })
+            .and_then(|control| job::Job::begin(self, spec, secrets, isolation.clone(), control));
         let finished = match begun {
             Ok(job) => job.follow(),
             Err(error) => Err(error),
         };
         match finished {
-            Ok(ended) => self.write_state(&State {
-                schema: SCHEMA.to_owned(),
-                supervisor: self.identity.clone(),
-                started_at: ended.started_at,
-                isolation: ended.isolation.clone(),
-                ended: Some(ended),
-            }),
+            Ok(ended) => self.ended(ended),
             Err(error) => self.not_started(&isolation, error),
         }
     }
 
-    fn write_state(&self, state: &State) -> Result<(), ExecError> {
-        let durable = match &state.ended {
-            // That the command ran is on disk since the marker was made.
-            None => Durable::Process,
-            Some(_) => Durable::Power,
-        };
-        // Nobody but us knows how it ended: on a full disk that is kept until there
-        // is space, however long that takes.
+    fn add(&self, entry: Entry) -> Result<(), ExecError> {
+        self.journal.borrow_mut().add(&entry)
+    }
+
+    /// Nobody but us knows how it ended: on a full disk that is kept until there is
+    /// space, however long that takes.
+    fn ended(&self, ended: Ended) -> Result<(), ExecError> {
+        let entry = Entry::Ended(ended);
         loop {
-            match write_record(&self.dir.state(), state, durable) {
-                Err(error) if error.is_disk_full() && state.ended.is_some() => {
-                    std::thread::sleep(FULL_DISK_WAIT);
-                }
+            match self.journal.borrow_mut().add(&entry) {
+                Err(error) if error.is_disk_full() => std::thread::sleep(FULL_DISK_WAIT),
                 written => return written,
             }
         }
@@ -197,7 +201,7 @@ impl Attempt {
 
     /// Records that the command never ran.
     fn not_started(&self, isolation: &Isolation, error: StartError) -> Result<(), ExecError> {
-        let ended = Ended {
+        self.ended(Ended {
             started_at: None,
             ended_at: self.now(),
             exit: None,
@@ -205,13 +209,6 @@ impl Attempt {
             message: error.message.clone(),
             isolation: isolation.clone(),
             log_bytes_dropped: 0,
-        };
-        self.write_state(&State {
-            schema: SCHEMA.to_owned(),
-            supervisor: self.identity.clone(),
-            started_at: None,
-            isolation: isolation.clone(),
-            ended: Some(ended),
         })?;
         report(&Report::Failed {
             cause: error.cause,
@@ -222,17 +219,12 @@ impl Attempt {
 
     /// Records and reports that the command runs.
     fn started(&self, time: Micros, isolation: &Isolation) -> Result<(), ExecError> {
-        self.write_state(&State {
-            schema: SCHEMA.to_owned(),
-            supervisor: self.identity.clone(),
-            started_at: Some(time),
-            isolation: isolation.clone(),
-            ended: None,
-        })?;
-        report(&Report::Started {
+        let running = Running {
             time,
             isolation: isolation.clone(),
-        });
+        };
+        self.add(Entry::Started(running.clone()))?;
+        report(&Report::Started(running));
         Ok(())
     }
 
@@ -241,21 +233,42 @@ impl Attempt {
     }
 }
 
-/// Values of secrets, which no file and no argument ever carries.
+/// Values of secrets, which no file and no argument ever carries: one line. What
+/// comes after it wakes.
 fn read_secrets() -> Result<BTreeMap<String, SecretText>, ExecError> {
-    const SECRETS_BYTES_MAX: u64 = 16 << 20;
+    const SECRETS_BYTES_MAX: usize = 16 << 20;
     let stdin = Path::new("standard input");
     let mut bytes = Vec::new();
-    std::io::stdin()
-        .take(SECRETS_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .doing("read", stdin)?;
-    if bytes.is_empty() {
-        return Ok(BTreeMap::new());
+    let mut buffer = [0_u8; 4096];
+    while !bytes.contains(&b'\n') && bytes.len() < SECRETS_BYTES_MAX {
+        match std::io::stdin().lock().read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).doing("read", stdin),
+        }
     }
-    serde_json::from_slice(&bytes)
-        .map_err(std::io::Error::other)
-        .doing("understand", stdin)
+    let line = bytes.split(|byte| *byte == b'\n').next();
+    match line.filter(|line| !line.is_empty()) {
+        None => Ok(BTreeMap::new()),
+        Some(line) => serde_json::from_slice(line)
+            .map_err(std::io::Error::other)
+            .doing("understand", stdin),
+    }
+}
+
+/// The pipe that is our standard input, opened anew: as a writer of it, too, we
+/// never see its end when the daemon is gone. Any daemon reaches it through `/proc`.
+fn control() -> Result<OwnedFd, ExecError> {
+    let path = Path::new("/proc/self/fd/0");
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let pipe = rustix::fs::openat(CWD, path, flags, Mode::empty()).doing("open", path)?;
+    let facts = rustix::fs::fstat(&pipe).doing("look at", path)?;
+    if FileType::from_raw_mode(facts.st_mode) != FileType::Fifo {
+        return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput))
+            .doing("be woken through", path);
+    }
+    Ok(pipe)
 }
 
 fn namespaces(launch: &Launch) -> Vec<String> {

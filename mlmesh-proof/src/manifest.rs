@@ -97,10 +97,10 @@ pub fn write_manifest(folder: &Path, manifest: &Value) -> io::Result<Digest> {
     let partial = folder.join(format!(".{MANIFEST_FILE}.partial"));
     let mut file = File::create(&partial)?;
     file.write_all(&bytes)?;
-    file.sync_data()?;
-    drop(file);
     std::fs::rename(&partial, folder.join(MANIFEST_FILE))?;
-    File::open(folder)?.sync_all()?;
+    // After the renaming, which then is in the same commit of the file system. A torn
+    // file is written again, since the store does not know of it yet.
+    file.sync_all()?;
     Ok(Digest::of(&bytes))
 }
 

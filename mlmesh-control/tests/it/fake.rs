@@ -431,6 +431,7 @@ pub(crate) struct House {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) capacity: Capacity,
+    pub(crate) boot_id: String,
 }
 
 impl House {
@@ -450,13 +451,14 @@ impl House {
                 memory_bytes: 1 << 30,
                 gpus: vec!["GPU-a".into(), "GPU-b".into()],
             },
+            boot_id: "boot".into(),
         }
     }
 
     pub(crate) async fn control(&self) -> Arc<Control> {
         let config = ControlConfig {
             node: "node".parse().unwrap(),
-            boot_id: "boot".into(),
+            boot_id: self.boot_id.clone(),
             data_dir: self.dir.path().to_owned(),
             capacity: Some(self.capacity.clone()),
             grace_ms: 50,

@@ -98,6 +98,32 @@ fn a_claim_that_never_started_goes_back_without_using_a_retry_up() {
     });
 }
 
+/// What an attempt writes about itself does not outlive a loss of power: an attempt
+/// of an earlier boot of which nothing is found may have run.
+#[test]
+fn a_claim_of_an_earlier_boot_is_not_started_again() {
+    let mut house = House::new();
+    house.fake.hang_before_start.store(true, Ordering::SeqCst);
+    let id = daemon(async {
+        let control = house.control().await;
+        let id = queue(&control, submission(&["true"])).await;
+        house.reaches(id, Phase::Starting).await;
+        id
+    });
+    house.fake.hang_before_start.store(false, Ordering::SeqCst);
+    house.boot_id = "a later boot".into();
+    daemon(async {
+        let control = house.control().await;
+        control.wait_idle().await;
+        let run = house.run(id).await;
+        assert_eq!(
+            (run.phase, run.cause, run.attempts),
+            (Phase::Interrupted, Some(Cause::Reboot), 1)
+        );
+        assert_eq!(house.fake.executions(id), 0);
+    });
+}
+
 #[test]
 fn ten_thousand_queued_runs_are_taken_up_at_once() {
     let mut house = House::new();

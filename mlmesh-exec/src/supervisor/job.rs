@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use mlmesh_model::{
-    Cause, Clock, Ended, ExecError, Exit, Isolation, LogStream, Micros, SecretText, StartError,
+    Cause, Clock, Ended, Exit, Isolation, LogStream, Micros, SecretText, StartError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait};
 
@@ -17,10 +17,11 @@ use super::Attempt;
 use super::end::{end_message, exit_text, own_cause};
 use super::launch::{Launched, start};
 use crate::channel::{Inbox, JobEnvironment, Message};
+use crate::journal::Journal;
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
 use crate::process::{descendants, signal};
-use crate::record::{Launch, LimitMeans, Spec, StopRequest, read_record};
+use crate::record::{Launch, LimitMeans, Spec};
 use crate::sandbox::exit_of;
 
 /// A piece without an end of line is shown after this time.
@@ -78,18 +79,13 @@ impl<'a> Job<'a> {
         spec: &'a Spec,
         secrets: &BTreeMap<String, SecretText>,
         isolation: Isolation,
+        control: OwnedFd,
     ) -> Result<Self, StartError> {
-        let prepare = |error: ExecError| StartError {
-            cause: Cause::PrepareFailed,
-            message: error.to_string(),
-        };
         let system = |what: &str, error: io::Error| StartError {
             cause: Cause::PrepareFailed,
             message: format!("{what}: {error}"),
         };
-        let log = LogWriter::create(&attempt.dir.log(), spec.log_bytes_max, secrets)
-            .map_err(|error| system("create the log", error))?;
-        let control = open_control(&attempt.dir.control()).map_err(prepare)?;
+        let log = LogWriter::new(attempt.dir.log(), spec.log_bytes_max, secrets);
         let mut environment: JobEnvironment = spec.env.clone();
         for (name, value) in secrets {
             environment.insert(name.clone(), value.0.clone());
@@ -320,7 +316,8 @@ impl<'a> Job<'a> {
     fn read_control(&mut self) {
         let mut buffer = [0_u8; 64];
         while matches!(rustix::io::read(&self.control, &mut buffer), Ok(length) if length > 0) {}
-        if let Ok(Some(request)) = read_record::<StopRequest>(&self.attempt.dir.stop()) {
+        let journal = Journal::read(&self.attempt.dir);
+        if let Some(request) = journal.ok().and_then(|journal| journal.stop) {
             self.stop(request.cause, request.grace_ms);
         }
     }
@@ -458,7 +455,6 @@ impl<'a> Job<'a> {
                 break;
             }
         }
-        drop(std::fs::remove_file(self.attempt.dir.control()));
         let (started_at, stopped) = match &self.phase {
             Phase::Launching => (None, None),
             Phase::Running { started_at, .. } => (Some(*started_at), None),
@@ -504,15 +500,6 @@ struct Ready {
     channel: bool,
 }
 
-fn open_control(path: &Path) -> Result<OwnedFd, ExecError> {
-    use crate::record::Doing;
-    let mode = Mode::RUSR | Mode::WUSR;
-    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).doing("create", path)?;
-    // Opened for writing, too, so that it never is at its end.
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).doing("open", path)
-}
-
 fn watch(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
@@ -530,6 +517,7 @@ fn timespec(wait_us: u64) -> Option<Timespec> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::journal::Appender;
     use crate::process::ProcessIdentity;
     use crate::record::{AttemptDir, SCHEMA};
     use mlmesh_model::{AttemptNumber, RunId};
@@ -539,8 +527,10 @@ mod tests {
     #[test]
     fn the_first_process_may_speak_before_the_launcher() {
         let folder = tempfile::tempdir().unwrap();
+        let dir = AttemptDir::at(folder.path());
         let attempt = Attempt {
-            dir: AttemptDir::at(folder.path()),
+            journal: Appender::open(&dir).unwrap().into(),
+            dir,
             identity: ProcessIdentity::of_self().unwrap(),
             clock: SystemClock,
         };
@@ -560,7 +550,14 @@ mod tests {
             datasets_verified: Vec::new(),
             interpreter: None,
         };
-        let job = Job::begin(&attempt, &spec, &BTreeMap::new(), Isolation::default());
+        let (control, _wakes) = std::io::pipe().unwrap();
+        let job = Job::begin(
+            &attempt,
+            &spec,
+            &BTreeMap::new(),
+            Isolation::default(),
+            control.into(),
+        );
         let Ok(mut job) = job else {
             panic!("`true` runs")
         };

@@ -74,9 +74,12 @@ async fn a_later_daemon_can_stop() {
 }
 
 fn supervisor_of(bench: &Bench, attempt: AttemptRef) -> serde_json::Value {
-    let state = fs::read(bench.attempt_dir(attempt).join("state.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
-    state["supervisor"].clone()
+    let journal = fs::read_to_string(bench.attempt_dir(attempt).join("journal")).unwrap();
+    let lines = journal.lines();
+    lines
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find_map(|mut entry| Some(entry.get_mut("begun")?.take()))
+        .expect("it has begun")
 }
 
 fn kill(pid: i32) {
@@ -161,9 +164,13 @@ async fn a_restart_of_the_machine_is_told_apart() {
         kill(pid.parse().unwrap());
     }
     let dir = bench.attempt_dir(spec.attempt);
-    let marker = fs::read_to_string(dir.join("started")).unwrap();
+    let journal = fs::read_to_string(dir.join("journal")).unwrap();
     let boot = supervisor["boot_id"].as_str().unwrap();
-    fs::write(dir.join("started"), marker.replace(boot, "an earlier boot")).unwrap();
+    fs::write(
+        dir.join("journal"),
+        journal.replace(boot, "an earlier boot"),
+    )
+    .unwrap();
     let ended = executor.wait(spec.attempt).await.unwrap();
     assert_eq!(ended.cause, Some(Cause::Reboot));
 }

@@ -171,7 +171,7 @@ async fn files_of_the_host_are_out_of_reach() {
         format!("cat /proc/1/cwd/..{data}/owner.key"),
         "ls -d /proc/1/root/root".to_owned(),
         "cat /mlmesh/work/../../root/.bashrc".to_owned(),
-        "cat ../spec.json".to_owned(),
+        "cat ../journal".to_owned(),
     ];
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
     walled.denied(&commands).await;
