@@ -9,8 +9,9 @@
 //!
 //! ```text
 //!   submitters ── ml queue -q ──► daemon ─┬─ killed, started again, n times
-//!        │ acknowledged ids               └─ jobs ──► witness file
-//!        └───────────── compared with store, events, logs, /proc ──────┘
+//!        │ acknowledged ids       ▲       └─ jobs ──► witness file
+//!        │        chores ─────────┘                      │
+//!        └──── compared with store, events, logs, outputs, /proc ──┘
 //! ```
 //!
 //! One seed derives every random choice; it is printed, and kept with a failure.
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+
+use chores::Chores;
+
+mod chores;
 
 /// What a campaign does.
 #[derive(Debug, Clone)]
@@ -68,7 +73,7 @@ const BACKLOG_MAX: usize = 60;
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(180);
 /// A daemon that is to die at a point gets this long before it is killed.
-const POINT_TIMEOUT: Duration = Duration::from_millis(900);
+const POINT_TIMEOUT: Duration = Duration::from_millis(2000);
 /// Lines that each job writes to each stream.
 const LOG_LINES: usize = 20;
 
@@ -80,12 +85,18 @@ pub fn run(campaign: &Campaign) -> Result<Report> {
     let acknowledged = Mutex::new(BTreeSet::new());
     let stop = AtomicBool::new(false);
     let serial = AtomicU64::new(0);
+    let chores = Chores::new(&site)?;
     let outcome = std::thread::scope(|scope| {
         for _ in 0..SUBMITTERS {
             scope.spawn(|| site.submit_until(&stop, &serial, &acknowledged));
         }
-        let killing = (0..campaign.kills)
-            .try_for_each(|kill| site.one_life(kill, campaign, &mut random, &mut report));
+        scope.spawn(|| chores.do_until(&site, &stop));
+        let killing = (0..campaign.kills).try_for_each(|kill| {
+            let aim = (kill % 2 == 1 && !campaign.points.is_empty())
+                .then(|| campaign.points[(kill / 2) as usize % campaign.points.len()]);
+            chores.aim_at(aim.unwrap_or_default());
+            site.one_life(kill, aim, &mut random, &mut report)
+        });
         stop.store(true, Ordering::Relaxed);
         killing
     });
@@ -97,7 +108,8 @@ pub fn run(campaign: &Campaign) -> Result<Report> {
     let mut daemon = site.start(None)?;
     let checked = site
         .settle()
-        .and_then(|()| site.compare_books(&acknowledged));
+        .and_then(|()| site.compare_books(&acknowledged))
+        .and_then(|()| chores.compare(&site));
     let stopped = site.stop(&mut daemon);
     checked.with_context(|| site.last_words())?;
     stopped?;
@@ -220,12 +232,10 @@ impl Site {
     fn one_life(
         &self,
         kill: u32,
-        campaign: &Campaign,
+        point: Option<&'static str>,
         random: &mut Random,
         report: &mut Report,
     ) -> Result<()> {
-        let point = (kill % 2 == 1 && !campaign.points.is_empty())
-            .then(|| campaign.points[(kill / 2) as usize % campaign.points.len()]);
         let Some(point) = point else {
             let mut daemon = self.start(None)?;
             let life = Duration::from_millis(20 + random.below(350));
@@ -240,7 +250,8 @@ impl Site {
             report.killed += 1;
             return Ok(());
         };
-        let armed = format!("{point}:{}", 1 + random.below(4));
+        let passed = if Chores::is_rare(point) { 1 } else { 4 };
+        let armed = format!("{point}:{}", 1 + random.below(passed));
         let mut daemon = self.start(Some(&armed))?;
         let mut status = None;
         wait_until(POINT_TIMEOUT, || {
@@ -326,6 +337,13 @@ impl Site {
     }
 
     fn compare_books(&self, acknowledged: &BTreeSet<String>) -> Result<()> {
+        // What this daemon has not touched is spared only when a run refers to it.
+        let pruned = self.ml(&["prune"]).output()?;
+        ensure!(
+            pruned.status.success(),
+            "ml prune: {}",
+            String::from_utf8_lossy(&pruned.stderr)
+        );
         let witnessed = self.witnessed()?;
         let mut executed = BTreeMap::<&str, u32>::new();
         for (run, _) in &witnessed {
@@ -355,6 +373,7 @@ impl Site {
                 self.describe(run)
             );
             self.check_log(run)?;
+            self.check_output(run)?;
         }
         let counts = self.json(&["status", "--json"])?["counts"].clone();
         ensure!(
@@ -411,6 +430,22 @@ impl Site {
                 "the {stream} of run {run} is not complete:\n{seen}"
             );
         }
+        Ok(())
+    }
+
+    /// The run's output is there; `ml` compares it with its digest.
+    fn check_output(&self, run: &str) -> Result<()> {
+        let folder = self.home.path().join("outputs").join(run);
+        let output = self
+            .ml(&["outputs", run, "-o"])
+            .arg(&folder)
+            .stderr(Stdio::piped())
+            .output()?;
+        ensure!(
+            output.status.success() && folder.join("out.txt").is_file(),
+            "the output of run {run} is not there: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     }
 
@@ -502,10 +537,10 @@ fn pause() {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
