@@ -14,6 +14,7 @@ mod config;
 mod context;
 mod error;
 mod follow;
+mod fuzz;
 mod large;
 mod output;
 mod project;

@@ -18,6 +18,7 @@ mod daemon_file;
 pub mod error_code;
 mod event_dto;
 mod explain_dto;
+mod fuzz;
 mod health_dto;
 mod log_dto;
 mod run_dto;

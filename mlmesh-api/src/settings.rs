@@ -294,6 +294,9 @@ impl Settings {
     }
 }
 
+/// What stands before a password among the parameters of a connection.
+const PASSWORD: &str = "password=";
+
 /// A value as people may see it: the password of a URL, before its host or among
 /// its parameters, is hidden.
 pub fn shown(value: &str) -> String {
@@ -308,13 +311,15 @@ pub fn shown(value: &str) -> String {
             text = format!("{scheme}://{user}:(hidden){host}");
         }
     }
-    if let Some((before, after)) = text.split_once("password=") {
-        let end = after.find(['&', ' ']).unwrap_or(after.len());
-        if &after[..end] != "(hidden)" {
-            text = format!("{before}password=(hidden){}", &after[end..]);
-        }
+    let mut parts = text.split(PASSWORD);
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(['&', ' ']).unwrap_or(part.len());
+        all.push_str(PASSWORD);
+        all.push_str("(hidden)");
+        all.push_str(&part[end..]);
     }
-    text
+    all
 }
 
 /// Reads `[section] key = value` pairs into `section.key`, as text.
@@ -467,6 +472,10 @@ mod tests {
             (
                 "postgres:///d?password=x&user=u",
                 "postgres:///d?password=(hidden)&user=u",
+            ),
+            (
+                "host=h password=x user=u password=y",
+                "host=h password=(hidden) user=u password=(hidden)",
             ),
             ("postgres://u@h:5432/d", "postgres://u@h:5432/d"),
             ("sqlite", "sqlite"),

@@ -43,7 +43,11 @@ impl ObjectStore {
         self.checkout_tree(&tree, destination)
     }
 
-    fn checkout_tree(&self, tree: &Tree, destination: &Path) -> Result<CheckedOut, StoreError> {
+    pub(crate) fn checkout_tree(
+        &self,
+        tree: &Tree,
+        destination: &Path,
+    ) -> Result<CheckedOut, StoreError> {
         let root = open_empty(destination).map_err(|source| {
             io_error(
                 "check out into the new or empty folder",
@@ -67,7 +71,8 @@ impl ObjectStore {
         for entry in files.into_iter().chain(links) {
             checkout.entry(entry)?;
             checkout.done.entries += 1;
-            checkout.done.bytes += entry.size;
+            // A listing that was changed on disk may say any size.
+            checkout.done.bytes = checkout.done.bytes.saturating_add(entry.size);
         }
         Ok(checkout.done)
     }

@@ -21,6 +21,7 @@ mod error;
 mod fault;
 mod format;
 mod frame;
+mod fuzz;
 mod hash;
 mod lease;
 mod links;

@@ -292,7 +292,7 @@ pub fn check_path(path: &str) -> Result<(), PathRule> {
     Ok(())
 }
 
-fn parse_line(line: &[u8]) -> Result<TreeEntry, &'static str> {
+pub(crate) fn parse_line(line: &[u8]) -> Result<TreeEntry, &'static str> {
     const FORM: &str = "it must be `mode SP size SP digest SP path`";
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let mut field = || fields.next().ok_or(FORM);

@@ -21,6 +21,7 @@ mod clock;
 mod entry;
 mod environment;
 mod executor;
+mod fuzz;
 mod gpu;
 mod interpreter;
 mod journal;

@@ -49,7 +49,7 @@ pub(crate) fn boot_id() -> io::Result<String> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
+pub(crate) struct Stat {
     parent: i32,
     start_time: u64,
     zombie: bool,
@@ -63,7 +63,7 @@ impl Stat {
 
     /// The name in the second field may hold anything, also parentheses and
     /// spaces; the fields are counted from its last parenthesis on.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
         let mut fields = rest.split_ascii_whitespace();

@@ -2,6 +2,7 @@
 //! earns. It computes and writes; what it says is taken from the run's record and
 //! from what the executor reported, never from what a person typed.
 
+mod fuzz;
 mod manifest;
 mod trust;
 

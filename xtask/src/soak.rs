@@ -1,8 +1,9 @@
 //! `cargo xtask soak [NAME]`: the suites that are too long for the gate.
 //!
-//! A soak is a test that is named `soak_…` and marked `#[ignore]`. It takes its seed
-//! from `MLMESH_SEED`, so that a failure can be repeated; results are recorded
-//! with date and seed in `docs/BENCHMARKS.md`.
+//! A soak is a test that is named `soak_…` and marked `#[ignore]`. `fuzz` is one more:
+//! the targets `fuzz_…` of the gate with a million cases each, optimised, overflow
+//! checks on. All take their seed from `MLMESH_SEED`, so that a failure can be
+//! repeated; results are recorded with date and seed in `docs/BENCHMARKS.md`.
 
 use std::env;
 use std::time::{Instant, UNIX_EPOCH};
@@ -14,6 +15,10 @@ use crate::workspace::Workspace;
 
 /// Where a soak reads its seed.
 pub const SEED_VARIABLE: &str = "MLMESH_SEED";
+/// The soak that is no ignored test.
+const FUZZ: &str = "fuzz";
+/// Cases of each fuzz target.
+const FUZZ_CASES: &str = "1000000";
 
 /// Runs the soaks whose name contains `soak_NAME`, or all of them.
 pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
@@ -33,10 +38,44 @@ pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
             .with_context(|| format!("{SEED_VARIABLE} is a whole number, found `{text}`"))?,
         Err(_) => fresh_seed()?,
     };
-    let filter = format!("soak_{}", name.unwrap_or_default());
     step::say(format_args!(
         "seed {seed}; repeat with {SEED_VARIABLE}={seed}"
     ));
+    let start = Instant::now();
+    if name.is_none_or(|name| name == FUZZ) {
+        fuzz(workspace, seed)?;
+    }
+    if name != Some(FUZZ) {
+        ignored(workspace, name, seed)?;
+    }
+    step::say(format_args!(
+        "seed {seed}: passed in {:.0} s",
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Our own crates are built with optimisation; dependencies are those of the gate.
+fn fuzz(workspace: &Workspace, seed: u64) -> Result<()> {
+    for targets in [
+        &["--workspace", "--lib", "--bins"][..],
+        &["--package", "mlmesh-recipe", "--test", "it"],
+    ] {
+        let mut command = step::cargo(&workspace.root, &["test", "--quiet", "--no-fail-fast"]);
+        command
+            .args(targets)
+            .args(["--", "fuzz_", "--nocapture"])
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
+            .env("MLMESH_FUZZ_CASES", FUZZ_CASES)
+            .env("PROPTEST_CASES", FUZZ_CASES)
+            .env(SEED_VARIABLE, seed.to_string());
+        step::run("fuzz", &mut command)?;
+    }
+    Ok(())
+}
+
+fn ignored(workspace: &Workspace, name: Option<&str>, seed: u64) -> Result<()> {
+    let filter = format!("soak_{}", name.unwrap_or_default());
     step::run(
         "build",
         &mut step::cargo(&workspace.root, &["build", "--workspace", "--bins"]),
@@ -58,13 +97,7 @@ pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
         );
     }
     step::say(names.join("\n"));
-    let start = Instant::now();
-    step::run("soak", &mut test(&["--nocapture", "--test-threads=1"]))?;
-    step::say(format_args!(
-        "seed {seed}: passed in {:.0} s",
-        start.elapsed().as_secs_f64()
-    ));
-    Ok(())
+    step::run("soak", &mut test(&["--nocapture", "--test-threads=1"]))
 }
 
 /// The names in what `cargo test -- --list` prints.

@@ -139,12 +139,12 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn any_text_is_a_workload_or_errors(text in recipes()) {
+    fn fuzz_any_text_is_a_workload_or_errors(text in recipes()) {
         check(&text);
     }
 
     #[test]
-    fn any_bytes_are_a_lock_or_say_why_not(
+    fn fuzz_any_bytes_are_a_lock_or_say_why_not(
         bytes in prop_oneof![
             any::<Vec<u8>>(),
             "(a==1|b>=2| |\\\\\n|\n|#|;|\\[x\\]|--hash=sha256:[0-9a-f]{64}|-e|@|name = \"a\"|\\[\\[package\\]\\]\n|version = 1\n){0,20}"
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn values_keep_their_text_on_the_way_to_argv(value in "[ -z|}~]{0,40}") {
+    fn fuzz_values_keep_their_text_on_the_way_to_argv(value in "[ -z|}~]{0,40}") {
         let quoted = value.replace('\'', "''");
         let text = format!("experiment:\n  name: a\n  command: [x, '${{v}}', '{quoted}']\n  params: {{v: '{quoted}'}}\n");
         let Workload::Experiment(experiment) = parse("r", &text).unwrap();

@@ -15,9 +15,14 @@ pub(crate) fn without_comments(source: &str) -> String {
 }
 
 /// Blanks every item that stands behind `#[cfg(test)]`. `code` must come from
-/// [`code_only`], and `text` is what the same positions are blanked in.
+/// [`code_only`], and `text` is what the same positions are blanked in. A file that
+/// begins with `#![cfg(test)]` is blank.
 pub(crate) fn without_tests(code: &str, text: &str) -> String {
     let mut out = text.as_bytes().to_vec();
+    if code.trim_start().starts_with("#![cfg(test)]") {
+        let end = out.len();
+        fill(&mut out, 0, end);
+    }
     let bytes = code.as_bytes();
     let mut from = 0;
     while let Some(found) = next_test_attribute(code, from) {
@@ -234,5 +239,9 @@ mod tests {
         assert!(left.contains("fn a()") && left.contains("fn e()"));
         assert!(!left.contains("use x") && !left.contains("fn c"));
         assert_eq!(left.len(), source.len());
+        let whole = "//! Targets.\n\n#![cfg(test)]\nfn a() { b.unwrap() }\n";
+        let left = without_tests(&code_only(whole), whole);
+        assert_eq!(left.trim(), "");
+        assert_eq!(left.len(), whole.len());
     }
 }
