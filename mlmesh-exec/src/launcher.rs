@@ -112,12 +112,23 @@ fn join_groups(spec: &Spec, channel: &OwnedFd) -> Result<(), StartError> {
 
 /// The job's command line, directory, environment and standard input.
 pub(crate) fn command(spec: &Spec, environment: &JobEnvironment) -> Result<Command, StartError> {
-    let (program, arguments) = spec.argv.split_first().ok_or_else(|| StartError {
+    let name = spec.argv.first().map_or("", String::as_str);
+    command_at(Path::new(name), spec, environment)
+}
+
+/// The same with the program's place.
+pub(crate) fn command_at(
+    program: &Path,
+    spec: &Spec,
+    environment: &JobEnvironment,
+) -> Result<Command, StartError> {
+    let (name, arguments) = spec.argv.split_first().ok_or_else(|| StartError {
         cause: Cause::CommandNotFound,
         message: "the command is empty".to_owned(),
     })?;
     let mut command = Command::new(program);
     command
+        .arg0(name)
         .args(arguments)
         .env_clear()
         .envs(environment)

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use mlmesh_model::StartError;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Attempt;
 use crate::VERB_LAUNCHER;
 use crate::cgroup;
 use crate::channel::{JobEnvironment, send};
-use crate::launcher::{command, isolation_failed, not_executed};
+use crate::launcher::{command, command_at, isolation_failed, not_executed};
 use crate::record::{Launch, LimitMeans, Spec};
 
 /// What was started.
@@ -64,8 +66,6 @@ pub(super) fn start(
 /// and returns. One execution less than with a launcher, a third of what a short
 /// command costs.
 fn start_in_groups(spec: &Spec, environment: &JobEnvironment) -> Result<Launched, StartError> {
-    let mut command = command(spec, environment)?;
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut joined: Vec<(&Path, &Path)> = Vec::new();
     let mut refused: Vec<(PathBuf, String)> = Vec::new();
     for limit in &spec.limits {
@@ -87,9 +87,7 @@ fn start_in_groups(spec: &Spec, environment: &JobEnvironment) -> Result<Launched
             "a limit does not hold: join `{}`: {why}",
             group.display()
         ))),
-        _ => command
-            .spawn()
-            .map_err(|error| not_executed(spec, environment, &error)),
+        _ => spawn(spec, environment),
     };
     for (_, home) in joined {
         // Should that fail, the supervisor shares the job's limits.
@@ -100,4 +98,34 @@ fn start_in_groups(spec: &Spec, environment: &JobEnvironment) -> Result<Launched
         channel: None,
         refused,
     })
+}
+
+/// Executes the command. A program that is found on the job's path before is started
+/// without a copy of this process, which a search by the child would need.
+fn spawn(spec: &Spec, environment: &JobEnvironment) -> Result<Child, StartError> {
+    let piped = |mut command: Command| {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn()
+    };
+    let spawned = match found(spec, environment) {
+        Some(program) => match piped(command_at(&program, spec, environment)?) {
+            // A script without `#!` is the shell's, as everywhere; the search knows that.
+            Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+                piped(command(spec, environment)?)
+            }
+            spawned => spawned,
+        },
+        None => piped(command(spec, environment)?),
+    };
+    spawned.map_err(|error| not_executed(spec, environment, &error))
+}
+
+/// The first program of the command's name on the job's path, unless the command is a
+/// path itself.
+fn found(spec: &Spec, environment: &JobEnvironment) -> Option<PathBuf> {
+    let name = spec.argv.first().filter(|name| !name.contains('/'))?;
+    let folders = environment.get("PATH")?.split(':');
+    folders
+        .map(|folder| spec.directory.join(folder).join(name))
+        .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
 }

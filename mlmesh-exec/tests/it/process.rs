@@ -175,6 +175,45 @@ async fn a_restart_of_the_machine_is_told_apart() {
     assert_eq!(ended.cause, Some(Cause::Reboot));
 }
 
+/// The supervisor looks for the program itself, and must find what the job's own
+/// search would find.
+#[tokio::test]
+async fn a_program_is_found_on_the_jobs_path_and_keeps_its_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let programs = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str, mode: u32| {
+        let path = programs.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    put("first/tool", "not executable", 0o644);
+    put("second/tool", "#!/bin/sh\necho tool $1\n", 0o755);
+    put("second/bare", "echo bare $1\n", 0o755);
+    let path = format!(
+        "{0}/absent:{0}/first:{0}/second:/usr/bin:/bin",
+        programs.path().display()
+    );
+    for (argv, expected) in [
+        (["tool", "a"], "tool a\n"),
+        (["bare", "b"], "bare b\n"),
+    ] {
+        let mut spec = bench.spec(&argv);
+        let plan = std::sync::Arc::make_mut(&mut spec.plan);
+        plan.env.insert("PATH".to_owned(), path.clone());
+        let (_, ended) = run(executor.as_ref(), &spec).await;
+        assert_eq!(ended.cause, None, "{}", ended.message);
+        assert_eq!(stdout(executor.as_ref(), spec.attempt).await, expected);
+    }
+    let named = ["sh", "-c", "cat /proc/$$/cmdline | tr '\\0' ' '"];
+    let spec = bench.spec(&named);
+    run(executor.as_ref(), &spec).await;
+    let said = stdout(executor.as_ref(), spec.attempt).await;
+    assert!(said.starts_with("sh -c"), "{said}");
+}
+
 #[tokio::test]
 async fn a_log_keeps_to_its_limit() {
     let bench = Bench::new();
