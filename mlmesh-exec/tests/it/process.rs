@@ -196,10 +196,7 @@ async fn a_program_is_found_on_the_jobs_path_and_keeps_its_name() {
         "{0}/absent:{0}/first:{0}/second:/usr/bin:/bin",
         programs.path().display()
     );
-    for (argv, expected) in [
-        (["tool", "a"], "tool a\n"),
-        (["bare", "b"], "bare b\n"),
-    ] {
+    for (argv, expected) in [(["tool", "a"], "tool a\n"), (["bare", "b"], "bare b\n")] {
         let mut spec = bench.spec(&argv);
         let plan = std::sync::Arc::make_mut(&mut spec.plan);
         plan.env.insert("PATH".to_owned(), path.clone());

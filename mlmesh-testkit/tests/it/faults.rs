@@ -11,6 +11,7 @@
 
 mod clock;
 mod disk;
+mod health;
 mod load;
 mod store;
 

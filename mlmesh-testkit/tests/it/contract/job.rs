@@ -203,6 +203,30 @@ fn a_secret_is_seen_by_its_job_and_by_nobody_else() {
 }
 
 #[test]
+fn a_failed_job_leaves_its_outputs_and_its_manifest() {
+    let place = Place::up();
+    let code = "import os, pathlib\n\
+                pathlib.Path('half.txt').write_text('half')\n\
+                pathlib.Path(os.environ['MLMESH_OUTPUT_DIR'], 'trace.txt').write_text('why')\n\
+                raise SystemExit(3)\n";
+    let recipe = place.bare("fails", code, "outputs: [half.txt]");
+    let run = place.ended(&recipe, &["--repro-policy", "relaxed"]);
+    assert_eq!(
+        (&run["phase"], &run["cause"]),
+        (&json!("failed"), &json!("exit"))
+    );
+    assert_eq!(run["manifest"]["exit_code"], 3, "{}", run["manifest"]);
+    let into = place.path("got");
+    let id = run["id"].as_str().unwrap();
+    place
+        .ml(&["outputs", id, "-o", into.to_str().unwrap()])
+        .exits(0);
+    let read = |name: &str| std::fs::read_to_string(into.join(name)).unwrap();
+    assert_eq!(read("half.txt"), "half");
+    assert_eq!(read("outputs/trace.txt"), "why");
+}
+
+#[test]
 fn the_owner_s_key_stands_in_no_command_line_and_no_log() {
     let place = Place::up();
     let key = std::fs::read_to_string(place.data().join("owner.key")).unwrap();
