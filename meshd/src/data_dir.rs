@@ -112,6 +112,8 @@ impl DataDir {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
             .map_err(failed(&root))?;
         spread(&root.join("data/experiments"));
+=======
+        close_to_others(&root).map_err(failed(&root))?;
         record.pid = std::process::id();
         let mut directory = Self { root, lock, record };
         directory.write_record().map_err(failed(&lock_path))?;
@@ -213,6 +215,30 @@ fn spread(folder: &Path) {
     {
         let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
     }
+}
+
+/// Takes from others what an earlier version left readable. Keys and secrets are not
+/// among it: one that others could read is refused where it is used, not mended.
+fn close_to_others(root: &Path) -> io::Result<()> {
+    let mut files: Vec<PathBuf> = ["meshd.db", "meshd.db-wal", "meshd.db-shm"]
+        .map(|name| root.join(name))
+        .into();
+    for folder in ["logs", "tls"] {
+        for entry in std::fs::read_dir(root.join(folder))? {
+            files.push(entry?.path());
+        }
+    }
+    for path in files {
+        match path.symlink_metadata() {
+            Ok(facts) if facts.is_file() && facts.permissions().mode() & 0o077 != 0 => {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file so that a reader sees the old one or the new one, never a part.

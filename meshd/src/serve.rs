@@ -21,6 +21,7 @@ use mlmesh_exec::{
     LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor, SystemClock,
 };
 use mlmesh_model::{Accelerators, Clock, Event, EventKind, Executor, Sequence, Snapshots, Tenant};
+use rustix::fs::Mode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -52,6 +53,9 @@ const STACK_BYTES: usize = 1024 * 1024;
 
 /// Runs a daemon until somebody stops it.
 pub(crate) fn run(arguments: &Run) -> anyhow::Result<()> {
+    // Whatever part makes a file of the data directory: it is nobody else's. Jobs get
+    // the mask of whoever started the daemon.
+    let job_umask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let settings = arguments.settings()?;
     let directory = DataDir::open(&data_dir(&settings)?)?;
     let logs = crate::logs::start(LogConfig {
@@ -69,7 +73,7 @@ pub(crate) fn run(arguments: &Run) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(live(&settings, directory, &logs));
+    let result = runtime.block_on(live(&settings, directory, &logs, job_umask));
     if let Err(error) = &result {
         tracing::error!(error = format!("{error:#}"), "daemon ends");
     }
@@ -78,7 +82,12 @@ pub(crate) fn run(arguments: &Run) -> anyhow::Result<()> {
     result
 }
 
-async fn live(settings: &Settings, mut directory: DataDir, logs: &LogSender) -> anyhow::Result<()> {
+async fn live(
+    settings: &Settings,
+    mut directory: DataDir,
+    logs: &LogSender,
+    job_umask: Mode,
+) -> anyhow::Result<()> {
     let names = Names {
         hosts: [
             Some("localhost".to_owned()),
@@ -102,7 +111,10 @@ async fn live(settings: &Settings, mut directory: DataDir, logs: &LogSender) -> 
     let tasks = TaskTracker::new();
     tasks.spawn(stop_on_signal(stopping.clone())?);
 
-    let daemon = open_parts(settings, &directory, logs, &clock, &stopping, &tasks).await?;
+    let daemon = open_parts(
+        settings, &directory, logs, &clock, &stopping, &tasks, job_umask,
+    )
+    .await?;
     let door = Door {
         tls: TlsAcceptor::from(tls),
         router: router(Arc::clone(&daemon)),
@@ -178,6 +190,7 @@ async fn open_parts(
     clock: &Arc<dyn Clock>,
     stopping: &Stopping,
     tasks: &TaskTracker,
+    job_umask: Mode,
 ) -> anyhow::Result<Arc<Daemon>> {
     let root = directory.root().to_owned();
     let open_store = OpenStore::open(settings.text("daemon.store"), &root).await?;
@@ -186,7 +199,7 @@ async fn open_parts(
     let keys = open_keys(&root, &owner, &store, clock).await?;
     let (snapshots, executor) = {
         let (root, clock) = (root.clone(), Arc::clone(clock));
-        tokio::task::spawn_blocking(move || open_executor(&root, clock)).await??
+        tokio::task::spawn_blocking(move || open_executor(&root, clock, job_umask)).await??
     };
     let accelerators: Arc<dyn Accelerators> = Arc::new(mlmesh_telemetry::NvmlAccelerators::new());
     let config = ControlConfig {
@@ -252,6 +265,7 @@ async fn open_parts(
 fn open_executor(
     root: &std::path::Path,
     clock: Arc<dyn Clock>,
+    job_umask: Mode,
 ) -> anyhow::Result<(Arc<NodeSnapshots>, Arc<dyn Executor>)> {
     let objects =
         ObjectStore::open(&root.join("data/objects")).context("open the content store")?;
@@ -270,6 +284,7 @@ fn open_executor(
         clock,
         log_bytes_max: LOG_BYTES_MAX_DEFAULT,
         pids_max: PIDS_MAX_DEFAULT,
+        job_umask: job_umask.as_raw_mode(),
     });
     Ok((snapshots, executor as Arc<dyn Executor>))
 }

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use crate::admit::{joined, points};
 use crate::config::Caller;
 use crate::error::ControlError;
+use crate::private_file::{CANCEL, run_folder};
 use crate::reactor::{Inner, job, sweep_of};
-use crate::{secrets, wish};
+use crate::{private_file, secrets};
 
 /// What a cancel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -100,7 +101,7 @@ async fn note_wishes(inner: &Arc<Inner>, live: Vec<RunId>) -> Result<(), Control
     let data_dir = inner.config.data_dir.clone();
     let written = tokio::task::spawn_blocking(move || {
         live.into_iter()
-            .try_for_each(|run| wish::write(&secrets::run_folder(&data_dir, run)))
+            .try_for_each(|run| private_file::write(&run_folder(&data_dir, run), CANCEL, &[]))
     });
     written
         .await
@@ -189,8 +190,8 @@ async fn put_back(
 }
 
 async fn forget_wish(inner: &Inner, run: RunId) -> Result<(), ControlError> {
-    let folder = secrets::run_folder(&inner.config.data_dir, run);
-    let removed = tokio::task::spawn_blocking(move || wish::remove(&folder));
+    let folder = run_folder(&inner.config.data_dir, run);
+    let removed = tokio::task::spawn_blocking(move || private_file::remove(&folder, CANCEL));
     removed
         .await
         .map_err(joined)?
@@ -211,7 +212,7 @@ async fn secrets_are_there(inner: &Inner, run: &Run) -> Result<(), ControlError>
         return Ok(());
     }
     let holder = sweep_of(run).unwrap_or(run.id);
-    let folder = secrets::run_folder(&inner.config.data_dir, holder);
+    let folder = run_folder(&inner.config.data_dir, holder);
     let is_there = tokio::task::spawn_blocking(move || secrets::is_there(&folder))
         .await
         .map_err(joined)?;

@@ -10,6 +10,7 @@ use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
 
 use crate::config::Caller;
 use crate::error::{Accepted, ControlError};
+use crate::private_file::run_folder;
 use crate::reactor::{Inner, job};
 use crate::world::world;
 use crate::{reconcile, secrets};
@@ -175,12 +176,12 @@ async fn write(
     values: secrets::Values,
 ) -> Result<Accepted, ControlError> {
     let id = submit.runs[0].id;
-    let folder = secrets::run_folder(&inner.config.data_dir, id);
+    let folder = run_folder(&inner.config.data_dir, id);
     let has_secrets = !values.is_empty();
     if has_secrets {
         inner.state().submitting.insert(id);
         let folder = folder.clone();
-        tokio::task::spawn_blocking(move || secrets::write(&folder, &values))
+        tokio::task::spawn_blocking(move || secrets::keep(&folder, &values))
             .await
             .map_err(joined)?
             .map_err(|source| ControlError::Io {
@@ -205,7 +206,7 @@ async fn write(
         inner.state().submitting.remove(&id);
         let is_ours = matches!(&accepted, Ok(accepted) if accepted.fresh);
         if !is_ours {
-            let gone = tokio::task::spawn_blocking(move || secrets::remove(&folder)).await;
+            let gone = tokio::task::spawn_blocking(move || secrets::forget(&folder)).await;
             if !matches!(gone, Ok(Ok(()))) {
                 tracing::error!(%id, "values of secrets of a refused submission could not be removed");
             }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
+use crate::private_file::run_folder;
 use crate::reactor::{Inner, sweep_of};
 use crate::{crash, reconcile, secrets};
 
@@ -215,12 +216,11 @@ impl Task {
             message,
         };
         let holder = sweep_of(run).unwrap_or(run.id);
-        let folder = secrets::run_folder(&self.inner.config.data_dir, holder);
+        let folder = run_folder(&self.inner.config.data_dir, holder);
         let values = tokio::task::spawn_blocking(move || secrets::read(&folder))
             .await
             .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(format!("read the secrets: {error}")))?
-            .unwrap_or_default();
+            .map_err(|error| failed(format!("read the secrets: {error}")))?;
         let wanted = |name: &String| {
             values
                 .get(name)
@@ -586,8 +586,7 @@ async fn until(at: Option<Instant>) {
 }
 
 fn gpus_file(inner: &Inner, lease: AttemptRef) -> std::path::PathBuf {
-    secrets::run_folder(&inner.config.data_dir, lease.run)
-        .join(format!("gpus-{}.json", lease.number.0))
+    run_folder(&inner.config.data_dir, lease.run).join(format!("gpus-{}.json", lease.number.0))
 }
 
 /// Notes which GPUs an attempt holds, for the next daemon's account.

@@ -167,7 +167,7 @@ fn secrets_left_behind(inner: &Inner) {
         if !secrets::is_there(&folder) || inner.needs_secrets(id) {
             continue;
         }
-        if let Err(error) = secrets::remove(&folder) {
+        if let Err(error) = secrets::forget(&folder) {
             tracing::error!(%id, %error, "values of secrets could not be removed");
         }
     }

@@ -15,6 +15,7 @@ use mlmesh_proof::{Extras, MANIFEST_FILE, manifest, write_manifest};
 use mlmesh_sched::{Event, Verdict};
 
 use crate::persist::persist;
+use crate::private_file::run_folder;
 use crate::reactor::{Inner, sweep_of};
 use crate::{crash, reconcile, secrets};
 
@@ -240,7 +241,7 @@ async fn persist_manifest(
 ) -> Option<mlmesh_model::Digest> {
     /// Tries before the run is recorded without its file.
     const TRIES_MAX: u32 = 8;
-    let folder = secrets::run_folder(&inner.config.data_dir, run);
+    let folder = run_folder(&inner.config.data_dir, run);
     let manifest = Arc::new(manifest);
     let mut delay = Duration::from_millis(50);
     for _ in 0..TRIES_MAX {
@@ -273,8 +274,8 @@ async fn drop_secrets(inner: &Inner, run: &Run) {
         Some(sweep) => sweep,
         None => run.id,
     };
-    let folder = secrets::run_folder(&inner.config.data_dir, holder);
-    let removed = tokio::task::spawn_blocking(move || secrets::remove(&folder)).await;
+    let folder = run_folder(&inner.config.data_dir, holder);
+    let removed = tokio::task::spawn_blocking(move || secrets::forget(&folder)).await;
     if !matches!(removed, Ok(Ok(()))) {
         tracing::error!(run = %run.id, "values of secrets could not be removed");
     }

@@ -22,10 +22,10 @@ mod error;
 mod ledger;
 mod machine;
 mod persist;
+mod private_file;
 mod reactor;
 mod reconcile;
 mod secrets;
-mod wish;
 mod world;
 
 pub use actions::{Cancelled, Retried};

@@ -12,8 +12,9 @@ use mlmesh_model::{AttemptNumber, AttemptRef, Phase, Run, RunKind};
 use mlmesh_sched::Event;
 
 use crate::persist::persist;
+use crate::private_file::{CANCEL, run_folder};
 use crate::reactor::{Inner, State, job};
-use crate::{attempt, secrets, wish};
+use crate::{attempt, private_file};
 
 /// Before a run is looked at again whose lease was lost.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -117,8 +118,9 @@ impl Held {
             0 => Vec::new(),
             _ => attempt::held_gpus(inner, lease(run)).await,
         };
-        let folder = secrets::run_folder(&inner.config.data_dir, run.id);
-        let looked = tokio::task::spawn_blocking(move || wish::is_there(&folder)).await;
+        let folder = run_folder(&inner.config.data_dir, run.id);
+        let looked =
+            tokio::task::spawn_blocking(move || private_file::is_there(&folder, CANCEL)).await;
         Self {
             gpus,
             cancelled: looked.unwrap_or(false),

@@ -53,6 +53,9 @@ pub struct ProcessConfig {
     pub log_bytes_max: u64,
     /// Processes and threads of one attempt.
     pub pids_max: u64,
+    /// The file mode creation mask of jobs: what the daemon was started with, before
+    /// it took a stricter one for its own files.
+    pub job_umask: u32,
 }
 
 /// Runs attempts as processes.

@@ -78,6 +78,7 @@ pub(crate) fn prepare(
         limits_required: start.placement.limits == LimitsPolicy::Required,
         log_bytes_max: inner.config.log_bytes_max,
         grace_ms: start.grace_ms,
+        umask: inner.config.job_umask,
         datasets_verified,
         interpreter: environment.map(|ready| ready.found.interpreter),
     })

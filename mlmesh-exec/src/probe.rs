@@ -83,6 +83,7 @@ fn launch_true(
         network_enforced: true,
         log_bytes_max: 0,
         grace_ms: 0,
+        umask: 0o022,
         datasets_verified: Vec::new(),
         interpreter: None,
     };

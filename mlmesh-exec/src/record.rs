@@ -94,6 +94,8 @@ pub(crate) struct Spec {
     pub(crate) network_enforced: bool,
     pub(crate) log_bytes_max: u64,
     pub(crate) grace_ms: u64,
+    /// The mode bits that files of the job do not get. Ours get fewer.
+    pub(crate) umask: u32,
     /// For the daemon that takes the attempt over.
     pub(crate) datasets_verified: Vec<String>,
     /// The same.

@@ -11,5 +11,6 @@ mod door;
 mod events;
 mod life;
 mod objects;
+mod private;
 mod runs;
 mod wire;

@@ -547,6 +547,7 @@ mod tests {
             network_enforced: false,
             log_bytes_max: 1 << 20,
             grace_ms: 0,
+            umask: 0o022,
             datasets_verified: Vec::new(),
             interpreter: None,
         };

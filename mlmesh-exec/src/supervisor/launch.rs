@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use mlmesh_model::StartError;
-use rustix::fs::{Access, access};
+
 use rustix::io::Errno;
+use rustix::fs::{Access, Mode, access};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::umask;
 
 use super::Attempt;
 use crate::VERB_LAUNCHER;
@@ -27,8 +29,21 @@ pub(super) struct Launched {
     pub(super) refused: Vec<(PathBuf, String)>,
 }
 
-/// The command itself where no namespace stands between, else its launcher.
+/// Starts the command under the file mode creation mask of jobs; the supervisor has
+/// one thread and keeps its own.
 pub(super) fn start(
+    attempt: &Attempt,
+    spec: &Spec,
+    environment: &JobEnvironment,
+) -> Result<Launched, StartError> {
+    let own = umask(Mode::from_raw_mode(spec.umask));
+    let launched = start_masked(attempt, spec, environment);
+    umask(own);
+    launched
+}
+
+/// The command itself where no namespace stands between, else its launcher.
+fn start_masked(
     attempt: &Attempt,
     spec: &Spec,
     environment: &JobEnvironment,

@@ -54,6 +54,7 @@ impl Bench {
             clock: Arc::new(SystemClock),
             log_bytes_max,
             pids_max,
+            job_umask: 0o022,
         })
     }
 
