@@ -216,6 +216,10 @@ impl From<ControlError> for ApiError {
                 message,
                 "`ml up` starts it again",
             ),
+            ControlError::SecretsOpen { .. } => {
+                let (message, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
+                Self::new(StatusCode::CONFLICT, error_code::KEY_MODE, message, hint)
+            }
             ControlError::Store(error) => error.into(),
             ControlError::Io { source, .. } => {
                 let mut failed = Self::io("the data directory", &source);

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use mlmesh_api as api;
 use mlmesh_api::error_code;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
-use crate::handlers::{audit, chores, chunks, datasets, events, health, logs, objects, runs};
+use crate::handlers::{
+    audit, chores, chunks, datasets, events, health, logs, objects, runs, secrets,
+};
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
 use crate::http::query::NUMBER_MAX;
@@ -236,6 +238,7 @@ pub(crate) fn routes() -> Vec<Route> {
         run_routes(),
         object_routes(),
         catalog_routes(),
+        secret_routes(),
     ]
     .into_iter()
     .flatten()
@@ -457,6 +460,36 @@ fn object_routes() -> Vec<Route> {
             Answer::Json(schema::<api::AddedDto>),
             || post(chunks::put),
         ),
+    ]
+}
+
+fn secret_routes() -> Vec<Route> {
+    vec![
+        read(
+            "/v1/secrets",
+            "the caller's stored secrets, without their values",
+            Answer::Json(schema::<api::SecretsDto>),
+            || get(secrets::list),
+        ),
+        Route {
+            method: Method::PUT,
+            ..write(
+                "/v1/secrets/{name}",
+                "store a secret's value for the caller's runs",
+                json_body::<api::SetSecretDto>(true),
+                Answer::Json(schema::<api::SecretDto>),
+                || put(secrets::set),
+            )
+        },
+        Route {
+            method: Method::DELETE,
+            ..read(
+                "/v1/secrets/{name}",
+                "forget a stored secret",
+                Answer::Nothing,
+                || delete(secrets::remove),
+            )
+        },
     ]
 }
 

@@ -86,6 +86,9 @@ pub(crate) enum Verb {
     /// Register data and look at the catalog
     #[command(subcommand)]
     Data(Data),
+    /// Keep values of secrets for your runs; names are shown, values never
+    #[command(subcommand)]
+    Secret(Secret),
     /// Show what happened, in order
     Events(Events),
     /// Check or read the audit trail
@@ -311,6 +314,22 @@ pub(crate) struct Prune {
     /// Only say what would go
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// Store a value: what comes on standard input, else it is asked for
+    Set {
+        /// Name of the secret, as `secrets:` in a recipe has it
+        name: String,
+    },
+    /// List names, owners and times
+    List,
+    /// Forget a value
+    Remove {
+        /// Name of the secret
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

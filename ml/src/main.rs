@@ -73,6 +73,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
         Verb::Prune(verb) => done(verbs::runs::prune(context, verb)),
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
+        Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
         Verb::Events(verb) => done(verbs::events::events(context, verb)),
         Verb::Audit(verb) => done(verbs::events::audit(context, verb)),
         Verb::Config(verb) => done(verbs::settings::config(context, verb)),

@@ -14,8 +14,8 @@ use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError,
     CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto,
     HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto,
-    RegisterDatasetDto, RetryDto, RunDto, RunsDto, StatusDto, StopDto, StopRequestDto, UploadDto,
-    read_key,
+    RegisterDatasetDto, RetryDto, RunDto, RunsDto, SecretDto, SecretsDto, SetSecretDto, StatusDto,
+    StopDto, StopRequestDto, UploadDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -297,6 +297,26 @@ impl Client {
     /// Forgets a dataset. The data stay where they lie.
     pub fn remove_dataset(&self, name: &str, version: &str) -> Result<(), ClientError> {
         let path = format!("/v1/datasets/{}/{}", encoded(name), encoded(version));
+        self.transport
+            .bytes(&call("DELETE", path, CallBody::None))
+            .map(drop)
+    }
+
+    /// The caller's stored secrets, without their values.
+    pub fn secrets(&self) -> Result<SecretsDto, ClientError> {
+        self.get("/v1/secrets".to_owned())
+    }
+
+    /// Stores a secret's value for the caller's runs.
+    pub fn set_secret(&self, name: &str, value: &SetSecretDto) -> Result<SecretDto, ClientError> {
+        let path = format!("/v1/secrets/{}", encoded(name));
+        let body = CallBody::Json(json_bytes(&path, value)?);
+        self.transport.json(&call("PUT", path, body))
+    }
+
+    /// Forgets a stored secret.
+    pub fn remove_secret(&self, name: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/secrets/{}", encoded(name));
         self.transport
             .bytes(&call("DELETE", path, CallBody::None))
             .map(drop)

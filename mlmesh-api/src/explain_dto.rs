@@ -31,6 +31,9 @@ pub struct ExplanationDto {
     pub snapshot: ExplainedSnapshot,
     /// Group 4: data.
     pub datasets: Vec<ExplainedDataset>,
+    /// Names of secrets, and who has the value of each.
+    #[serde(default)]
+    pub secrets: Vec<ExplainedSecret>,
     /// Group 5: what it may use.
     pub resources: ResourcesDto,
     /// Group 6: the candidate image; null on the process executor.
@@ -43,6 +46,15 @@ pub struct ExplanationDto {
     pub points: Vec<ExplainedPoint>,
     /// Number of points in all; 1 without a sweep.
     pub points_total: u32,
+}
+
+/// Where the value of a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExplainedSecret {
+    /// Its name.
+    pub name: String,
+    /// `caller`, `store`, or null when nobody has it.
+    pub from: Option<String>,
 }
 
 /// Points of a sweep that an explanation shows in full.

@@ -46,7 +46,7 @@ pub(crate) async fn cancel(
         }
         RunKind::Single | RunKind::Child { .. } => vec![id],
     };
-    let note = note(inner, caller, "run.cancel", id);
+    let note = note(inner, caller, "run.cancel", id.to_string());
     let mut done = Cancelled::default();
     let mut ends = Vec::new();
     let mut live = Vec::new();
@@ -143,7 +143,7 @@ pub(crate) async fn retry(
         });
     }
     secrets_are_there(inner, &targets[0]).await?;
-    let note = note(inner, caller, "run.retry", id);
+    let note = note(inner, caller, "run.retry", id.to_string());
     let writer = Arc::clone(inner);
     // A task of its own, so that a caller who goes away leaves nothing half done.
     inner
@@ -201,29 +201,30 @@ async fn forget_wish(inner: &Inner, run: RunId) -> Result<(), ControlError> {
         })
 }
 
-/// Values of secrets are kept until a run ends, so a run that needs them cannot be
-/// tried again without its caller.
-async fn secrets_are_there(inner: &Inner, run: &Run) -> Result<(), ControlError> {
-    let needs = run
-        .plan
-        .as_ref()
-        .is_some_and(|plan| !plan.secrets.is_empty());
-    if !needs {
+/// What a caller sent is kept until a run ends, so a run that needs it cannot be tried
+/// again unless the store has the values.
+async fn secrets_are_there(inner: &Arc<Inner>, run: &Run) -> Result<(), ControlError> {
+    let Some(plan) = run.plan.clone().filter(|plan| !plan.secrets.is_empty()) else {
         return Ok(());
+    };
+    let values = secrets::of_run(inner, run).await?;
+    let missing = plan
+        .secrets
+        .iter()
+        .filter(|name| !values.contains_key(*name));
+    let refusals: Vec<Refusal> = missing
+        .map(|name| {
+            Refusal::new(
+                "secret_without_value",
+                format!("the value of secret `{name}` was removed when the run ended"),
+                format!("`ml secret set {name}` stores one; or queue the recipe again, with it in your environment"),
+            )
+        })
+        .collect();
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(ControlError::Refused(refusals)),
     }
-    let holder = sweep_of(run).unwrap_or(run.id);
-    let folder = run_folder(&inner.config.data_dir, holder);
-    let is_there = tokio::task::spawn_blocking(move || secrets::is_there(&folder))
-        .await
-        .map_err(joined)?;
-    if is_there {
-        return Ok(());
-    }
-    Err(ControlError::Refused(vec![Refusal::new(
-        "secret_without_value",
-        "the values of the run's secrets were removed when it ended",
-        "queue the recipe again, with the secrets in your environment",
-    )]))
 }
 
 /// The run, if the caller may change it.
@@ -240,7 +241,8 @@ async fn owned(inner: &Inner, caller: &Caller, id: RunId) -> Result<Run, Control
     Ok(run)
 }
 
-fn note(inner: &Inner, caller: &Caller, action: &str, id: RunId) -> AuditNote {
+/// The audit row of something that a caller did.
+pub(crate) fn note(inner: &Inner, caller: &Caller, action: &str, subject: String) -> AuditNote {
     AuditNote {
         time: inner.ports.clock.now(),
         tenant: caller.tenant.clone(),
@@ -248,7 +250,7 @@ fn note(inner: &Inner, caller: &Caller, action: &str, id: RunId) -> AuditNote {
         key: caller.key.clone(),
         remote: caller.remote.clone(),
         action: action.to_owned(),
-        subject: id.to_string(),
+        subject,
         details_sha256: None,
     }
 }

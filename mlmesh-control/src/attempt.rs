@@ -210,16 +210,12 @@ impl Task {
         if plan.secrets.is_empty() {
             return Ok(secrets::Values::new());
         }
-        let run = &self.ledger.run;
         let failed = |message: String| StartError {
             cause: Cause::PrepareFailed,
             message,
         };
-        let holder = sweep_of(run).unwrap_or(run.id);
-        let folder = run_folder(&self.inner.config.data_dir, holder);
-        let values = tokio::task::spawn_blocking(move || secrets::read(&folder))
+        let values = secrets::of_run(&self.inner, &self.ledger.run)
             .await
-            .map_err(|error| failed(error.to_string()))?
             .map_err(|error| failed(format!("read the secrets: {error}")))?;
         let wanted = |name: &String| {
             values

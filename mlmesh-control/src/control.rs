@@ -10,6 +10,7 @@ use crate::actions::{self, Cancelled, Retried};
 use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
 use crate::reactor::{Inner, Seen};
+use crate::secret_store::{self, SecretStore, StoredSecret};
 use crate::{admit, machine, reconcile, secrets};
 
 /// How long a drain waits for records that are being written.
@@ -32,6 +33,7 @@ impl Control {
         };
         let open = ports.store.open_runs().await?;
         let inner = Inner::new(config, ports, Scheduler::new(capacity));
+        secret_store::blocking(&inner, SecretStore::check).await?;
         take_up(&inner, open).await;
         let keeper = Arc::clone(&inner);
         inner.tasks.spawn(keeper.keep_time());
@@ -72,6 +74,26 @@ impl Control {
         failed_only: bool,
     ) -> Result<Retried, ControlError> {
         actions::retry(&self.inner, caller, run, failed_only).await
+    }
+
+    /// What the caller has stored, by name. Values are never told.
+    pub async fn secrets(&self, caller: &Caller) -> Result<Vec<StoredSecret>, ControlError> {
+        secret_store::list(&self.inner, caller).await
+    }
+
+    /// Stores a value for the caller's runs. What it returns is on disk.
+    pub async fn set_secret(
+        &self,
+        caller: &Caller,
+        name: String,
+        value: mlmesh_model::SecretText,
+    ) -> Result<StoredSecret, ControlError> {
+        secret_store::set(&self.inner, caller, name, value).await
+    }
+
+    /// Forgets a stored value; false when there was none.
+    pub async fn remove_secret(&self, caller: &Caller, name: String) -> Result<bool, ControlError> {
+        secret_store::remove(&self.inner, caller, name).await
     }
 
     /// Starts nothing more and ends what is live, cause `shutdown`. Queued runs stay

@@ -48,6 +48,14 @@ pub enum ControlError {
     /// The store failed or refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Others may read the secret store.
+    #[error("`{}` has mode {mode:04o}; the secret store is a file of mode 0600\nhint: take it back with `chmod 600`, and replace the values that others may have read", path.display())]
+    SecretsOpen {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// A file of the data directory could not be read or written.
     #[error("{action}: {source}")]
     Io {
@@ -73,6 +81,7 @@ impl ControlError {
             Self::Store(StoreError::StaleToken { .. }) => "stale_token",
             Self::Store(StoreError::Unavailable(_)) => "store_unavailable",
             Self::Store(_) => "store_failed",
+            Self::SecretsOpen { .. } => "key_mode",
             Self::Io { .. } => "data_directory_failed",
         }
     }

@@ -25,6 +25,7 @@ mod persist;
 mod private_file;
 mod reactor;
 mod reconcile;
+mod secret_store;
 mod secrets;
 mod world;
 
@@ -33,7 +34,8 @@ pub use config::{Caller, ControlConfig, GRACE_MS_DEFAULT, Interpreters, Ports};
 pub use control::Control;
 pub use crash::CRASH_POINTS;
 pub use error::{Accepted, ControlError};
-pub use mlmesh_sched::{Capacity, Groups, Load, PlannedRun, Preflight};
+pub use mlmesh_sched::{Capacity, Groups, Load, PlannedRun, Preflight, SecretSource};
+pub use secret_store::{SECRET_BYTES_MAX, STORED_SECRETS_MAX, StoredSecret};
 
 /// Target of the trace events that follow a run along the job path, one for each
 /// `step`: admit, plan, queue, lease, start, watch, record.

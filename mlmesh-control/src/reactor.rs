@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ControlConfig, Ports};
+use crate::secret_store::SecretStore;
 use crate::world::Caches;
 use crate::{attempt, ledger};
 
@@ -25,6 +26,7 @@ pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
     pub(crate) ports: Ports,
     pub(crate) caches: Caches,
+    pub(crate) secrets: SecretStore,
     pub(crate) prepares: Semaphore,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -58,6 +60,7 @@ pub(crate) struct State {
 impl Inner {
     pub(crate) fn new(config: ControlConfig, ports: Ports, scheduler: Scheduler) -> Arc<Self> {
         Arc::new(Self {
+            secrets: SecretStore::in_folder(config.data_dir.clone()),
             config,
             ports,
             caches: Caches::default(),

@@ -15,6 +15,7 @@ use crate::admit::joined;
 use crate::config::Caller;
 use crate::error::ControlError;
 use crate::reactor::Inner;
+use crate::secret_store;
 
 /// Entries that each cache keeps.
 const CACHE_ENTRIES_MAX: usize = 1_024;
@@ -49,6 +50,12 @@ pub(crate) async fn world(
     } else {
         inner.ports.store.datasets(&caller.tenant).await?
     };
+    let secrets = if experiment.secrets.is_empty() {
+        BTreeSet::new()
+    } else {
+        let (tenant, owner) = (caller.tenant.clone(), caller.owner.clone());
+        secret_store::blocking(inner, move |store| store.names(&tenant, &owner)).await?
+    };
     let mut after = BTreeMap::new();
     for entry in &experiment.after {
         after.insert(entry.clone(), parent(inner, caller, entry).await?);
@@ -73,7 +80,7 @@ pub(crate) async fn world(
         abilities: inner.ports.executor.abilities(),
         capacity,
         after,
-        secrets: BTreeSet::new(),
+        secrets,
         commit_complete: files.commit_complete,
         lock: files.lock,
         caller_is_daemon_owner: caller.daemon_owner,

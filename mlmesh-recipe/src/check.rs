@@ -35,6 +35,14 @@ pub fn check(workload: &Workload) -> Result<(), Refusal> {
         .map_err(|fault| Refusal::new(code::VALUE, fault.message, fault.hint))
 }
 
+/// Checks the name of a secret, as `secrets:` in a recipe would.
+///
+/// # Errors
+/// A name that no recipe could have.
+pub fn check_secret_name(name: &str) -> Result<(), Refusal> {
+    rules::variable_name(name).map_err(|fault| Refusal::new(code::VALUE, fault.message, fault.hint))
+}
+
 type Checked = Result<(), Fault>;
 
 fn command(experiment: &Experiment) -> Checked {

@@ -33,7 +33,7 @@ mod template;
 mod tree;
 mod units;
 
-pub use check::check;
+pub use check::{check, check_secret_name};
 pub use error::{ERRORS_MAX, RecipeError, RecipeErrors};
 pub use expand::{EXPANSION_BYTES_MAX, POINTS_MAX, Point, expand};
 pub use overrides::apply_overrides;

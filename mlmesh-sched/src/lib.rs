@@ -26,8 +26,8 @@ pub use event::{Effect, Effects, Event, Job};
 pub use mlmesh_recipe::lock::{LOCK_BYTES_MAX, facts as lock_facts};
 pub use order::USAGE_HALF_LIFE_US;
 pub use preflight::{
-    DatasetGroup, DepsGroup, ExperimentGroup, Groups, PlannedRun, Preflight, SnapshotGroup,
-    preflight,
+    DatasetGroup, DepsGroup, ExperimentGroup, Groups, PlannedRun, Preflight, SecretGroup,
+    SecretSource, SnapshotGroup, preflight,
 };
 pub use retry::{BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Outcome, Verdict, retries_used};
 pub use scheduler::{AGED_AFTER_US, AGED_EVERY, PASSED_BY_MAX_US, Scheduler};

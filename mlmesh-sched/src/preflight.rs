@@ -63,6 +63,8 @@ pub struct Groups {
     pub snapshot: SnapshotGroup,
     /// The data, in recipe order.
     pub datasets: Vec<DatasetGroup>,
+    /// Where the value of each secret comes from.
+    pub secrets: Vec<SecretGroup>,
     /// What a run may use.
     pub resources: Resources,
     /// Digest of the image that would be used; null on `process`.
@@ -115,6 +117,25 @@ pub struct DatasetGroup {
     pub registered: bool,
 }
 
+/// A secret in [`Groups`]: its name, never its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SecretGroup {
+    /// Its name.
+    pub name: String,
+    /// Who has the value; null when nobody has.
+    pub from: Option<SecretSource>,
+}
+
+/// Who has a secret's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretSource {
+    /// The caller sends it, and it wins.
+    Caller,
+    /// The daemon's store.
+    Store,
+}
+
 /// Judges `submission` in `world`. The only source of refusals of plans.
 pub fn preflight(submission: &Submission, world: &World) -> Preflight {
     let Workload::Experiment(experiment) = &submission.workload;
@@ -144,7 +165,14 @@ pub fn preflight(submission: &Submission, world: &World) -> Preflight {
         sweep,
         trust,
         waits: rules::waits(experiment, world),
-        groups: groups(submission, experiment, &resolved, plan_sha256, runs.len()),
+        groups: groups(
+            submission,
+            experiment,
+            world,
+            &resolved,
+            plan_sha256,
+            runs.len(),
+        ),
         placement: placement(submission, experiment, &resolved),
         plan_sha256,
         runs,
@@ -234,9 +262,31 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
     }
 }
 
+/// Where each value comes from, in the order of the plan.
+pub(crate) fn secrets(
+    submission: &Submission,
+    experiment: &Experiment,
+    world: &World,
+) -> Vec<SecretGroup> {
+    let source = |name: &String| {
+        if submission.secret_values.contains_key(name) {
+            return Some(SecretSource::Caller);
+        }
+        world.secrets.contains(name).then_some(SecretSource::Store)
+    };
+    let names = experiment.secrets.iter();
+    names
+        .map(|name| SecretGroup {
+            name: name.clone(),
+            from: source(name),
+        })
+        .collect()
+}
+
 fn groups(
     submission: &Submission,
     experiment: &Experiment,
+    world: &World,
     resolved: &Resolved,
     plan_sha256: Option<PlanDigest>,
     runs: usize,
@@ -265,6 +315,7 @@ fn groups(
             sha256: submission.commit.0,
         },
         datasets: experiment.datasets.iter().map(dataset).collect(),
+        secrets: secrets(submission, experiment, world),
         resources: experiment.resources,
         candidate_image: None,
     }

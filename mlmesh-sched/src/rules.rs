@@ -10,6 +10,7 @@ use mlmesh_model::{
     TrustFacts, deps_digest,
 };
 
+use crate::preflight::{SecretGroup, secrets};
 use crate::world::{LockSeen, ParentSeen, World};
 
 /// What the world makes of the recipe's names.
@@ -420,12 +421,12 @@ pub(crate) fn host(
     if experiment.limits == LimitsPolicy::Required {
         refusals.extend(limits_required(experiment, abilities));
     }
-    for name in &experiment.secrets {
-        if !world.secrets.contains(name) && !submission.secret_values.contains_key(name) {
+    for SecretGroup { name, from } in secrets(submission, experiment, world) {
+        if from.is_none() {
             refusals.push(Refusal::new(
                 "secret_without_value",
                 format!("secret `{name}` has no value"),
-                format!("set it in your environment (`export {name}=…`) when you queue"),
+                format!("`ml secret set {name}` stores one; or set it in your environment when you queue"),
             ));
         }
     }

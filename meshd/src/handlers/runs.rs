@@ -10,12 +10,12 @@ use axum::response::Response;
 use mlmesh_api::{
     ACCEPTED_SCHEMA, ATTEMPTS_SCHEMA, AcceptedDto, AttemptDto, AttemptsDto, CHANGED_RUNS_SCHEMA,
     ChangedRunsDto, CountsDto, EXPLANATION_SCHEMA, ExplainedDataset, ExplainedDeps,
-    ExplainedExperiment, ExplainedPoint, ExplainedSnapshot, ExplanationDto, OUTPUTS_SCHEMA,
-    OutputFileDto, OutputsDto, POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto, ResourcesDto, RetryDto,
-    RunDto, RunSummaryDto, RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
+    ExplainedExperiment, ExplainedPoint, ExplainedSecret, ExplainedSnapshot, ExplanationDto,
+    OUTPUTS_SCHEMA, OutputFileDto, OutputsDto, POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto,
+    ResourcesDto, RetryDto, RunDto, RunSummaryDto, RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
 };
 use mlmesh_cas::{Mode, TREE_BYTES_MAX, Tree};
-use mlmesh_control::{Caller, Preflight};
+use mlmesh_control::{Caller, Preflight, SecretSource};
 use mlmesh_model::{
     CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunId, RunKind, RunQuery, Sequence,
     Submission, Tenant,
@@ -76,6 +76,17 @@ fn explanation(preflight: &Preflight, recipe: String, policy: ReproPolicy) -> Ex
                 checksum: dataset.checksum,
                 mount: dataset.mount.clone(),
                 registered: dataset.registered,
+            })
+            .collect(),
+        secrets: groups
+            .secrets
+            .iter()
+            .map(|secret| ExplainedSecret {
+                name: secret.name.clone(),
+                from: secret.from.map(|from| match from {
+                    SecretSource::Caller => "caller".to_owned(),
+                    SecretSource::Store => "store".to_owned(),
+                }),
             })
             .collect(),
         resources: ResourcesDto::from(groups.resources),

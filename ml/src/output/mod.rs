@@ -103,6 +103,12 @@ impl Output {
         drop(writeln!(io::stderr().lock(), "{text}"));
     }
 
+    /// Asks a person at a terminal; the answer goes on in the same line.
+    pub(crate) fn ask(&self, text: impl Display) {
+        let mut stderr = io::stderr().lock();
+        drop(write!(stderr, "{text}").and_then(|()| stderr.flush()));
+    }
+
     /// Says what could be typed next; only to a person at a terminal.
     pub(crate) fn hint(&self, text: impl Display) {
         if self.stderr_terminal && !self.json {

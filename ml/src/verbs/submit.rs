@@ -248,6 +248,18 @@ fn print_explanation(output: &Output, it: &ExplanationDto) -> Outcome {
     if it.datasets.is_empty() {
         output.line("  none")?;
     }
+    for (place, secret) in it.secrets.iter().enumerate() {
+        if place == 0 {
+            section("secrets")?;
+        }
+        let from = match secret.from.as_deref() {
+            Some("caller") => "from your environment",
+            Some("store") => "from the daemon's store",
+            Some(other) => other,
+            None => "no value",
+        };
+        line(&secret.name, from.to_owned())?;
+    }
     section("resources")?;
     line("cpus", cpus(it.resources.cpu_milli))?;
     line(

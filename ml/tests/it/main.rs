@@ -16,6 +16,7 @@ mod following;
 mod help;
 mod offline;
 mod runs;
+mod secrets;
 mod sweeps;
 mod terminal;
 mod transfer;

@@ -56,6 +56,33 @@ fn the_next_step_is_said_to_people_only() {
 }
 
 #[test]
+fn a_typed_secret_is_not_shown() {
+    let mesh = Mesh::up();
+    for (keys, stored) in [(&b"huntes\x7fr2\r"[..], true), (b"hunter2\x03", false)] {
+        let mut command = on_terminal(&mesh.place, "secret set TOKEN");
+        let mut set = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut screen = set.stdout.take().unwrap();
+        let mut seen = String::new();
+        let mut byte = [0];
+        while !seen.contains("not shown): ") {
+            assert_eq!(screen.read(&mut byte).unwrap(), 1, "{seen}");
+            seen.push(char::from(byte[0]));
+        }
+        let mut keyboard = set.stdin.take().unwrap();
+        keyboard.write_all(keys).unwrap();
+        screen.read_to_string(&mut seen).unwrap();
+        assert_eq!(set.wait().unwrap().success(), stored, "{seen}");
+        assert!(!seen.contains("hunt"), "{seen}");
+        if stored {
+            let file = std::fs::read_to_string(mesh.place.data().join("secrets.json")).unwrap();
+            assert!(file.contains("\"hunter2\""), "{file}");
+            mesh.ml(&["secret", "remove", "TOKEN"]).exits(0);
+        }
+    }
+    assert_eq!(mesh.ml(&["secret", "list"]).exits(0).stdout, "");
+}
+
+#[test]
 fn ctrl_c_asks_first_and_then_cancels() {
     let mesh = Mesh::up();
     let recipe = mesh.recipe("long", &["forever"], "");

@@ -193,3 +193,65 @@ async fn a_retry_of_a_run_whose_secrets_are_gone_is_refused() {
     let refused = control.retry(&caller(), accepted.id, false).await;
     assert_eq!(refused.unwrap_err().code(), "secret_without_value");
 }
+
+#[tokio::test]
+async fn stored_secrets_serve_their_owner_and_yield_to_what_the_caller_sends() {
+    let house = House::new();
+    let control = house.control().await;
+    let eve = mlmesh_control::Caller {
+        owner: "eve".parse().unwrap(),
+        ..caller()
+    };
+    let needs = |names: &[&str]| {
+        with(submission(&["exit", "1"]), |experiment| {
+            experiment.secrets = names.iter().map(|name| (*name).to_owned()).collect();
+        })
+    };
+    for (who, name, value) in [
+        (&caller(), "A", "ada's"),
+        (&caller(), "B", "b"),
+        (&eve, "A", "eve's"),
+    ] {
+        let value = SecretText(value.into());
+        control.set_secret(who, name.into(), value).await.unwrap();
+    }
+    let refused = control.submit(&eve, needs(&["A", "B"]), None).await;
+    assert_eq!(refused.unwrap_err().code(), "secret_without_value");
+
+    let mut sent = needs(&["A", "B"]);
+    let mine = SecretText("mine".into());
+    sent.secret_values.insert("B".into(), mine);
+    let explained = control.explain(&caller(), sent.clone()).await.unwrap();
+    let from = explained.groups.secrets.iter();
+    let from: Vec<_> = from.map(|it| (it.name.as_str(), it.from)).collect();
+    use mlmesh_control::SecretSource::{Caller, Store};
+    assert_eq!(from, [("A", Some(Store)), ("B", Some(Caller))]);
+
+    let run = control.submit(&caller(), sent, None).await.unwrap().id;
+    control.wait_idle().await;
+    assert_eq!(house.fake.secrets_seen(run), ["A=ada's", "B=mine"]);
+    // What the caller sent went with the end; the store has both names.
+    control.retry(&caller(), run, false).await.unwrap();
+    control.wait_idle().await;
+    assert_eq!(house.fake.secrets_seen(run), ["A=ada's", "B=b"]);
+    assert!(control.remove_secret(&caller(), "B".into()).await.unwrap());
+    let refused = control.retry(&caller(), run, false).await.unwrap_err();
+    assert!(refused.to_string().contains("`B`"), "{refused}");
+
+    let rows = house.store.audit_rows(0, 100).await.unwrap();
+    let ours = rows
+        .iter()
+        .filter(|row| row.note.action.starts_with("secret."));
+    let ours: Vec<_> = ours
+        .map(|row| format!("{} {}", row.note.action, row.note.subject))
+        .collect();
+    assert_eq!(
+        ours,
+        [
+            "secret.set A",
+            "secret.set B",
+            "secret.set A",
+            "secret.remove B"
+        ]
+    );
+}

@@ -33,7 +33,7 @@ struct State {
     discarded: Vec<(RunId, u32)>,
     /// Attempts of which it was said that they never started: they never will.
     barred: BTreeSet<(RunId, u32)>,
-    secrets_seen: BTreeMap<RunId, Vec<String>>,
+    secrets_seen: BTreeMap<RunId, BTreeMap<String, SecretText>>,
     gpus_seen: BTreeMap<RunId, Vec<String>>,
 }
 
@@ -87,12 +87,12 @@ impl Fake {
         self.state().discarded.clone()
     }
 
+    /// Names and values that the newest attempt was given, as `NAME=VALUE`.
     pub(crate) fn secrets_seen(&self, run: RunId) -> Vec<String> {
-        self.state()
-            .secrets_seen
-            .get(&run)
-            .cloned()
-            .unwrap_or_default()
+        let state = self.state();
+        let seen = state.secrets_seen.get(&run).into_iter().flatten();
+        seen.map(|(name, SecretText(value))| format!("{name}={value}"))
+            .collect()
     }
 
     pub(crate) fn gpus_seen(&self, run: RunId) -> Vec<String> {
@@ -218,9 +218,7 @@ impl Executor for Fake {
                     .unwrap();
             }
             let mut state = self.state();
-            state
-                .secrets_seen
-                .insert(run, spec.secrets.keys().cloned().collect());
+            state.secrets_seen.insert(run, spec.secrets.clone());
             state.gpus_seen.insert(run, spec.gpus.clone());
             if state.barred.contains(&(run, spec.attempt.number.0)) {
                 return Err(StartError {

@@ -236,7 +236,7 @@ async fn values_of_secrets_reach_the_attempt_and_are_gone_with_it() {
         .join(format!("data/experiments/{}/secrets.json", accepted.id));
     for child in &accepted.children {
         house.fake.executed(*child).await;
-        assert_eq!(house.fake.secrets_seen(*child), ["KEY"]);
+        assert_eq!(house.fake.secrets_seen(*child), ["KEY=s3cret"]);
     }
     house.fake.release(accepted.children[0]);
     house.reaches(accepted.children[0], Phase::Completed).await;
