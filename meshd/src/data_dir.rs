@@ -112,7 +112,6 @@ impl DataDir {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
             .map_err(failed(&root))?;
         spread(&root.join("data/experiments"));
-=======
         close_to_others(&root).map_err(failed(&root))?;
         record.pid = std::process::id();
         let mut directory = Self { root, lock, record };
