@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use mlmesh_model::StartError;
 
-use rustix::io::Errno;
 use rustix::fs::{Access, Mode, access};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::umask;
 
