@@ -7,7 +7,7 @@ use mlmesh_cas::{CHUNKED_BYTES_MIN, FrameWriter, chunk_manifest};
 use mlmesh_model::{Digest, ObjectId};
 use mlmesh_testkit::daemon::{Daemon, Start};
 
-use crate::wire::{client, store_tree, tree_of};
+use crate::wire::{client, request, store_tree, tree_of};
 
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
@@ -67,6 +67,44 @@ fn what_was_sent_comes_back_and_what_is_missing_is_named() {
         .object_bytes(ObjectId(Digest::of(b"absent")))
         .unwrap_err();
     assert_eq!(absent.exit_code(), 4);
+}
+
+/// Connections that the daemon has taken so far, the one that asks among them.
+fn connections(daemon: &Daemon) -> u64 {
+    let page = request(daemon, "GET", "/metrics", None);
+    let page = String::from_utf8(page.body).unwrap();
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix("mlmesh_http_connections_total "));
+    line.expect("a counter").parse().unwrap()
+}
+
+#[test]
+fn a_transfer_is_binary_versioned_and_on_one_connection() {
+    let daemon = Daemon::start();
+    let before = connections(&daemon);
+    let here = client(&daemon);
+    for seed in 0..20 {
+        let content = noise(40_000, 2 * seed);
+        let id = ObjectId(Digest::of(&content));
+        assert_eq!(here.have(&[id]).unwrap(), [false]);
+        let mut frames = FrameWriter::new(Vec::new()).unwrap();
+        frames.record(id, &content).unwrap();
+        let mut frames = frames.finish().unwrap();
+        assert!(
+            frames.len() < content.len() + 200,
+            "bytes travel as they are"
+        );
+        assert_eq!(here.send_frames(&frames).unwrap().objects, 1);
+        let listing = tree_of(id, 40_000).canonical_bytes();
+        here.commit(&listing, &IdempotencyKey::random().unwrap())
+            .unwrap();
+        // "mlfrme", a zero, the version.
+        frames[7] += 1;
+        let refused = here.send_frames(&frames).unwrap_err();
+        assert!(refused.to_string().contains("version"), "{refused}");
+    }
+    assert_eq!(connections(&daemon), before + 2);
 }
 
 #[test]
