@@ -1,5 +1,5 @@
-//! Measuring pairs of commands: wall and CPU time of children, of a daemon, or of the
-//! whole machine, read from `/proc`.
+//! Measuring pairs of commands: wall and CPU time of children and of a daemon, read
+//! from `/proc`.
 //!
 //! The kernel counts CPU time there in ticks of 10 ms. A round therefore repeats its
 //! command until a tick is small against it, and the figure is per repetition.
@@ -27,8 +27,6 @@ pub enum Clock {
     Children,
     /// The same and a daemon that works for them.
     ChildrenAndDaemon(Pid),
-    /// Everything on this machine: for work that other processes carry on with.
-    Machine,
 }
 
 impl Clock {
@@ -36,7 +34,6 @@ impl Clock {
         match self {
             Clock::Children => children(),
             Clock::ChildrenAndDaemon(pid) => Ok(children()? + process(pid)?),
-            Clock::Machine => machine(),
         }
     }
 }
@@ -136,25 +133,6 @@ fn sum(fields: &[f64], numbers: &[usize]) -> f64 {
         .filter_map(|number| fields.get(number - 3))
         .sum::<f64>()
         / TICKS_PER_SECOND
-}
-
-/// CPU seconds of all processes: everything but idling and waiting for disks.
-fn machine() -> Result<f64> {
-    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-    let line = text
-        .lines()
-        .next()
-        .and_then(|line| line.strip_prefix("cpu "))
-        .context("/proc/stat has no first line `cpu`")?;
-    let fields: Vec<f64> = line
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or_default())
-        .collect();
-    Ok([0, 1, 2, 5, 6]
-        .iter()
-        .filter_map(|index| fields.get(*index))
-        .sum::<f64>()
-        / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]
