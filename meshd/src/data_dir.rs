@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mlmesh_api::DaemonFile;
@@ -32,6 +32,8 @@ const FOLDERS: [&str; 10] = [
     "data/cache",
     "data/backups",
 ];
+
+const LOCK_FILE: &str = "daemon.lock";
 
 /// An open data directory. While this lives, no other daemon can have it.
 #[derive(Debug)]
@@ -60,6 +62,37 @@ pub(crate) enum DataDirError {
     /// It cannot be made or opened.
     #[error("open the data directory: `{path}`: {source}\nhint: {hint}", hint = hint(source))]
     Io { path: PathBuf, source: io::Error },
+    /// Somebody took it away from the daemon that ran in it.
+    #[error(
+        "the data directory `{root}` was removed or replaced while the daemon ran in it\nhint: jobs that were started go on; put the directory back, or begin anew with `ml up`"
+    )]
+    Gone { root: PathBuf },
+}
+
+/// Which directory was opened. It is not the same any more when its lock file has
+/// gone or is another one, whatever stands at its path now.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    root: PathBuf,
+    lock: (u64, u64),
+}
+
+impl Place {
+    /// An error that may pass, such as a file system that does not answer, is no proof.
+    pub(crate) fn check(&self) -> Result<(), DataDirError> {
+        let gone = match std::fs::symlink_metadata(self.root.join(LOCK_FILE)) {
+            Ok(found) => (found.dev(), found.ino()) != self.lock,
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+        };
+        if gone {
+            let root = self.root.clone();
+            return Err(DataDirError::Gone { root });
+        }
+        Ok(())
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -84,7 +117,7 @@ impl DataDir {
             .create(root)
             .map_err(failed(root))?;
         let root = root.canonicalize().map_err(failed(root))?;
-        let lock_path = root.join("daemon.lock");
+        let lock_path = root.join(LOCK_FILE);
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -122,6 +155,15 @@ impl DataDir {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What to look at to see whether it is still there.
+    pub(crate) fn place(&self) -> io::Result<Place> {
+        let lock = self.lock.metadata()?;
+        Ok(Place {
+            root: self.root.clone(),
+            lock: (lock.dev(), lock.ino()),
+        })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

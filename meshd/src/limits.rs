@@ -67,6 +67,8 @@ pub(crate) const CERTIFICATE_DAYS: u64 = 397;
 pub(crate) const CERTIFICATE_RENEW_DAYS: u64 = 60;
 /// How often a running daemon looks at its certificate.
 pub(crate) const CERTIFICATE_LOOK_INTERVAL: Duration = Duration::from_secs(12 * 3600);
+/// How often a running daemon looks whether its data directory is still there.
+pub(crate) const PLACE_LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a start waits for a port that something just gave up.
 pub(crate) const PORT_WAIT: Duration = Duration::from_secs(2);
 /// Bytes of a piece of a large object.

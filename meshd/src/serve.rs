@@ -30,12 +30,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::arguments::{Run, data_dir};
 use crate::daemon::{Daemon, Stopping};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Place};
 use crate::http::front::{OnceInAWhile, RequestIds};
 use crate::http::listener::{Door, accept};
 use crate::keys::{local_owner, open_keys};
 use crate::limits::{
-    BLOCKING_THREADS_MAX, CERTIFICATE_LOOK_INTERVAL, EVENT_STREAMS_MAX, PORT_WAIT, WORKER_THREADS,
+    BLOCKING_THREADS_MAX, CERTIFICATE_LOOK_INTERVAL, EVENT_STREAMS_MAX, PLACE_LOOK_INTERVAL,
+    PORT_WAIT, WORKER_THREADS,
 };
 use crate::logs::{LogConfig, LogSender, follow_audit, last_row, trace_to};
 use crate::machine::{MachineInterpreters, boot_id, capacity, host_name, node};
@@ -110,6 +111,8 @@ async fn live(
     let stopping = Stopping::default();
     let tasks = TaskTracker::new();
     tasks.spawn(stop_on_signal(stopping.clone())?);
+    let place = directory.place().context("look at the data directory")?;
+    tasks.spawn(stop_when_gone(place.clone(), stopping.clone()));
 
     let daemon = open_parts(
         settings, &directory, logs, &clock, &stopping, &tasks, job_umask,
@@ -156,6 +159,8 @@ async fn live(
     // The task ends by itself once the token is cancelled.
     let _ = accepting.await;
     drain(&daemon, connections, settings.time("daemon.shutdown_grace")).await;
+    // In another directory of that name, `meshd.json` is another daemon's.
+    place.check()?;
     directory
         .remove_daemon_file()
         .context("remove `meshd.json`")?;
@@ -370,6 +375,21 @@ fn stop_on_signal(stopping: Stopping) -> anyhow::Result<impl Future<Output = ()>
         }
         stopping.begin(false);
     })
+}
+
+/// Without its directory a daemon would take work and record it in files that have
+/// no name. It goes down as it does otherwise: jobs belong to their supervisors.
+async fn stop_when_gone(place: Place, stopping: Stopping) {
+    loop {
+        tokio::select! {
+            () = stopping.token().cancelled() => return,
+            () = tokio::time::sleep(PLACE_LOOK_INTERVAL) => {}
+        }
+        if let Err(error) = place.check() {
+            tracing::error!(%error, "data directory is gone");
+            return stopping.begin(false);
+        }
+    }
 }
 
 /// Looks at the certificate now and then. A timer that is hours long is no polling.

@@ -145,6 +145,11 @@ impl Daemon {
         ended.is_none()
     }
 
+    /// What it has said on stderr, once it has ended.
+    pub fn last_words(&mut self) -> String {
+        last_words(&mut self.child)
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process"), signal).expect("a signal is sent");

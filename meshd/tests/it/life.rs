@@ -122,6 +122,43 @@ fn stop_jobs_cancels_what_is_live() {
 }
 
 #[test]
+fn a_daemon_whose_directory_is_gone_ends_and_leaves_its_jobs_alone() {
+    let mut daemon = Daemon::start();
+    let outer = daemon.data_dir().parent().unwrap().to_owned();
+    let (gate, done) = (outer.join("gate"), outer.join("done"));
+    let here = client(&daemon);
+    let commit = store_tree(&here, b"print(1)");
+    let line = format!(
+        "until [ -e '{}' ]; do sleep 0.05; done; echo > '{}'",
+        gate.display(),
+        done.display()
+    );
+    let key = IdempotencyKey::random().unwrap();
+    let accepted = here.submit(&submission(commit, &line), &key).unwrap();
+    let id = accepted.id.to_string();
+    until("the run runs", || {
+        (here.run(&id).unwrap().phase == Phase::Running).then_some(())
+    });
+
+    let data_dir = daemon.data_dir().to_owned();
+    std::fs::rename(&data_dir, outer.join("moved away")).unwrap();
+    // Another one in its place is not its own.
+    std::fs::create_dir(&data_dir).unwrap();
+    std::fs::write(data_dir.join("daemon.lock"), "{}").unwrap();
+    std::fs::write(data_dir.join(DaemonFile::NAME), "another's").unwrap();
+    assert_eq!(daemon.wait().code(), Some(1));
+    let words = daemon.last_words();
+    assert!(
+        words.contains("was removed or replaced") && words.contains("\nhint: "),
+        "{words}"
+    );
+    let others = std::fs::read_to_string(data_dir.join(DaemonFile::NAME)).unwrap();
+    assert_eq!(others, "another's");
+    std::fs::write(&gate, b"").unwrap();
+    until("the job ends by itself", || done.exists().then_some(()));
+}
+
+#[test]
 fn a_key_that_others_may_read_keeps_the_daemon_from_starting() {
     let mut daemon = Daemon::start();
     daemon.terminate();
