@@ -1,6 +1,6 @@
 //! Datasets, the audit trail, commits, and the daemon's own chores.
 
-use mlmesh_model::{AuditRow, CommitId, Dataset, Digest, RunId};
+use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, RunId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -252,6 +252,10 @@ pub struct PruneDto {
     /// Runs.
     #[schemars(schema_with = "wire::run_ids")]
     pub runs: Vec<RunId>,
+    /// Environments that no run is planned with, by the digest of what is in them.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::digests")]
+    pub environments: Vec<DepsDigest>,
     /// Objects of the content store; null on a dry run, since only a prune finds them.
     pub objects: Option<u64>,
     /// Bytes that they took.

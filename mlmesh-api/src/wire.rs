@@ -36,6 +36,11 @@ pub fn digest(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": "^[0-9a-f]{64}$"})
 }
 
+/// Digests of 64 hex digits.
+pub fn digests(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{64}$"}})
+}
+
 /// 64 hex digits, or null.
 pub fn digest_or_null(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"})

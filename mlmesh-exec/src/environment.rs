@@ -2,14 +2,20 @@
 //!
 //! An environment holds absolute paths, so it is built where it stays, under a
 //! lock, and is complete when its marker is there, which is written last. A
-//! half-built one is removed by whoever comes next. The warm path is one read.
+//! half-built one is removed by whoever comes next. The warm path is one read under
+//! a shared lock.
+//!
+//! [`HeldEnvironments`] removes what no run is planned with. It takes the locks first,
+//! asks then who needs what, and removes last: whoever was accepted before the answer
+//! is in it, and whoever came after it waits for the lock and builds anew.
 //!
 //! They lie beside the objects, not among the caches: a job that runs needs its
 //! environment to the end, and caches may vanish at any moment.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -22,6 +28,8 @@ use crate::record::{Durable, read_record, write_record};
 
 /// Where they are, below the data directory.
 const ENVIRONMENTS: &str = "data/objects/environments";
+/// Ending of an environment that is being removed.
+const REMOVED: &str = "removed";
 const MARKER: &str = "mlmesh-environment.json";
 const SCHEMA: &str = "mlmesh.environment/1";
 /// Lines of the installer's output that a refusal shows.
@@ -50,15 +58,7 @@ pub(crate) fn ensure(
 ) -> Result<Ready, StartError> {
     let folder = data_dir.join(ENVIRONMENTS);
     let prefix = folder.join(deps.to_string());
-    if let Some(ready) = complete(&prefix) {
-        return Ok(ready);
-    }
-    let found = interpreter::find(python).ok_or_else(|| {
-        failed(format!(
-            "no Python {python} on this machine\nhint: install it so that `python{python}` is on the \
-             daemon's PATH, or name another version in `environment: {{python: …}}`"
-        ))
-    })?;
+    let lock_path = folder.join(format!("{deps}.lock"));
     let system =
         |what: &str, error: io::Error| failed(format!("{what} `{}`: {error}", prefix.display()));
     fs::DirBuilder::new()
@@ -66,8 +66,20 @@ pub(crate) fn ensure(
         .mode(0o755)
         .create(&folder)
         .map_err(|error| system("make room for", error))?;
-    let _lock =
-        lock(&folder.join(format!("{deps}.lock"))).map_err(|error| system("lock", error))?;
+    let shared = Locked::wait(&lock_path, FlockOperation::LockShared)
+        .map_err(|error| system("lock", error))?;
+    if let Some(ready) = complete(&prefix) {
+        return Ok(ready);
+    }
+    drop(shared);
+    let found = interpreter::find(python).ok_or_else(|| {
+        failed(format!(
+            "no Python {python} on this machine\nhint: install it so that `python{python}` is on the \
+             daemon's PATH, or name another version in `environment: {{python: …}}`"
+        ))
+    })?;
+    let _lock = Locked::wait(&lock_path, FlockOperation::LockExclusive)
+        .map_err(|error| system("lock", error))?;
     // Somebody else may have built it while we waited.
     if let Some(ready) = complete(&prefix) {
         return Ok(ready);
@@ -126,14 +138,103 @@ fn finish(prefix: &Path, found: Found) -> Result<Ready, StartError> {
     })
 }
 
-fn lock(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
+/// An environment's lock. It is given up explicitly: a child between fork and exec
+/// still has the descriptor and would hold it on.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Locked {
+    /// Waits for the lock, and for the one that has come in its place when whoever had
+    /// it removed the file.
+    fn wait(path: &Path, operation: FlockOperation) -> io::Result<Self> {
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            flock(&file, operation)?;
+            let locked = Self(file);
+            let held = locked.0.metadata()?.ino();
+            if fs::metadata(path).is_ok_and(|there| there.ino() == held) {
+                return Ok(locked);
+            }
+        }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing the file would do it, later.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Environments that nobody builds or looks up now, and nobody can while this lives.
+#[derive(Debug)]
+pub struct HeldEnvironments {
+    folder: PathBuf,
+    held: Vec<(DepsDigest, Locked)>,
+}
+
+impl HeldEnvironments {
+    /// Takes the lock of each environment that is free.
+    pub fn hold(data_dir: &Path) -> io::Result<Self> {
+        let folder = data_dir.join(ENVIRONMENTS);
+        let mut held = Vec::new();
+        let listing = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            listing => Some(listing?),
+        };
+        for entry in listing.into_iter().flatten() {
+            let name = entry?.file_name();
+            let Some(digest) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let path = folder.join(format!("{}.lock", DepsDigest(digest)));
+            match Locked::wait(&path, FlockOperation::NonBlockingLockExclusive) {
+                Ok(lock) => held.push((DepsDigest(digest), lock)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { folder, held })
+    }
+
+    /// Those that are not needed, in order.
+    pub fn spare(&self, needed: &HashSet<DepsDigest>) -> Vec<DepsDigest> {
+        let digests = self.held.iter().map(|(digest, _)| *digest);
+        let mut spare: Vec<_> = digests.filter(|digest| !needed.contains(digest)).collect();
+        spare.sort_unstable();
+        spare
+    }
+
+    /// Removes those that are not needed, and what an earlier removal has left over.
+    /// They lose their names under the lock; emptying the folders takes longer.
+    pub fn remove_spare(self, needed: &HashSet<DepsDigest>) -> io::Result<Vec<DepsDigest>> {
+        let spare = self.spare(needed);
+        for digest in &spare {
+            let prefix = self.folder.join(digest.to_string());
+            fs::rename(&prefix, prefix.with_extension(REMOVED))?;
+            fs::remove_file(prefix.with_extension("lock"))?;
+        }
+        drop(self.held);
+        let listing = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(spare),
+            listing => listing?,
+        };
+        for entry in listing {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == REMOVED) {
+                match fs::remove_dir_all(path) {
+                    // Another prune was faster.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
+            }
+        }
+        Ok(spare)
+    }
 }
 
 fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartError> {

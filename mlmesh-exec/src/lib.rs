@@ -41,6 +41,7 @@ mod supervisor;
 
 pub use clock::SystemClock;
 pub use entry::{VERBS, supervise_main};
+pub use environment::HeldEnvironments;
 pub use executor::{LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor};
 pub use interpreter::find_interpreter;
 pub use metrics::METRICS_FILE;

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, AttemptNumber, BoxFuture, Cause, CommitId, Digest, Event, Exit, FencingToken,
-    Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase, Run, RunId, Sequence,
-    Tenant, Trust,
+    Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
+    FencingToken, Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase, Run,
+    RunId, Sequence, Tenant, Trust,
 };
 
 /// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
@@ -356,6 +356,8 @@ pub struct References {
     pub commits: Vec<CommitId>,
     /// Listings of outputs.
     pub outputs: Vec<ObjectId>,
+    /// Digests of environments, each with the run or the sweep that was planned with it.
+    pub environments: Vec<(RunId, DepsDigest)>,
 }
 
 /// What a store refuses or fails at.

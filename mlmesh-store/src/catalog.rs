@@ -196,7 +196,23 @@ pub(crate) async fn references(sql: &mut impl Sql) -> Result<References, StoreEr
         outputs.push(ObjectId(row.digest()?));
     }
     outputs.sort_unstable();
+    let mut environments = BTreeSet::new();
+    // A point stores its plan's `deps` where they differ from its template's.
+    const PLANS: &str = "SELECT COALESCE(p.id, r.id), r.plan FROM runs r LEFT JOIN runs p \
+                         ON p.seq = r.parent WHERE r.plan LIKE '%\"deps\":{%'";
+    for mut row in sql.rows(PLANS, &[]).await? {
+        let run = row.parsed()?;
+        let deps = rows::plan_deps(&row.text()?)?;
+        environments.extend(deps.map(|deps| (run, deps)));
+    }
+    const TEMPLATE_PLANS: &str = "SELECT id, template FROM runs WHERE template IS NOT NULL";
+    for mut row in sql.rows(TEMPLATE_PLANS, &[]).await? {
+        let run = row.parsed()?;
+        let deps = rows::template_deps(&row.text()?)?;
+        environments.extend(deps.map(|deps| (run, deps)));
+    }
     Ok(References {
+        environments: environments.into_iter().collect(),
         commits: commits.into_iter().collect(),
         outputs,
     })

@@ -14,9 +14,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlmesh_model::{
-    CommitId, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId, ObjectId, PHASES,
-    Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Resources, Run,
-    RunId, RunKind, Sequence, StoreError, Trust,
+    CommitId, DepsDigest, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId, ObjectId,
+    PHASES, Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Resources,
+    Run, RunId, RunKind, Sequence, StoreError, Trust,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -509,4 +509,20 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 /// The commit that a template gives to points without one.
 pub(crate) fn template_commit(text: &str) -> Result<CommitId, StoreError> {
     Ok(from_json::<Common>(text)?.commit)
+}
+
+/// The environment's digest in the text of a plan, or of a point's changes to one.
+pub(crate) fn plan_deps(text: &str) -> Result<Option<DepsDigest>, StoreError> {
+    #[derive(Deserialize)]
+    struct Deps {
+        #[serde(default)]
+        deps: Option<PlanDeps>,
+    }
+    Ok(from_json::<Deps>(text)?.deps.map(|deps| deps.sha256))
+}
+
+/// The environment's digest in a template's plan.
+pub(crate) fn template_deps(text: &str) -> Result<Option<DepsDigest>, StoreError> {
+    let plan = from_json::<Common>(text)?.plan;
+    Ok(plan.and_then(|plan| plan.deps.as_ref().map(|deps| deps.sha256)))
 }

@@ -14,7 +14,8 @@ use mlmesh_api::{
 };
 use mlmesh_cas::PruneOptions;
 use mlmesh_control::Caller;
-use mlmesh_model::{Micros, ObjectId, Phase, RunId, RunQuery, Tenant};
+use mlmesh_exec::HeldEnvironments;
+use mlmesh_model::{DepsDigest, Micros, ObjectId, Phase, References, RunId, RunQuery, Tenant};
 
 use super::{note, objects_error};
 use crate::daemon::Daemon;
@@ -74,10 +75,12 @@ pub(crate) async fn prune(
             Some(before) => ended_before(&daemon, &caller.tenant, before).await?,
             None => Vec::new(),
         };
-        let schema = PRUNE_SCHEMA.to_owned();
+        let held = hold_environments(&daemon).await?;
+        let references = daemon.store.references().await?;
         return Ok(ok(&PruneDto {
-            schema,
+            schema: PRUNE_SCHEMA.to_owned(),
             dry_run: true,
+            environments: held.spare(&needed(&references, &runs)),
             runs,
             objects: None,
             bytes: None,
@@ -105,7 +108,12 @@ pub(crate) async fn prune(
             [daemon.run_folder(*run), tracking]
         })
         .collect();
+    let held = hold_environments(&daemon).await?;
     let references = daemon.store.references().await?;
+    let needed = needed(&references, &[]);
+    let environments = blocking(move || held.remove_spare(&needed))
+        .await?
+        .map_err(|error| ApiError::io("the environments", &error))?;
     let roots: HashSet<ObjectId> = references
         .commits
         .into_iter()
@@ -133,9 +141,24 @@ pub(crate) async fn prune(
         schema: PRUNE_SCHEMA.to_owned(),
         dry_run: false,
         runs,
+        environments,
         objects: Some(pruned.objects),
         bytes: Some(pruned.bytes),
     }))
+}
+
+async fn hold_environments(daemon: &Daemon) -> ApiResult<HeldEnvironments> {
+    let root = daemon.root.clone();
+    blocking(move || HeldEnvironments::hold(&root))
+        .await?
+        .map_err(|error| ApiError::io("the environments", &error))
+}
+
+/// Environments of all runs but these.
+fn needed(references: &References, without: &[RunId]) -> HashSet<DepsDigest> {
+    let environments = references.environments.iter();
+    let kept = environments.filter(|(run, _)| !without.contains(run));
+    kept.map(|(_, environment)| *environment).collect()
 }
 
 async fn ended_before(daemon: &Daemon, tenant: &Tenant, before: Micros) -> ApiResult<Vec<RunId>> {
@@ -169,7 +192,7 @@ async fn ended_before(daemon: &Daemon, tenant: &Tenant, before: Micros) -> ApiRe
     }
 }
 
-fn only_owner(caller: &Caller) -> ApiResult<()> {
+pub(crate) fn only_owner(caller: &Caller) -> ApiResult<()> {
     if caller.daemon_owner {
         return Ok(());
     }

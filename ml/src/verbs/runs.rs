@@ -183,6 +183,14 @@ pub(crate) fn prune(context: &Context, verb: &cli::Prune) -> Outcome {
         return output.json(&pruned);
     }
     let runs = pruned.runs.len();
+    for environment in &pruned.environments {
+        let word = if pruned.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        output.line(format_args!("{word} environment {environment}"))?;
+    }
     match (pruned.objects, pruned.bytes) {
         (Some(objects), Some(bytes)) => output.line(format_args!(
             "removed {runs} runs and {objects} objects, {}",

@@ -177,6 +177,13 @@ fn prune_says_what_would_go_and_removes_it() {
     let mesh = Mesh::up();
     mesh.ml(&["queue", "--wait", &mesh.recipe("old", &["ok"], "")])
         .exits(0);
+    let spare = "5".repeat(64);
+    let environment = mesh
+        .place
+        .data()
+        .join("data/objects/environments")
+        .join(&spare);
+    std::fs::create_dir_all(&environment).unwrap();
     let dry = mesh
         .ml(&["prune", "--older-than", "0s", "--dry-run", "--json"])
         .exits(0)
@@ -185,8 +192,12 @@ fn prune_says_what_would_go_and_removes_it() {
         (&dry["schema"], dry["runs"].as_array().unwrap().len()),
         (&"mlmesh.prune/1".into(), 1)
     );
+    assert_eq!(dry["environments"], serde_json::json!([spare]));
+    assert!(environment.is_dir());
     mesh.ml(&["info"]).exits(0);
     let pruned = mesh.ml(&["prune", "--older-than", "0s"]).exits(0).stdout;
-    assert!(pruned.starts_with("removed 1 runs and "), "{pruned}");
+    let expected = format!("removed environment {spare}\nremoved 1 runs and ");
+    assert!(pruned.starts_with(&expected), "{pruned}");
+    assert!(!environment.exists());
     mesh.ml(&["info"]).exits(4);
 }

@@ -1,10 +1,11 @@
 //! Environments from locks, with a wheel made here: no index is asked.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mlmesh_exec::find_interpreter;
+use mlmesh_exec::{HeldEnvironments, find_interpreter};
 use mlmesh_model::*;
 
 use crate::support::*;
@@ -118,6 +119,58 @@ async fn an_environment_is_built_once_and_shared() {
     let (_, ended) = run(executor.as_ref(), &last).await;
     assert_eq!(ended.cause, None);
     assert!(!prefix.join("half-built").exists());
+}
+
+#[tokio::test]
+async fn what_is_not_needed_goes_and_what_is_looked_up_or_needed_stays() {
+    let Some(version) = python() else { return };
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let folder = bench.dir.path().join("data/objects/environments");
+    assert!(hold(&bench).spare(&HashSet::new()).is_empty());
+    let mut digests = Vec::new();
+    for lock in ["# needed\n", "# spare\n"] {
+        let spec = locked(&bench, &version, lock, "print(1)");
+        assert_eq!(run(executor.as_ref(), &spec).await.1.cause, None);
+        digests.push(spec.plan.deps.clone().unwrap().sha256);
+    }
+    let needed = HashSet::from([digests[0]]);
+    let path = |digest: DepsDigest| folder.join(digest.to_string());
+
+    // Somebody builds it or looks it up.
+    let lock = fs::File::open(folder.join(format!("{}.lock", digests[1]))).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
+    assert!(hold(&bench).remove_spare(&needed).unwrap().is_empty());
+    assert!(path(digests[1]).is_dir());
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
+
+    // Whoever comes while it goes waits, and makes it anew.
+    let held = hold(&bench);
+    assert_eq!(held.spare(&needed), [digests[1]]);
+    let again = locked(&bench, &version, "# spare\n", "print(2)");
+    let (removed, started) = tokio::join!(
+        async {
+            tokio::task::yield_now().await;
+            held.remove_spare(&needed).unwrap()
+        },
+        run(executor.as_ref(), &again)
+    );
+    assert_eq!((removed, started.1.cause), (vec![digests[1]], None));
+    assert_eq!(stdout(executor.as_ref(), again.attempt).await, "2\n");
+    assert!(path(digests[0]).is_dir());
+
+    fs::create_dir(path(digests[0]).with_extension("removed")).unwrap();
+    assert_eq!(hold(&bench).remove_spare(&needed).unwrap(), [digests[1]]);
+    let names: HashSet<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let kept = digests[0].to_string();
+    assert_eq!(names, HashSet::from([format!("{kept}.lock"), kept]));
+}
+
+fn hold(bench: &Bench) -> HeldEnvironments {
+    HeldEnvironments::hold(bench.dir.path()).unwrap()
 }
 
 #[tokio::test]

@@ -71,6 +71,7 @@ cases! {
     datasets_are_registered_once,
     keys_are_replaced_and_revoked,
     references_name_trees_and_outputs,
+    references_name_environments_with_who_has_them,
     prune_removes_what_ended_long_ago,
     check_writes_and_reads,
     racing_claims_take_each_run_once,

@@ -125,6 +125,33 @@ pub(super) async fn references_name_trees_and_outputs(store: Arc<dyn Store>) {
     assert_eq!(references.outputs, [ObjectId(Digest::of(b"outputs"))]);
 }
 
+pub(super) async fn references_name_environments_with_who_has_them(store: Arc<dyn Store>) {
+    let with = |word: &str| {
+        let mut plan = plan("1");
+        let sha256 = DepsDigest(Digest::of(word.as_bytes()));
+        plan.deps = Some(PlanDeps {
+            kind: DepsKind::Lock,
+            name: "requirements.txt".to_owned(),
+            python: "3.12".to_owned(),
+            sha256,
+        });
+        (plan, sha256)
+    };
+    let ((single, alone), (common, template), (second, other)) =
+        (with("alone"), with("template"), with("other"));
+    let single = submitted(&*store, vec![run_of(single)]).await.remove(0);
+    let points = [common.clone(), common, second].map(run_of);
+    let sweep = submitted(&*store, sweep_of(points.to_vec()))
+        .await
+        .remove(0);
+    let mut without = plan("1");
+    without.deps = None;
+    submitted(&*store, vec![run_of(without)]).await;
+    let mut expected = vec![(single.id, alone), (sweep.id, template), (sweep.id, other)];
+    expected.sort_unstable();
+    assert_eq!(store.references().await.unwrap().environments, expected);
+}
+
 pub(super) async fn prune_removes_what_ended_long_ago(store: Arc<dyn Store>) {
     let cancel = async |id| {
         let cancel = unleased(id, Phase::Queued, Phase::Cancelled);
