@@ -1,72 +1,66 @@
-//! Lookups in a store of a million small objects: time and memory.
+//! Lookups in a store of many objects, one at a time.
 //!
-//! `cargo run --release -p mlmesh-cas --example lookup_bench [OBJECTS]`
-#![expect(
-    clippy::print_stdout,
-    reason = "the figures are what the program is for"
-)]
+//! `lookup_bench FOLDER OBJECTS`: fills a new store in FOLDER with small objects,
+//! opens it again as a daemon would, and asks for single ids, of which half are
+//! there. Prints one line of JSON; times in microseconds.
 
 use std::error::Error;
-use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 use mlmesh_cas::ObjectStore;
 use mlmesh_model::{Digest, ObjectId};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let count = std::env::args()
-        .nth(1)
-        .map_or(Ok(1_000_000_u64), |text| text.parse())?;
-    let folder = tempfile::tempdir()?;
-    let object = |number: u64| {
-        let content = number.to_le_bytes();
-        (ObjectId(Digest::of(&content)), content)
-    };
-    let store = ObjectStore::open(folder.path())?;
-    let begun = Instant::now();
-    for start in (0..count).step_by(10_000) {
-        store.put_batch((start..count.min(start + 10_000)).map(object))?;
-    }
-    println!("put {count} objects      {:>10.1} ms", ms(begun));
-    drop(store);
+const BATCH: u64 = 1 << 14;
+const LOOKUPS: u64 = 20_000;
 
-    let begun = Instant::now();
-    let store = ObjectStore::open(folder.path())?;
-    println!("open                     {:>10.1} ms", ms(begun));
-    println!("memory                   {:>10}", resident()?);
-    let begun = Instant::now();
-    let known: Vec<_> = (0..10_000)
-        .map(|index| object(index * (count / 10_000).max(1)).0)
-        .collect();
-    let found = store.has(&known)?.iter().filter(|there| **there).count();
-    println!(
-        "10,000 that are there    {:>10.1} ms ({found} found)",
-        ms(begun)
-    );
-    let begun = Instant::now();
-    let absent: Vec<_> = (0..10_000).map(|index| object(count + index).0).collect();
-    let found = store.has(&absent)?.iter().filter(|there| **there).count();
-    println!(
-        "10,000 that are not      {:>10.1} ms ({found} found)",
-        ms(begun)
-    );
-    let begun = Instant::now();
-    for id in known.iter().take(1_000) {
-        store.has(&[*id])?;
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut words = std::env::args().skip(1);
+    let (Some(folder), Some(objects)) = (words.next(), words.next()) else {
+        return Err("usage: lookup_bench FOLDER OBJECTS".into());
+    };
+    let (folder, objects) = (Path::new(&folder), objects.parse::<u64>()?);
+    let start = Instant::now();
+    let store = ObjectStore::open(folder)?;
+    for first in (0..objects).step_by(usize::try_from(BATCH)?) {
+        let batch = (first..objects.min(first + BATCH)).map(object);
+        store.put_batch(batch)?;
     }
-    println!("one lookup               {:>10.4} ms", ms(begun) / 1e3);
+    drop(store);
+    let filled = start.elapsed();
+    let start = Instant::now();
+    let store = ObjectStore::open(folder)?;
+    let opened = start.elapsed();
+    let mut times = Vec::new();
+    for lookup in 0..LOOKUPS {
+        // A stride that visits all packs; every other id is of no object.
+        let number = (lookup / 2 * 7_919) % objects;
+        let there = lookup % 2 == 0;
+        let (id, _) = object(if there { number } else { objects + number });
+        let start = Instant::now();
+        let found = store.has(&[id])?;
+        times.push(start.elapsed().as_nanos());
+        if found != [there] {
+            return Err(format!("object {number}: found is {found:?}").into());
+        }
+    }
+    times.sort_unstable();
+    let micros = |index: usize| times[index] as f64 / 1e3;
+    let last = times.len() - 1;
+    let line = format!(
+        "{{\"objects\": {objects}, \"fill_s\": {:.1}, \"open_ms\": {:.0}, \"p50_us\": {:.2}, \"p99_us\": {:.2}, \"max_us\": {:.1}}}\n",
+        filled.as_secs_f64(),
+        opened.as_secs_f64() * 1e3,
+        micros(last / 2),
+        micros(last * 99 / 100),
+        micros(last),
+    );
+    std::io::stdout().write_all(line.as_bytes())?;
     Ok(())
 }
 
-fn ms(begun: Instant) -> f64 {
-    begun.elapsed().as_secs_f64() * 1e3
-}
-
-fn resident() -> Result<String, Box<dyn Error>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap_or_default();
-    Ok(line.trim().to_owned())
+fn object(number: u64) -> (ObjectId, Vec<u8>) {
+    let content = number.to_le_bytes().repeat(8);
+    (ObjectId(Digest::of(&content)), content)
 }

@@ -84,7 +84,19 @@ impl Mesh {
 
     /// `ml WORDS`, for this daemon.
     pub fn ml(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.ml);
+        self.ml_through(&[], words)
+    }
+
+    /// The same, started by another program such as `taskset -c 0`.
+    pub fn ml_through(&self, through: &[&str], words: &[&str]) -> Command {
+        let mut command = match through {
+            [] => Command::new(&self.ml),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.ml);
+                command
+            }
+        };
         command
             .args(words)
             .env("MLMESH_DATA_DIR", self.data())

@@ -95,17 +95,26 @@ pub fn process(pid: Pid) -> Result<f64> {
 
 /// Memory that a process holds, in bytes.
 pub fn resident(pid: Pid) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory that a process has held so far, in bytes.
+pub fn resident_peak(pid: Pid) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: Pid, name: &str) -> Result<u64> {
     let path = format!("/proc/{}/status", pid.as_raw_nonzero());
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .with_context(|| format!("{path} has no VmRSS"))?;
+        .find_map(|line| line.strip_prefix(name))
+        .with_context(|| format!("{path} has no `{name}`"))?;
     let kib: u64 = line
         .trim()
         .trim_end_matches(" kB")
         .parse()
-        .with_context(|| format!("VmRSS is `{line}`"))?;
+        .with_context(|| format!("`{name}` is `{line}`"))?;
     Ok(kib * 1024)
 }
 
@@ -193,6 +202,8 @@ mod tests {
         };
         let spent = measure(Clock::Children, 1, busy).unwrap();
         assert!(spent.cpu > 0.0 && spent.wall > 0.0, "{spent:?}");
-        assert!(resident(rustix::process::getpid()).unwrap() > 0);
+        let this = rustix::process::getpid();
+        let (now, peak) = (resident(this).unwrap(), resident_peak(this).unwrap());
+        assert!(now > 0 && peak > 0, "{now} {peak}");
     }
 }

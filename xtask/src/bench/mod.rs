@@ -3,6 +3,7 @@
 //! Each bench is a function that drives the release builds of `ml` and `meshd` as a
 //! person would. [`crate::meter`] says how a figure is taken.
 
+mod big;
 mod cli;
 mod idle;
 mod jobs;
@@ -19,6 +20,8 @@ use crate::workspace::Workspace;
 struct Bench {
     name: &'static str,
     run: fn(&Workspace) -> Result<Vec<Row>>,
+    /// Runs also when none is named.
+    everyday: bool,
 }
 
 /// The one table.
@@ -26,22 +29,32 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "cli",
         run: cli::run,
+        everyday: true,
     },
     Bench {
         name: "snapshot",
         run: snapshot::run,
+        everyday: true,
     },
     Bench {
         name: "submit",
         run: submit::run,
+        everyday: true,
     },
     Bench {
         name: "jobs",
         run: jobs::run,
+        everyday: true,
     },
     Bench {
         name: "idle",
         run: idle::run,
+        everyday: true,
+    },
+    Bench {
+        name: "big",
+        run: big::run,
+        everyday: false,
     },
 ];
 
@@ -87,7 +100,7 @@ impl Row {
 pub fn run(workspace: &Workspace, name: Option<&str>) -> Result<()> {
     let chosen: Vec<&Bench> = BENCHES
         .iter()
-        .filter(|bench| name.is_none_or(|name| bench.name == name))
+        .filter(|bench| name.map_or(bench.everyday, |name| bench.name == name))
         .collect();
     if chosen.is_empty() {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
