@@ -1,9 +1,10 @@
 //! What every handler reaches: the parts of one daemon, put together once.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
+use mlmesh_api::ScrubDto;
 use mlmesh_cas::{NodeSnapshots, ObjectStore};
 use mlmesh_control::Control;
 use mlmesh_model::{Clock, Executor, Owner, RunId, Sequence, Store};
@@ -40,6 +41,7 @@ pub(crate) struct Daemon {
     pub(crate) commits: watch::Receiver<Sequence>,
     pub(crate) event_streams: Arc<Semaphore>,
     pub(crate) stopping: Stopping,
+    pub(crate) scrub: Mutex<ScrubDto>,
     /// Owns what outlives a request: event streams.
     pub(crate) tasks: TaskTracker,
 }

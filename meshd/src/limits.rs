@@ -77,6 +77,10 @@ pub(crate) const PIECE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(crate) const CHUNKS_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Objects that one batch brings.
 pub(crate) const BATCH_RECORDS_MAX: u64 = 1 << 20;
+/// Damage that a scrub names; the rest is counted.
+pub(crate) const DEFECTS_MAX: usize = 1000;
+/// Commits and runs that are named for one piece of damage.
+pub(crate) const DEFECT_REFERENCES_MAX: usize = 20;
 /// What was written within this time stays through a prune, unless asked otherwise.
 pub(crate) const PRUNE_GRACE: Duration = Duration::from_secs(600);
 /// Points of a sweep that are read at once to count their phases.

@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, logs, objects, runs, secrets,
+    audit, chores, chunks, datasets, events, health, logs, objects, runs, scrub, secrets,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -277,6 +277,19 @@ fn system_routes() -> Vec<Route> {
             json_body::<api::StopRequestDto>(false),
             Answer::Json(schema::<api::StopDto>),
             || post(chores::stop),
+        ),
+        write(
+            "/v1/scrub",
+            "begin to read everything that the content store holds, unless that goes on",
+            Body::None,
+            Answer::Json(schema::<api::ScrubDto>),
+            || post(scrub::begin),
+        ),
+        read(
+            "/v1/scrub",
+            "how far the newest reading is, and what damage it found",
+            Answer::Json(schema::<api::ScrubDto>),
+            || get(scrub::show),
         ),
         write(
             "/v1/prune",

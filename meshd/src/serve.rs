@@ -9,7 +9,7 @@
 //! Attempts belong to their supervisors; they go on while no daemon is there.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use crate::arguments::{Run, data_dir};
 use crate::daemon::{Daemon, Stopping};
 use crate::data_dir::{DataDir, Place};
+use crate::handlers::scrub;
 use crate::http::front::{OnceInAWhile, RequestIds};
 use crate::http::listener::{Door, accept};
 use crate::keys::{local_owner, open_keys};
@@ -263,6 +264,7 @@ async fn open_parts(
         disk_reserve: settings.bytes("daemon.disk_reserve"),
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         stopping: stopping.clone(),
+        scrub: Mutex::new(scrub::never()),
         tasks: tasks.clone(),
     }))
 }

@@ -51,7 +51,7 @@ pub(crate) enum Verb {
     /// Stop the daemon; jobs go on without it
     Down(Down),
     /// Look for what would keep runs from working, and say what to do
-    Doctor,
+    Doctor(Doctor),
     /// Set up a project: mlmesh.toml, .mlignore and a commented train.yaml
     Init(Init),
     /// Send a project's files to the daemon and print the commit
@@ -123,6 +123,14 @@ pub(crate) struct Down {
     /// Cancel live jobs too (cause `shutdown`); queued ones stay queued
     #[arg(long)]
     pub(crate) stop_jobs: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Instead, have the daemon read everything that its content store holds, and name
+    /// what is damaged
+    #[arg(long)]
+    pub(crate) objects: bool,
 }
 
 #[derive(Debug, Args)]

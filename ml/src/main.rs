@@ -56,7 +56,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
     match verb {
         Verb::Up(verb) => done(verbs::daemon::up(context, verb)),
         Verb::Down(verb) => done(verbs::daemon::down(context, verb)),
-        Verb::Doctor => verbs::doctor::doctor(context),
+        Verb::Doctor(verb) if verb.objects => verbs::scrub::scrub(context),
+        Verb::Doctor(_) => verbs::doctor::doctor(context),
         Verb::Init(verb) => done(verbs::init::init(output, verb)),
         Verb::Sync(verb) => done(verbs::sync::sync(context, verb)),
         Verb::Recipe(verb) => done(verbs::recipe::recipe(output, verb)),

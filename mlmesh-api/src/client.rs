@@ -14,8 +14,8 @@ use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError,
     CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto,
     HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto,
-    RegisterDatasetDto, RetryDto, RunDto, RunsDto, SecretDto, SecretsDto, SetSecretDto, StatusDto,
-    StopDto, StopRequestDto, UploadDto, read_key,
+    RegisterDatasetDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
+    StatusDto, StopDto, StopRequestDto, UploadDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -338,6 +338,16 @@ impl Client {
     /// Removes what nothing refers to.
     pub fn prune(&self, request: &PruneRequestDto) -> Result<PruneDto, ClientError> {
         self.long_post("/v1/prune".to_owned(), request, None)
+    }
+
+    /// Begins to read everything that the content store holds, unless that goes on.
+    pub fn begin_scrub(&self) -> Result<ScrubDto, ClientError> {
+        self.post("/v1/scrub".to_owned(), &serde_json::json!({}), None)
+    }
+
+    /// How far the newest such reading is, and what it found.
+    pub fn scrub(&self) -> Result<ScrubDto, ClientError> {
+        self.get("/v1/scrub".to_owned())
     }
 
     /// Asks the daemon to go down. It answers first.

@@ -62,7 +62,7 @@ impl ObjectStore {
             .and_then(|()| place::place(&file, &temporary.0, &path, &place::COMMIT))
             .map_err(|source| io_error("store", &path, source))?;
         let mut table = self.table_write();
-        table.broken.remove(&ObjectId(commit.0));
+        self.mend(&mut table, [ObjectId(commit.0)]);
         table.commits.insert(prefix(ObjectId(commit.0)));
         Ok(())
     }

@@ -50,9 +50,12 @@ pub enum StoreError {
     Missing(ObjectId),
     /// It is there and no longer what its digest says.
     #[error(
-        "object `{0}` is damaged in the store\nhint: send it again; `ml doctor` looks for more damage"
+        "object `{0}` is damaged in the store\nhint: send it again; `ml doctor --objects` looks for more damage"
     )]
     Corrupt(ObjectId),
+    /// The caller did not let it go on.
+    #[error("the reading of the store was stopped")]
+    Stopped,
     /// Larger than the caller takes.
     #[error("object `{id}` has {size} bytes, {bytes_max} are allowed")]
     TooLarge {

@@ -16,7 +16,7 @@
 use mlmesh_model::{Digest, ObjectId};
 
 /// Where a pack holds an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Location {
     /// Of the record; the content follows its header.
     pub(crate) offset: u32,

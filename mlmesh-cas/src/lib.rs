@@ -17,6 +17,7 @@
 mod checkout;
 mod chunks;
 mod commits;
+mod damage;
 mod error;
 mod fault;
 mod format;

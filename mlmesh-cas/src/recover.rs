@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
+use crate::damage;
 use crate::error::{StoreError, io_error};
 use crate::format::{self, IndexEntry, MAGIC_BYTES};
 use crate::pack::{self, OpenPack, PackFile, SealedPack, pack_path, prefix};
@@ -70,6 +71,7 @@ pub(crate) fn load_for_writing(root: &Path) -> Result<Loaded, StoreError> {
         }
     }
     load_names(root, &mut loaded.table)?;
+    loaded.table.broken = damage::read(root);
     Ok(loaded)
 }
 
@@ -96,6 +98,7 @@ pub(crate) fn load_for_reading(root: &Path) -> Result<Table, StoreError> {
             .sealed
             .insert(0, Arc::new(SealedPack::new(pack, &entries)));
     }
+    table.broken = damage::read(root);
     Ok(table)
 }
 

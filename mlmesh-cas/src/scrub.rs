@@ -1,10 +1,13 @@
 //! Scrub: reading everything that the store holds and naming what is damaged.
 //!
 //! Damaged objects count as absent from then on, so that the next sync brings
-//! them again; the new copy stands before the old one in every later lookup.
+//! them again; the new copy stands before the old one in every later lookup, and
+//! then the old one is no damage any more.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlmesh_model::{CommitId, ObjectId};
@@ -57,50 +60,82 @@ pub struct ScrubProgress {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// About how many bytes there are.
+    pub bytes_total: u64,
 }
 
 const COPY_BUFFER_BYTES: usize = 256 << 10;
 
 impl ObjectStore {
     /// Reads everything and returns what is damaged; `progress` is called for each
-    /// object.
+    /// object, within large ones too, and may stop it.
     pub fn scrub(
         &self,
-        progress: &mut dyn FnMut(ScrubProgress),
+        progress: &mut dyn FnMut(ScrubProgress) -> ControlFlow<()>,
     ) -> Result<Vec<Defect>, StoreError> {
         let _one_at_a_time = lock(&self.maintenance);
         let mut scrub = Scrub {
-            done: ScrubProgress::default(),
+            done: ScrubProgress {
+                bytes_total: self.bytes_held()?,
+                ..ScrubProgress::default()
+            },
             progress,
             defects: Vec::new(),
         };
         self.scrub_packs(&mut scrub)?;
         self.scrub_loose(&mut scrub)?;
-        self.remember_broken(&scrub.defects)?;
+        self.remember_broken(&mut scrub.defects)?;
         // After that, so that a damaged object counts as missing here.
         self.scrub_commits(&mut scrub)?;
         self.scrub_chunk_lists(&mut scrub)?;
         Ok(scrub.defects)
     }
 
+    /// Bytes of packs, objects and listings.
+    fn bytes_held(&self) -> Result<u64, StoreError> {
+        let packs = self.folder("packs");
+        let mut files: Vec<PathBuf> = fs::read_dir(&packs)
+            .map_err(|source| io_error("list", &packs, source))?
+            .flatten()
+            .map(|file| file.path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "pack"))
+            .collect();
+        for name in ["loose", "commits"] {
+            let folder = self.folder(name);
+            let digests =
+                place::list_fanned(&folder).map_err(|source| io_error("list", &folder, source))?;
+            let paths = digests
+                .into_iter()
+                .map(|digest| place::fanned(&folder, digest));
+            files.extend(paths);
+        }
+        let sizes = files.iter().filter_map(|path| fs::metadata(path).ok());
+        Ok(sizes.map(|metadata| metadata.len()).sum())
+    }
+
     /// What was read whole is not broken, whatever was seen before; what is damaged
     /// is broken unless a later copy in a pack is good.
-    fn remember_broken(&self, defects: &[Defect]) -> Result<(), StoreError> {
-        self.table_write().broken.clear();
-        for defect in defects {
+    fn remember_broken(&self, defects: &mut Vec<Defect>) -> Result<(), StoreError> {
+        let mut broken = HashSet::new();
+        for defect in &*defects {
             let Defect::Object { id, .. } = defect else {
                 continue;
             };
-            match self.find(*id)? {
-                // Reading it tells, and remembers.
-                Some(Found::Packed(pack, location)) => {
-                    let _ = self.read_packed(*id, &pack, location);
-                }
-                Some(Found::Loose(_)) | None => {
-                    self.table_write().broken.insert(*id);
-                }
+            let later_copy_is_whole = match self.locate(&self.table_read(), *id)? {
+                Some(Found::Packed(pack, location)) => pack
+                    .read(*id, location)
+                    .is_ok_and(|content| content.is_some()),
+                Some(Found::Loose(_)) | None => false,
+            };
+            if !later_copy_is_whole {
+                broken.insert(*id);
             }
         }
+        defects.retain(|defect| match defect {
+            Defect::Object { id, .. } => broken.contains(id),
+            Defect::Listing { .. } | Defect::Index { .. } | Defect::Missing { .. } => true,
+        });
+        self.replace_marks(broken);
         Ok(())
     }
 
@@ -126,11 +161,12 @@ impl ObjectStore {
             let (_, whole) = format::parse_journal(&journal);
             // Another thread may have begun a batch behind the ones known here.
             let (known, _) = format::parse_journal(&journal[..whole]);
+            let known: HashSet<IndexEntry> = known.into_iter().collect();
             if entries.iter().any(|entry| !known.contains(entry)) && self.pack_is_open(pack.number)
             {
                 scrub.defects.push(Defect::Index { file: path });
             }
-            scrub.pack(&folder, &pack, entries).map_err(io)?;
+            scrub.pack(&folder, &pack, entries)?;
         }
         for pack in sealed {
             let path = pack_path(&folder, pack.pack.number, "idx");
@@ -151,7 +187,7 @@ impl ObjectStore {
                     entries
                 }
             };
-            scrub.pack(&folder, &pack.pack, entries).map_err(io)?;
+            scrub.pack(&folder, &pack.pack, entries)?;
         }
         Ok(())
     }
@@ -170,24 +206,8 @@ impl ObjectStore {
         {
             let path = place::fanned(&folder, digest);
             let id = ObjectId(digest);
-            let whole = |path: &Path| -> io::Result<u64> {
-                let mut reader = ObjectReader::unchecked(id, File::open(path)?)?;
-                let mut buffer = vec![0; COPY_BUFFER_BYTES];
-                let mut bytes = 0;
-                loop {
-                    match reader.read(&mut buffer)? {
-                        0 => return Ok(bytes),
-                        read => bytes += read as u64,
-                    }
-                }
-            };
-            match whole(&path) {
-                Ok(bytes) => scrub.count(bytes),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    scrub.count(0);
-                    scrub.defects.push(Defect::Object { id, file: path });
-                }
-                Err(source) => return Err(io_error("read", &path, source)),
+            if !scrub.file(&path, id)? {
+                scrub.defects.push(Defect::Object { id, file: path });
             }
         }
         Ok(())
@@ -201,7 +221,7 @@ impl ObjectStore {
             let commit = CommitId(digest);
             match self.listing(commit) {
                 Ok(listing) => {
-                    scrub.count(listing.len() as u64);
+                    scrub.count(1, listing.len() as u64)?;
                     let missing = self.missing_objects(&Tree::parse(&listing)?)?;
                     scrub
                         .defects
@@ -239,7 +259,7 @@ impl ObjectStore {
 
 struct Scrub<'a> {
     done: ScrubProgress,
-    progress: &'a mut dyn FnMut(ScrubProgress),
+    progress: &'a mut dyn FnMut(ScrubProgress) -> ControlFlow<()>,
     defects: Vec<Defect>,
 }
 
@@ -249,19 +269,20 @@ impl Scrub<'_> {
         folder: &Path,
         pack: &PackFile,
         mut entries: Vec<IndexEntry>,
-    ) -> io::Result<()> {
+    ) -> Result<(), StoreError> {
         use std::os::unix::fs::FileExt as _;
 
         let file = pack_path(folder, pack.number, "pack");
+        let io = |source| io_error("read", &file, source);
         let mut magic = [0_u8; MAGIC_BYTES];
-        pack.file.read_exact_at(&mut magic, 0)?;
+        pack.file.read_exact_at(&mut magic, 0).map_err(io)?;
         if magic != *PACK_MAGIC {
             self.defects.push(Defect::Index { file: file.clone() });
         }
         entries.sort_unstable_by_key(|(_, location)| location.offset);
         for (id, location) in entries {
-            let whole = pack.read(id, location)?.is_some();
-            self.count(u64::from(location.length));
+            let whole = pack.read(id, location).map_err(io)?.is_some();
+            self.count(1, u64::from(location.length))?;
             if !whole {
                 self.defects.push(Defect::Object {
                     id,
@@ -272,10 +293,30 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.done.objects += 1;
+    /// Whether an object in a file of its own is whole.
+    fn file(&mut self, path: &Path, id: ObjectId) -> Result<bool, StoreError> {
+        let io = |source| io_error("read", path, source);
+        let file = File::open(path).map_err(io)?;
+        let mut reader = ObjectReader::unchecked(id, file).map_err(io)?;
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
+        self.count(1, 0)?;
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(true),
+                Ok(read) => self.count(0, read as u64)?,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+                Err(source) => return Err(io(source)),
+            }
+        }
+    }
+
+    fn count(&mut self, objects: u64, bytes: u64) -> Result<(), StoreError> {
+        self.done.objects += objects;
         self.done.bytes += bytes;
-        (self.progress)(self.done);
+        match (self.progress)(self.done) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StoreError::Stopped),
+        }
     }
 }
 

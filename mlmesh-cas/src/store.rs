@@ -9,6 +9,7 @@
 //!   commits/ab/cdef…    listings of trees; one is there only if its objects are
 //!   chunks/ab/cdef…     chunk lists of large objects; a cache
 //!   partial/ab/cdef…    uploads that are not whole yet
+//!   damaged             ids of what was found damaged, see `damage`
 //!   leases/             commits that other processes use, see `lease`
 //!   tmp/                files on their way to a name
 //! ```
@@ -384,6 +385,11 @@ impl ObjectStore {
         if !table.broken.is_empty() && table.broken.contains(&id) {
             return Ok(None);
         }
+        self.locate(table, id)
+    }
+
+    /// Where `id` stands, marked as damaged or not.
+    pub(crate) fn locate(&self, table: &Table, id: ObjectId) -> Result<Option<Found>, StoreError> {
         if let Some((pack, index)) = &table.open
             && let Some(location) = index.get(&id)
         {
@@ -429,7 +435,7 @@ impl ObjectStore {
 
     /// From now on the object counts as absent, so that a sync brings it again.
     pub(crate) fn corrupt(&self, id: ObjectId) -> StoreError {
-        self.table_write().broken.insert(id);
+        self.mark_damaged(id);
         StoreError::Corrupt(id)
     }
 
@@ -447,7 +453,7 @@ impl ObjectStore {
         place::place(file, temporary, &path, &place::LOOSE)
             .map_err(|source| io_error("store", &path, source))?;
         let mut table = self.table_write();
-        table.broken.remove(&id);
+        self.mend(&mut table, [id]);
         table.loose.insert(prefix(id));
         Ok(())
     }
@@ -523,9 +529,7 @@ impl ObjectStore {
             .commit()
             .map_err(|source| io_error("write a pack in", &self.folder("packs"), source))?;
         let mut table = self.table_write();
-        for (id, _) in &entries {
-            table.broken.remove(id);
-        }
+        self.mend(&mut table, entries.iter().map(|(id, _)| *id));
         if let Some((_, index)) = &mut table.open {
             index.extend(entries);
         }

@@ -11,6 +11,7 @@ pub(crate) mod logs;
 pub(crate) mod objects;
 pub(crate) mod run_name;
 pub(crate) mod runs;
+pub(crate) mod scrub;
 pub(crate) mod secrets;
 
 use mlmesh_cas::StoreError;

@@ -11,6 +11,7 @@ pub(crate) mod monitor;
 pub(crate) mod outputs;
 pub(crate) mod recipe;
 pub(crate) mod runs;
+pub(crate) mod scrub;
 pub(crate) mod secret;
 pub(crate) mod settings;
 pub(crate) mod shell;

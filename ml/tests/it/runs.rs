@@ -32,7 +32,13 @@ fn a_run_goes_its_way_and_every_verb_says_so_in_json() {
     add("explain", &explained);
     add("queue", &queued);
     add("info", &info);
-    for verb in ["list", "status", "outputs @last", "down"] {
+    for verb in [
+        "list",
+        "status",
+        "outputs @last",
+        "doctor --objects",
+        "down",
+    ] {
         let arguments: Vec<&str> = verb.split(' ').chain(["--json"]).collect();
         add(verb, &mesh.ml(&arguments).exits(0).json());
     }

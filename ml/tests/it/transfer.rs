@@ -125,3 +125,56 @@ fn an_edit_becomes_a_commit_within_two_seconds() {
     watch.wait().unwrap();
     assert_eq!(sync(&mesh)["commit"], last["commit"]);
 }
+
+#[test]
+fn damage_is_named_with_what_needs_it_and_a_sync_after_a_restart_mends_it() {
+    let mesh = Mesh::up();
+    let content = noise(60_000);
+    std::fs::write(mesh.place.project().join("weights.bin"), &content).unwrap();
+    let recipe = mesh.recipe("needs", &["ok"], "");
+    let run = mesh.ml(&["queue", "-q", "--wait", &recipe]).exits(0).stdout;
+    let commit = mesh.ml(&["info", "--json"]).exits(0).json()["commit"].clone();
+    let whole = mesh.ml(&["doctor", "--objects"]).exits(0).stdout;
+    assert!(whole.ends_with(": all as written\n"), "{whole}");
+
+    let packs = std::fs::read_dir(mesh.place.data().join("data/objects/packs")).unwrap();
+    let pack = packs
+        .map(|file| file.unwrap().path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "pack"))
+        .unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let at = bytes
+        .windows(content.len())
+        .position(|window| window == content)
+        .unwrap();
+    bytes[at + 5] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let found = mesh.ml(&["doctor", "--objects", "--json"]).exits(1).json();
+    assert_eq!(
+        (&found["schema"], &found["defects_total"]),
+        (&"mlmesh.scrub/1".into(), &1.into())
+    );
+    let defect = &found["defects"][0];
+    assert_eq!(
+        (&defect["kind"], &defect["commits"], &defect["runs"]),
+        (
+            &"object".into(),
+            &serde_json::json!([commit]),
+            &serde_json::json!([run.trim()])
+        )
+    );
+    let object = defect["object"].as_str().unwrap();
+    let words = mesh.ml(&["doctor", "--objects"]).exits(1);
+    assert!(words.stdout.contains(object), "{}", words.stdout);
+    let audit = mesh.ml(&["audit", "list"]).exits(0).stdout;
+    assert!(audit.contains("objects.scrub"), "{audit}");
+
+    // The mark outlives the daemon: the same files are sent again without a scrub.
+    mesh.kill();
+    mesh.ml(&["up", "--port", "0"]).exits(0);
+    let synced = sync(&mesh);
+    assert_eq!(synced["commit"], commit);
+    assert!(synced["bytes_sent"].as_u64().unwrap() > 60_000, "{synced}");
+    assert_eq!(sync(&mesh)["bytes_sent"], 0);
+    mesh.ml(&["doctor", "--objects"]).exits(0);
+}

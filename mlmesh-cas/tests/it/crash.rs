@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -79,7 +80,11 @@ fn check(folder: &Path, acknowledged: &Acknowledged, what: &str) {
     }
     // Also what was not acknowledged is whole or not there: no listing without
     // its objects, no damage.
-    assert_eq!(store.scrub(&mut |_| {}).unwrap(), [], "{what}");
+    assert_eq!(
+        store.scrub(&mut |_| ControlFlow::Continue(())).unwrap(),
+        [],
+        "{what}"
+    );
     let fresh = noise(what.len() as u64 + 1_000_000, 777);
     store.put_batch([(id(&fresh), &fresh)]).unwrap();
     assert_eq!(store.read(id(&fresh), 1000).unwrap(), fresh);

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ fn a_store_of_format_1_is_read() {
     }
     let tree = tree_of(&objects[..5]);
     assert_eq!(store.tree(tree.commit_id()).unwrap(), tree);
-    assert_eq!(store.scrub(&mut |_| {}).unwrap(), []);
+    assert_eq!(store.scrub(&mut |_| ControlFlow::Continue(())).unwrap(), []);
     let large = folder.path().join("large");
     fs::write(&large, vec![7; 140_000]).unwrap();
     assert_eq!(

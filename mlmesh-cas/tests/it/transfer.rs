@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use mlmesh_cas::{
     FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, SyncPlan, Upload,
@@ -214,7 +215,7 @@ fn one_changed_byte_sends_a_few_chunks() {
             .unwrap();
         assert_eq!(store.read(object, 1 << 30).unwrap(), content);
     }
-    assert_eq!(store.scrub(&mut |_| {}).unwrap(), []);
+    assert_eq!(store.scrub(&mut |_| ControlFlow::Continue(())).unwrap(), []);
 }
 
 #[test]

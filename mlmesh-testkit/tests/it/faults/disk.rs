@@ -1,5 +1,6 @@
 //! The disk is full, or cannot be written at all.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use mlmesh_cas::ObjectStore;
@@ -43,7 +44,10 @@ fn a_full_disk_while_syncing_is_told_and_costs_nothing() {
     site.app_log();
     site.kill_daemon();
     let objects = ObjectStore::open(&site.data_dir().join("data/objects")).unwrap();
-    assert_eq!(objects.scrub(&mut |_| {}).unwrap(), []);
+    assert_eq!(
+        objects.scrub(&mut |_| ControlFlow::Continue(())).unwrap(),
+        []
+    );
 }
 
 #[test]
