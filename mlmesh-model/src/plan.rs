@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for PlanSeed {
 pub enum PlanNetwork {
     /// Own loopback only.
     None,
-    /// These hosts only, sorted.
+    /// These hosts only, each as `host:port`: lower case, sorted, no port implied.
     Hosts(Vec<String>),
     /// Everything.
     Open,

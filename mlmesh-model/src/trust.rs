@@ -102,6 +102,8 @@ pub enum NetworkFact {
     Open,
     /// A restriction was asked for and the host cannot enforce it.
     NotEnforced,
+    /// Hosts were declared and there was no sandbox, which alone enforces them.
+    NeedsSandbox,
     /// Restricted, and enforced.
     Enforced,
 }
@@ -194,6 +196,12 @@ impl Trust {
                 "this host cannot enforce the network policy".into(),
                 "`ml doctor` says what the host lacks",
             ),
+            NetworkFact::NeedsSandbox => deny(
+                TrustLevel::L3,
+                "network_not_enforced",
+                "declared hosts are enforced in the sandbox only, and this run has none".into(),
+                "queue under `--repro-policy strict`, or add `sandbox: true`",
+            ),
         }
         if let Some(what) = &facts.sees_more {
             deny(
@@ -277,6 +285,14 @@ mod tests {
             (
                 TrustFacts {
                     network: NetworkFact::NotEnforced,
+                    ..full()
+                },
+                L2,
+                &["network_not_enforced"],
+            ),
+            (
+                TrustFacts {
+                    network: NetworkFact::NeedsSandbox,
                     ..full()
                 },
                 L2,

@@ -30,6 +30,7 @@ pub fn final_trust(
     let network = match (&plan.network, isolation.network_enforced) {
         (PlanNetwork::Open, _) => NetworkFact::Open,
         (PlanNetwork::None | PlanNetwork::Hosts(_), true) => NetworkFact::Enforced,
+        (PlanNetwork::Hosts(_), false) if !isolation.sandboxed => NetworkFact::NeedsSandbox,
         (PlanNetwork::None | PlanNetwork::Hosts(_), false) => NetworkFact::NotEnforced,
     };
     let mut trust = Trust::of(&TrustFacts {

@@ -13,6 +13,7 @@ use mlmesh_model::{
 use crate::error::{Fault, code, shown};
 use crate::experiment::{ARGUMENTS_MAX, ENTRIES_MAX, ITEMS_MAX, RETRIES_MAX, argument};
 use crate::fields::bound;
+use crate::hosts::{self, HOSTS_MAX};
 use crate::rules;
 use crate::scalar::{INTEGER_END, clean_text};
 use crate::sweep::AXES_MAX;
@@ -198,9 +199,8 @@ fn variables(experiment: &Experiment) -> Checked {
 
 fn policy(experiment: &Experiment) -> Checked {
     if let Some(Network::Hosts(hosts)) = &experiment.network {
-        at_most("network", hosts.len(), ITEMS_MAX)?;
-        hosts.iter().try_for_each(|host| rules::host(host))?;
-        different("network", hosts.iter().map(String::as_str))?;
+        at_most("network", hosts.len(), HOSTS_MAX)?;
+        hosts::distinct(hosts.iter().map(String::as_str))?;
     }
     if u64::from(experiment.retries) > RETRIES_MAX {
         return Err(out_of_range(

@@ -9,6 +9,7 @@ use mlmesh_model::{
 use serde_json::json;
 
 use crate::error::{Fault, Position, Report, code, shown};
+use crate::hosts::{Endpoint, HOSTS_MAX, host_ports};
 use crate::scalar::{INTEGER_END, clean_text, param_value, text};
 use crate::substitute::ARGUMENT_BYTES_MAX;
 use crate::sweep::PlacedSweep;
@@ -20,7 +21,7 @@ use crate::{agreement, fields, rules, sweep, units};
 pub(crate) const ARGUMENTS_MAX: usize = 4096;
 /// Parameters, variables, outputs, metrics with a tolerance: each of them.
 pub(crate) const ENTRIES_MAX: usize = 1024;
-/// Datasets, secrets, hosts, runs to wait for: each of them.
+/// Datasets, secrets, runs to wait for: each of them.
 pub(crate) const ITEMS_MAX: usize = 256;
 /// Retries of one run.
 pub(crate) const RETRIES_MAX: u64 = 100;
@@ -159,9 +160,9 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
         Key {
             name: "network",
             required: false,
-            about: "what the job may reach: none, open, or a list of hosts",
+            about: "what the job may reach: none, open, or a list of `host` (its ports 80 and 443) and `host:port`",
             read: |report, entry, draft| draft.network = network(report, &entry.value),
-            schema: || json!({"oneOf": [{"enum": ["none", "open"]}, {"type": "array", "minItems": 1, "maxItems": ITEMS_MAX, "items": {"type": "string"}}]}),
+            schema: || json!({"oneOf": [{"enum": ["none", "open"]}, {"type": "array", "minItems": 1, "maxItems": HOSTS_MAX, "items": {"type": "string"}}]}),
         },
         Key {
             name: "retries",
@@ -422,19 +423,25 @@ fn network(report: &mut Report, node: &Node) -> Option<Network> {
             .map(|open| if open { Network::Open } else { Network::None });
     }
     let mut hosts: Vec<String> = Vec::new();
+    let mut seen: BTreeSet<Endpoint> = BTreeSet::new();
     let hint = "write `none`, `open`, or a list of hosts like `[example.org]`";
     read_list(
         report,
         "network",
         node,
-        (ITEMS_MAX, hint),
+        (HOSTS_MAX, hint),
         |report, item| {
-            let Some(host) = read_text(report, "network", item, rules::host) else {
+            let read = read_scalar(report, "network", item, |scalar| {
+                let host = text(scalar)?;
+                Ok((host.to_owned(), host_ports(host)?))
+            });
+            let Some((host, endpoints)) = read else {
                 return;
             };
-            if hosts.contains(&host) {
-                repeated(report, item.at, "network", &host);
+            if let Some(endpoint) = endpoints.iter().find(|endpoint| seen.contains(endpoint)) {
+                repeated(report, item.at, "network", &endpoint.to_string());
             }
+            seen.extend(endpoints);
             hosts.push(host);
         },
     );

@@ -1,8 +1,6 @@
-//! The rules that single values obey: names, relative paths, globs, hosts.
+//! The rules that single values obey: names, relative paths, globs.
 //!
 //! Each takes text as typed and gives the fault; the place is the caller's.
-
-use core::net::Ipv6Addr;
 
 use crate::error::{Fault, shown};
 
@@ -176,53 +174,6 @@ pub(crate) fn overlap(one: &str, two: &str) -> bool {
         .all(|(one, two)| one == two)
 }
 
-/// `host` or `host:port`: a DNS name, an IPv4 address, or an IPv6 address in `[]`.
-pub(crate) fn host(text: &str) -> Result<(), Fault> {
-    let (name, port) = split_port(text);
-    let known = match name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-    {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => is_host_name(name),
-    };
-    let port_is_good =
-        port.is_none_or(|port| crate::units::whole(port, 65_535).is_some_and(|port| port > 0));
-    if known && port_is_good {
-        return Ok(());
-    }
-    let hint = match text.split_once("://") {
-        Some((_, rest)) => format!("write `{}`", shown(rest.split('/').next().unwrap_or(rest))),
-        None => "write it like `packages.example.org` or `example.org:443`".to_owned(),
-    };
-    Err(Fault::new(
-        format!(
-            "`{}` is not a host; a host is a name or an address, with `:port` where only one is needed",
-            shown(text)
-        ),
-        hint,
-    ))
-}
-
-fn split_port(text: &str) -> (&str, Option<&str>) {
-    match text.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
-        _ => (text, None),
-    }
-}
-
-fn is_host_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        })
-}
-
 /// An interpreter version such as `3.11` or `3.11.4`.
 pub(crate) fn python_version(text: &str) -> Result<(), Fault> {
     let parts: Vec<&str> = text.split('.').collect();
@@ -316,40 +267,6 @@ mod tests {
         assert!(overlap("data/a", "data/a"));
         assert!(!overlap("data/a", "data/ab"));
         assert!(!overlap("a/b", "a/c/b"));
-    }
-
-    #[test]
-    fn hosts_are_names_or_addresses_with_a_port_perhaps() {
-        for good in [
-            "packages.example.org",
-            "localhost:8080",
-            "10.0.0.1",
-            "[::1]:443",
-            "[::1]",
-            "a-b.c",
-        ] {
-            assert_eq!(host(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "https://packages.example.org/x",
-            "a b",
-            "a:0",
-            "a:65536",
-            "a:",
-            "-a",
-            "[zz]",
-            "a..b",
-            "::1",
-            "a/b",
-            "a:+1",
-        ] {
-            assert!(host(bad).is_err(), "{bad}");
-        }
-        assert_eq!(
-            host("https://packages.example.org/x").unwrap_err().hint,
-            "write `packages.example.org`"
-        );
     }
 
     #[test]

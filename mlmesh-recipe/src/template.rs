@@ -56,7 +56,7 @@ experiment:
   # env: {OMP_NUM_THREADS: "1"}
   # Names only; values come from the secret store or from your environment.
   # secrets: [WANDB_API_KEY]
-  network: none            # none, open, or a list of hosts like [example.org]
+  network: none            # none, open, or a list of hosts like ["example.org:443"]
   retries: 1               # after a lost or interrupted attempt
   # retry_on: [exit]       # also after an exit code other than 0
   # What "reproduced" means for a metric.

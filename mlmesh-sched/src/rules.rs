@@ -73,22 +73,20 @@ pub(crate) fn resolve(
     environment(submission, experiment, world, &mut resolved, refusals);
     datasets(experiment, world, &mut resolved, refusals);
     parents(experiment, world, &mut resolved, refusals);
-    resolved.network = Some(match &experiment.network {
-        Some(Network::None) => PlanNetwork::None,
-        Some(Network::Open) => PlanNetwork::Open,
-        Some(Network::Hosts(hosts)) => {
-            let sorted: BTreeSet<&String> = hosts.iter().collect();
-            PlanNetwork::Hosts(sorted.into_iter().cloned().collect())
-        }
-        None if strict => PlanNetwork::None,
-        None => PlanNetwork::Open,
-    });
+    resolved.network = match &experiment.network {
+        Some(Network::None) => Some(PlanNetwork::None),
+        Some(Network::Open) => Some(PlanNetwork::Open),
+        Some(Network::Hosts(hosts)) => declared(hosts, refusals),
+        None if strict => Some(PlanNetwork::None),
+        None => Some(PlanNetwork::Open),
+    };
     let enforced = |able: bool| match able {
         true => NetworkFact::Enforced,
         false => NetworkFact::NotEnforced,
     };
     resolved.trust.network = match &resolved.network {
         Some(PlanNetwork::None) => enforced(world.abilities.network_none),
+        Some(PlanNetwork::Hosts(_)) if !resolved.sandbox => NetworkFact::NeedsSandbox,
         Some(PlanNetwork::Hosts(_)) => enforced(world.abilities.network_hosts),
         Some(PlanNetwork::Open) | None => NetworkFact::Open,
     };
@@ -103,6 +101,20 @@ pub(crate) fn resolve(
         None
     };
     resolved
+}
+
+/// The declared hosts in the one form that every plan has them in.
+fn declared(hosts: &[String], refusals: &mut Vec<Refusal>) -> Option<PlanNetwork> {
+    match mlmesh_recipe::endpoints(hosts) {
+        Ok(endpoints) => {
+            let forms = endpoints.iter().map(ToString::to_string);
+            Some(PlanNetwork::Hosts(forms.collect()))
+        }
+        Err(refusal) => {
+            refusals.push(refusal);
+            None
+        }
+    }
 }
 
 fn sweeps_seed(experiment: &Experiment) -> bool {

@@ -1,7 +1,7 @@
 //! Arbitrary text never panics, and what parses stays within its rules.
 
 use mlmesh_model::Workload;
-use mlmesh_recipe::{ERRORS_MAX, apply_overrides, expand, lock, parse, substitute};
+use mlmesh_recipe::{ERRORS_MAX, apply_overrides, endpoints, expand, lock, parse, substitute};
 use proptest::prelude::*;
 
 /// Pieces of recipes, put together in any order.
@@ -161,6 +161,36 @@ proptest! {
             let again = lock::facts("requirements.txt", text.as_bytes());
             prop_assert_eq!(again.requirements, facts.requirements);
             prop_assert_eq!(again.unhashed.len(), 0);
+        }
+    }
+
+    /// Whatever is taken for a host has one form that means the same again, and
+    /// nothing in it could say more than a host in a file of hosts.
+    #[test]
+    fn any_text_is_a_host_or_says_why_not(
+        text in prop_oneof![
+            any::<String>(),
+            "(a|B|9|-|_|\\.|:|\\[|\\]|::1|10\\.0|0x|\\*|/|%|@| |\n|\0|ä|://|localhost|443|65536){0,12}",
+        ],
+    ) {
+        let typed = [text];
+        match endpoints(&typed) {
+            Ok(all) => {
+                prop_assert!((1..=2).contains(&all.len()));
+                let forms: Vec<String> = all.iter().map(ToString::to_string).collect();
+                prop_assert!(forms.is_sorted());
+                for form in &forms {
+                    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:[]".contains(&byte);
+                    prop_assert!(form.bytes().all(good), "{}", form);
+                }
+                let again = endpoints(&forms);
+                prop_assert_eq!(again.as_ref(), Ok(&all));
+            }
+            Err(refusal) => {
+                prop_assert!(!refusal.hint.is_empty());
+                let told = format!("{}{}", refusal.message, refusal.hint);
+                prop_assert!(!told.chars().any(char::is_control), "{:?}", told);
+            }
         }
     }
 

@@ -343,6 +343,42 @@ fn relaxed_runs_it_and_says_what_it_misses() {
 }
 
 #[test]
+fn declared_hosts_have_one_form_in_the_plan_and_reach_l3_in_a_sandbox() {
+    fn declared(hosts: &[&str]) -> Option<Network> {
+        let hosts = hosts.iter().map(|host| (*host).to_owned());
+        Some(Network::Hosts(hosts.collect()))
+    }
+    let first = judged(|_, experiment, _| {
+        experiment.network = declared(&["b.example:8443", "EXAMPLE.org"]);
+    });
+    assert_eq!(codes(&first.refusals), [""; 0]);
+    assert_eq!(first.trust.level, TrustLevel::L3);
+    let forms = ["b.example:8443", "example.org:443", "example.org:80"].map(str::to_owned);
+    assert_eq!(
+        first.runs[0].plan.network,
+        PlanNetwork::Hosts(forms.to_vec())
+    );
+    let second = judged(|_, experiment, _| {
+        experiment.network = declared(&["example.org:80", "B.example:8443", "example.org:443"]);
+    });
+    assert_eq!(first.plan_sha256, second.plan_sha256);
+
+    // Without a sandbox nothing stands between the job and other hosts.
+    let relaxed = judged(|submission, experiment, _| {
+        submission.policy = ReproPolicy::Relaxed;
+        experiment.network = declared(&["example.org"]);
+    });
+    assert_eq!(codes(&relaxed.refusals), [""; 0]);
+    let reason = &relaxed.trust.reasons[0];
+    assert_eq!(reason.code, "network_not_enforced");
+    assert!(reason.hint.contains("sandbox: true"), "{reason:?}");
+
+    let wrong = judged(|_, experiment, _| experiment.network = declared(&["*"]));
+    assert_eq!(wrong.refusals[0].code, "recipe_invalid_value");
+    assert_eq!(wrong.plan_sha256, None);
+}
+
+#[test]
 fn what_makes_a_run_wait_is_no_refusal() {
     let judged = judged(|_, experiment, world| {
         experiment.after = vec!["@last".into()];

@@ -312,7 +312,7 @@ fn hosts_are_either_enforced_or_a_reason() {
     let said = explained.json();
     assert_eq!(
         said["points"][0]["plan"]["network"],
-        json!({"hosts": ["example.org"]})
+        json!({"hosts": ["example.org:443", "example.org:80"]})
     );
     if explained.code == 3 {
         assert_eq!(explained.refusals(), ["network_not_enforced"]);
