@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mlmesh_model::{
-    Attempt, Cause, CommitId, Digest, Exit, Isolation, MetricSummary, MetricValue, ObjectId,
-    ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind, Trust, TrustLevel,
+    Attempt, Cause, CommitId, Digest, Exit, HostTraffic, Isolation, MetricSummary, MetricValue,
+    ObjectId, ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind, Trust, TrustLevel,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -402,6 +402,9 @@ pub struct IsolationDto {
     pub sandboxed: bool,
     /// Whether the network policy was enforced.
     pub network_enforced: bool,
+    /// What went to the declared hosts and came from them, once it has ended.
+    #[serde(default)]
+    pub hosts: Vec<HostTrafficDto>,
     /// Each limit as asked and as read back.
     pub limits: Vec<LimitDto>,
 }
@@ -412,6 +415,7 @@ impl From<&Isolation> for IsolationDto {
             namespaces: isolation.namespaces.clone(),
             sandboxed: isolation.sandboxed,
             network_enforced: isolation.network_enforced,
+            hosts: isolation.hosts.iter().map(HostTrafficDto::from).collect(),
             limits: isolation
                 .limits
                 .iter()
@@ -422,6 +426,33 @@ impl From<&Isolation> for IsolationDto {
                     by: limit.by.clone(),
                 })
                 .collect(),
+        }
+    }
+}
+
+/// What an attempt exchanged with one declared host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostTrafficDto {
+    /// `host:port` as the plan lists it.
+    pub host: String,
+    /// Connections that were made to it.
+    pub connections: u64,
+    /// Connections that the job asked for and that could not be made.
+    pub refused: u64,
+    /// Bytes from the job.
+    pub bytes_sent: u64,
+    /// Bytes to the job.
+    pub bytes_received: u64,
+}
+
+impl From<&HostTraffic> for HostTrafficDto {
+    fn from(traffic: &HostTraffic) -> Self {
+        Self {
+            host: traffic.host.clone(),
+            connections: traffic.connections,
+            refused: traffic.refused,
+            bytes_sent: traffic.bytes_sent,
+            bytes_received: traffic.bytes_received,
         }
     }
 }

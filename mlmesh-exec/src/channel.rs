@@ -6,10 +6,17 @@
 //! otherwise act on our processes, outside the sandbox.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mlmesh_model::{Cause, Exit};
+use mlmesh_recipe::HOSTS_MAX;
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize};
 
 /// A line to the supervisor.
@@ -28,6 +35,8 @@ pub(crate) enum Message {
         /// Its pid.
         pid: i32,
     },
+    /// Every door listens; its socket comes with this line.
+    Doors,
     /// The command was executed.
     Started,
     /// The command ended.
@@ -59,6 +68,60 @@ pub(crate) fn send<T: Serialize>(channel: impl AsFd, value: &T) -> io::Result<()
     Ok(())
 }
 
+/// Descriptors that come with one line: a host has at most two doors.
+const DESCRIPTORS_MAX: usize = 2 * HOSTS_MAX;
+
+/// Writes one line, and descriptors with it.
+pub(crate) fn send_with<T: Serialize>(
+    channel: impl AsFd,
+    value: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        let message = format!(
+            "{} descriptors; at most {DESCRIPTORS_MAX}",
+            descriptors.len()
+        );
+        return Err(io::Error::other(message));
+    }
+    let flags = SendFlags::NOSIGNAL;
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(&channel, &[IoSlice::new(&line)], &mut ancillary, flags)
+    })?;
+    // A line as short as these is taken whole, or not at all.
+    if sent < line.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    Ok(())
+}
+
+/// Reads what is there, and takes over the descriptors that come with it.
+pub(crate) fn receive(
+    channel: impl AsFd,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(
+        channel,
+        &mut [IoSliceMut::new(buffer)],
+        &mut ancillary,
+        flags,
+    )?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    Ok(received.bytes)
+}
+
 /// Reads one line; the environment is the only one that comes this way.
 pub(crate) fn receive_environment(channel: OwnedFd) -> io::Result<JobEnvironment> {
     let mut line = Vec::new();
@@ -87,6 +150,21 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_come_with_their_line() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let many = [null.as_fd(); DESCRIPTORS_MAX];
+        send_with(&theirs, &Message::Doors, &many).unwrap();
+        let mut descriptors = Vec::new();
+        let mut buffer = [0; 64];
+        let length = receive(&ours, &mut buffer, &mut descriptors).unwrap();
+        assert_eq!(&buffer[..length], b"\"doors\"\n");
+        assert_eq!(descriptors.len(), DESCRIPTORS_MAX);
+        let more = [null.as_fd(); 2 * DESCRIPTORS_MAX];
+        assert!(send_with(&theirs, &Message::Doors, &more).is_err());
+    }
 
     #[test]
     fn messages_are_put_together_from_pieces() {

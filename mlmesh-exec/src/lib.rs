@@ -36,6 +36,7 @@ mod probe;
 mod process;
 mod record;
 mod redact;
+mod relay;
 mod sandbox;
 mod supervisor;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{getegid, geteuid};
@@ -47,12 +48,49 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(rustix::thread::unshare(flags)?)
 }
 
+/// Index of the loopback device, which is a namespace's first.
+const LOOPBACK_INDEX: u32 = 1;
+
 /// Sets the flag `IFF_UP` on the loopback device (rtnetlink(7), `RTM_NEWLINK`).
 pub(crate) fn loopback_up() -> io::Result<()> {
     const RTM_NEWLINK: u16 = 16;
-    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
-    const LOOPBACK_INDEX: u32 = 1;
     const IFF_UP: u32 = 1;
+    // Family, padding and type, which the index makes needless.
+    let mut body = vec![0; 4];
+    body.extend(LOOPBACK_INDEX.to_ne_bytes());
+    body.extend(IFF_UP.to_ne_bytes());
+    body.extend(IFF_UP.to_ne_bytes());
+    netlink(RTM_NEWLINK, 0, &body)
+}
+
+/// Gives the loopback device one more address (rtnetlink(7), `RTM_NEWADDR`).
+pub(crate) fn add_loopback_address(address: IpAddr) -> io::Result<()> {
+    const RTM_NEWADDR: u16 = 20;
+    const NLM_F_EXCL_CREATE: u16 = 0x200 | 0x400;
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    const IFA_F_NODAD: u8 = 2;
+    const RT_SCOPE_HOST: u8 = 254;
+    let (family, bytes) = match address {
+        IpAddr::V4(address) => (AddressFamily::INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (AddressFamily::INET6, address.octets().to_vec()),
+    };
+    let family = u8::try_from(family.as_raw()).map_err(io::Error::other)?;
+    let prefix_bits = 8 * bytes.len() as u8;
+    let mut body = vec![family, prefix_bits, IFA_F_NODAD, RT_SCOPE_HOST];
+    body.extend(LOOPBACK_INDEX.to_ne_bytes());
+    for attribute in [IFA_LOCAL, IFA_ADDRESS] {
+        body.extend((4 + bytes.len() as u16).to_ne_bytes());
+        body.extend(attribute.to_ne_bytes());
+        body.extend(&bytes);
+    }
+    netlink(RTM_NEWADDR, NLM_F_EXCL_CREATE, &body)
+}
+
+/// Sends one request of rtnetlink(7) and reads whether it was followed.
+fn netlink(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
+    const HEADER_BYTES: usize = 16;
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -60,22 +98,20 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         // Protocol 0 of netlink is rtnetlink.
         None,
     )?;
-    let mut message = Vec::with_capacity(32);
-    message.extend(32_u32.to_ne_bytes());
-    message.extend(RTM_NEWLINK.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    // Sequence and port; then family, padding and type.
+    let length = HEADER_BYTES + body.len();
+    let mut message = Vec::with_capacity(length);
+    message.extend((length as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend((flags | NLM_F_REQUEST_ACK).to_ne_bytes());
+    // Sequence and port.
     message.extend([0; 8]);
-    message.extend([0; 4]);
-    message.extend(LOOPBACK_INDEX.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes());
+    message.extend(body);
     rustix::io::write(&socket, &message)?;
     let mut answer = [0_u8; 256];
     let length = rustix::io::read(&socket, &mut answer)?;
     let code = answer
-        .get(16..20)
-        .filter(|_| length >= 20)
+        .get(HEADER_BYTES..HEADER_BYTES + 4)
+        .filter(|_| length >= HEADER_BYTES + 4)
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(0, i32::from_ne_bytes);
     match code {

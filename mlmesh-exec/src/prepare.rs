@@ -64,7 +64,11 @@ pub(crate) fn prepare(
             _ => Launch::Plain,
         }
     };
-    let network_none = start.plan.network == PlanNetwork::None;
+    let network_enforced = match start.plan.network {
+        PlanNetwork::None => launch != Launch::Plain,
+        PlanNetwork::Hosts(_) => matches!(launch, Launch::Sandbox(_)),
+        PlanNetwork::Open => false,
+    };
     Ok(Spec {
         schema: SCHEMA.to_owned(),
         run: start.attempt.run,
@@ -72,7 +76,7 @@ pub(crate) fn prepare(
         argv: start.plan.argv.clone(),
         directory: places.work.clone(),
         env: variables(start, &places, environment.as_ref()),
-        network_enforced: network_none && launch != Launch::Plain,
+        network_enforced,
         launch,
         limits: limits(inner, start),
         limits_required: start.placement.limits == LimitsPolicy::Required,
@@ -329,9 +333,16 @@ fn sandbox_spec(
         let to = Path::new(sandbox::WORK).join(&planned.mount);
         read_only.push(Bind::new(&dataset.path, to));
     }
+    let doors = match &start.plan.network {
+        PlanNetwork::Hosts(hosts) => {
+            sandbox::doors(hosts).map_err(|refusal| prepare_failed(refusal.message))?
+        }
+        PlanNetwork::None | PlanNetwork::Open => Vec::new(),
+    };
     Ok(SandboxSpec {
         root: dir.path().join("root"),
-        network_none: start.plan.network == PlanNetwork::None,
+        network_none: start.plan.network != PlanNetwork::Open,
+        doors,
         system,
         // Mounts go by where a folder is, not by how it was named.
         hidden: fs::canonicalize(&inner.config.data_dir)

@@ -1,20 +1,22 @@
 //! What this host can enforce, found by doing it once: the launch chain of a real
-//! attempt runs `true` in the sandbox.
+//! attempt runs `true` in the sandbox, with a door for a declared host.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mlmesh_model::{Abilities, AttemptNumber, Exit, RunId};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::VERB_LAUNCHER;
 use crate::cgroup::Base;
-use crate::channel::{Inbox, JobEnvironment, Message, send};
+use crate::channel::{Inbox, JobEnvironment, Message, receive, send};
 use crate::journal::{Entry, append};
 use crate::record::{AttemptDir, Launch, SCHEMA, Spec};
-use crate::sandbox::{Bind, HOME, SYSTEM_PATH, SandboxSpec};
+use crate::sandbox::{Bind, Door, HOME, SYSTEM_PATH, SandboxSpec};
 
 /// Tries what can be tried.
 pub(crate) fn abilities(
@@ -27,6 +29,11 @@ pub(crate) fn abilities(
         Launch::Sandbox(Box::new(SandboxSpec {
             root: dir.join("root"),
             network_none: true,
+            doors: vec![Door {
+                host: "probe.invalid".to_owned(),
+                port: 443,
+                listen: ([127, 77, 0, 1], 443).into(),
+            }],
             system: Vec::new(),
             hidden: data_dir.to_owned(),
             writable: vec![Bind::new(dir.join("home"), HOME)],
@@ -43,8 +50,7 @@ pub(crate) fn abilities(
         sandbox: sandbox.is_ok(),
         sandbox_missing: sandbox.as_ref().err().cloned(),
         network_none,
-        // Names resolve to addresses that change; a namespace alone cannot follow them.
-        network_hosts: false,
+        network_hosts: sandbox.is_ok(),
         limits,
         separates_users: sandbox.is_ok(),
     }
@@ -104,7 +110,7 @@ fn launch_true(
         .spawn()?;
     let environment = JobEnvironment::from([("PATH".to_owned(), SYSTEM_PATH.to_owned())]);
     drop(send(&ours, &environment));
-    let messages = read_all(ours)?;
+    let (messages, listeners) = read_all(ours)?;
     let status = child.wait()?;
     for message in &messages {
         if let Message::Failed { message, .. } = message {
@@ -112,7 +118,7 @@ fn launch_true(
         }
     }
     let done = if first_process {
-        messages.contains(&Message::Exited(Exit::Code(0)))
+        messages.contains(&Message::Exited(Exit::Code(0))) && listeners == 1
     } else {
         status.success()
     };
@@ -121,19 +127,18 @@ fn launch_true(
         .ok_or_else(|| format!("the trial ended with {status}")))
 }
 
-fn read_all(channel: std::os::fd::OwnedFd) -> io::Result<Vec<Message>> {
-    use std::io::Read;
+/// Everything that is said, and how many descriptors came with it.
+fn read_all(channel: OwnedFd) -> io::Result<(Vec<Message>, usize)> {
     let mut inbox = Inbox::default();
     let mut messages = Vec::new();
-    let mut channel = std::os::unix::net::UnixStream::from(channel);
+    let mut descriptors = Vec::new();
     let mut buffer = [0_u8; 4096];
     loop {
-        match channel.read(&mut buffer) {
-            Ok(0) => return Ok(messages),
+        match receive(&channel, &mut buffer, &mut descriptors) {
+            Ok(0) | Err(Errno::CONNRESET) => return Ok((messages, descriptors.len())),
             Ok(length) => messages.extend(inbox.push(&buffer[..length])),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(messages),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

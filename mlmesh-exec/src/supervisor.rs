@@ -2,7 +2,8 @@
 //! its log, its limits and the record of its end.
 //!
 //! It outlives the daemon. It has no runtime and one thread: a loop over the job's
-//! two streams, the control pipe, the launch channel and the end of the job.
+//! two streams, the control pipe, the launch channel and the end of the job. Only
+//! declared hosts add threads, which carry their connections.
 //!
 //! ```text
 //!   daemon ─ journal: spec; secrets on stdin ─► supervisor ─ report on stdout ─► daemon
@@ -134,6 +135,7 @@ impl Attempt {
             namespaces: namespaces(&spec.launch),
             sandboxed: matches!(spec.launch, Launch::Sandbox(_)),
             network_enforced: spec.network_enforced,
+            hosts: Vec::new(),
             limits: spec.limits.iter().map(set_limit).collect(),
         };
         let outcome = self.run_limited(&spec, &secrets, isolation);

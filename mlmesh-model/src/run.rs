@@ -279,8 +279,26 @@ pub struct Isolation {
     pub sandboxed: bool,
     /// Whether the plan's network policy was enforced.
     pub network_enforced: bool,
+    /// What went to the declared hosts and came from them, once it has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostTraffic>,
     /// Each limit, as asked and as read back.
     pub limits: Vec<LimitReport>,
+}
+
+/// What an attempt exchanged with one declared host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTraffic {
+    /// `host:port` as the plan lists it.
+    pub host: String,
+    /// Connections that were made to it.
+    pub connections: u64,
+    /// Connections that the job asked for and that could not be made.
+    pub refused: u64,
+    /// Bytes from the job.
+    pub bytes_sent: u64,
+    /// Bytes to the job.
+    pub bytes_received: u64,
 }
 
 /// One limit: asked for, read back, and by what means.

@@ -151,6 +151,16 @@ impl Report {
         self.add(at, code, fault.message, fault.hint);
     }
 
+    /// A list that names the same thing twice.
+    pub(crate) fn repeated(&mut self, at: Position, key: &str, value: &str) {
+        self.add(
+            at,
+            code::CONFLICT,
+            format!("`{key}` lists `{}` twice", shown(value)),
+            "remove one of the two",
+        );
+    }
+
     /// Whether looking further would only cost time.
     pub(crate) fn is_full(&self) -> bool {
         self.errors.len() >= COLLECTED_MAX

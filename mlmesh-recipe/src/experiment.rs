@@ -439,7 +439,7 @@ fn network(report: &mut Report, node: &Node) -> Option<Network> {
                 return;
             };
             if let Some(endpoint) = endpoints.iter().find(|endpoint| seen.contains(endpoint)) {
-                repeated(report, item.at, "network", &endpoint.to_string());
+                report.repeated(item.at, "network", &endpoint.to_string());
             }
             seen.extend(endpoints);
             hosts.push(host);
@@ -484,7 +484,7 @@ fn retry_on(report: &mut Report, entry: &Entry, draft: &mut Draft) {
                 return;
             };
             if draft.retry_on.iter().any(|known| known.value == value) {
-                repeated(report, item.at, "retry_on", "exit");
+                report.repeated(item.at, "retry_on", "exit");
             }
             draft.retry_on.push(Placed { at: item.at, value });
         },
@@ -551,19 +551,10 @@ fn texts(
             return;
         };
         if !seen.insert(value.clone()) {
-            repeated(report, item.at, &entry.key, &value);
+            report.repeated(item.at, &entry.key, &value);
         }
         target.push(Placed { at: item.at, value });
     });
-}
-
-fn repeated(report: &mut Report, at: Position, key: &str, value: &str) {
-    report.add(
-        at,
-        code::CONFLICT,
-        format!("`{key}` lists `{}` twice", shown(value)),
-        "remove one of the two",
-    );
 }
 
 impl Draft {

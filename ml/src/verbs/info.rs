@@ -187,6 +187,15 @@ fn isolation(run: &RunDto) -> String {
     if isolation.network_enforced {
         parts.push("network enforced".to_owned());
     }
+    for host in &isolation.hosts {
+        parts.push(format!(
+            "{} connections to {} ({} out, {} in)",
+            host.connections,
+            host.host,
+            output::bytes(host.bytes_sent),
+            output::bytes(host.bytes_received)
+        ));
+    }
     for limit in &isolation.limits {
         parts.push(match limit.held {
             Some(held) => format!("{} ≤ {held} ({})", limit.name, limit.by),

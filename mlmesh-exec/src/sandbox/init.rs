@@ -3,7 +3,7 @@
 //! With it the kernel ends everything else in the pid namespace.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use mlmesh_model::{Exit, StartError};
@@ -11,8 +11,8 @@ use rustix::process::{
     DumpableBehavior, Signal, WaitOptions, WaitStatus, set_dumpable_behavior, wait,
 };
 
-use super::root;
-use crate::channel::{Message, receive_environment, send};
+use super::{doors, root};
+use crate::channel::{Message, receive_environment, send, send_with};
 use crate::launcher::{
     command, isolation_failed, not_executed, own_channel, read_spec, report_failure,
 };
@@ -42,6 +42,13 @@ fn run_on(dir: &AttemptDir, channel: &OwnedFd) -> Result<(), StartError> {
         .map_err(|error| failed("receive the environment", error))?;
     if sandbox.network_none {
         namespace::loopback_up().map_err(|error| failed("bring up the loopback", error))?;
+    }
+    if !sandbox.doors.is_empty() {
+        let listeners = doors::open(&sandbox.doors);
+        let listeners = listeners.map_err(|error| failed("open the declared hosts", error))?;
+        let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        send_with(channel, &Message::Doors, &descriptors)
+            .map_err(|error| failed("hand over the declared hosts", error))?;
     }
     rustix::system::sethostname(b"mlmesh")
         .map_err(|error| failed("set the host name", error.into()))?;

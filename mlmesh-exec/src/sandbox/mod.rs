@@ -3,8 +3,8 @@
 //! What a job sees: `/usr` and its links, a few files of `/etc`, the interpreter
 //! and the environment (all read-only), its datasets (read-only), and, writable,
 //! its working directory, its checkpoints, a private HOME and `/tmp`. What it does
-//! not see: the rest of the host's files, other processes, and, without network,
-//! any device but its own loopback.
+//! not see: the rest of the host's files, other processes, and, unless the network
+//! is open, any device but its own loopback, where declared hosts have their doors.
 //!
 //! ```text
 //!   /                tmpfs, read-only        /proc   of its own pid namespace, read-only
@@ -18,6 +18,7 @@
 //! one (`no_new_privs`, empty bounding set, no nested user namespaces). It does
 //! not filter system calls and does not hide how long things take.
 
+mod doors;
 mod init;
 mod root;
 
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use doors::{Door, LOCALHOST, doors};
 pub(crate) use init::{exit_of, run as run_init};
 
 /// The working directory as a job in the sandbox sees it.
@@ -44,6 +46,9 @@ pub(crate) struct SandboxSpec {
     pub(crate) root: PathBuf,
     /// Whether the network namespace is new and empty.
     pub(crate) network_none: bool,
+    /// The ways out of an empty network namespace.
+    #[serde(default)]
+    pub(crate) doors: Vec<Door>,
     /// Folders of the host that appear read-only at their own place: interpreters.
     pub(crate) system: Vec<PathBuf>,
     /// The daemon's data directory, hidden where one of the above would show it.

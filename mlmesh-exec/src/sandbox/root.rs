@@ -17,6 +17,7 @@ use rustix::mount::{
 };
 
 use super::SandboxSpec;
+use super::doors::hosts_file;
 
 /// Links of a merged `/usr`, or folders of their own.
 const SYSTEM: [&str; 7] = [
@@ -24,7 +25,7 @@ const SYSTEM: [&str; 7] = [
 ];
 
 /// What of `/etc` a program needs and what tells nothing about people.
-const ETC: [&str; 18] = [
+const ETC: [&str; 17] = [
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -35,7 +36,6 @@ const ETC: [&str; 18] = [
     "ca-certificates.conf",
     "localtime",
     "timezone",
-    "nsswitch.conf",
     "host.conf",
     "protocols",
     "services",
@@ -44,6 +44,13 @@ const ETC: [&str; 18] = [
     "os-release",
     "debian_version",
 ];
+
+/// What of `/etc` tells how names become addresses; only for an open network.
+const ETC_NETWORK: [&str; 2] = ["resolv.conf", "nsswitch.conf"];
+
+/// Without an open network there is nobody to ask: a name is in a file or unknown.
+const NAMES_FROM_FILES: &str = "passwd: files\ngroup: files\nhosts: files\nservices: files\n\
+     protocols: files\n";
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
@@ -67,7 +74,7 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<(), String> {
     }
     // The numbers of processors and memory nodes.
     root.system(Path::new("/sys/devices/system"))?;
-    root.etc(spec.network_none)?;
+    root.etc(spec)?;
     for bind in &spec.writable {
         root.bind(&bind.from, &bind.to)?;
         root.writable.push(root.inside(&bind.to));
@@ -131,7 +138,7 @@ impl Root {
         Ok(())
     }
 
-    fn etc(&mut self, network_none: bool) -> Result<(), String> {
+    fn etc(&mut self, spec: &SandboxSpec) -> Result<(), String> {
         let etc = Path::new("/etc");
         let mut names: Vec<String> = ETC.iter().map(|name| (*name).to_owned()).collect();
         // Debian keeps start-up files of its Pythons here.
@@ -141,8 +148,8 @@ impl Root {
                 .filter_map(|entry| entry.file_name().into_string().ok())
                 .filter(|name| name.starts_with("python")),
         );
-        if !network_none {
-            names.push("resolv.conf".to_owned());
+        if !spec.network_none {
+            names.extend(ETC_NETWORK.map(str::to_owned));
         }
         for name in names {
             let path = etc.join(name);
@@ -152,18 +159,18 @@ impl Root {
             }
         }
         let id = crate::namespace::INSIDE_ID;
-        let texts = [
+        let mut texts = vec![
             (
                 "passwd",
                 format!("job:x:{id}:{id}::{}:/bin/sh\n", super::HOME),
             ),
             ("group", format!("job:x:{id}:\n")),
-            (
-                "hosts",
-                "127.0.0.1 localhost mlmesh\n::1 localhost\n".to_owned(),
-            ),
+            ("hosts", hosts_file(&spec.doors)),
             ("hostname", "mlmesh\n".to_owned()),
         ];
+        if spec.network_none {
+            texts.push(("nsswitch.conf", NAMES_FROM_FILES.to_owned()));
+        }
         fs::create_dir_all(self.inside(etc)).map_err(|error| step("create", etc, error))?;
         for (name, text) in texts {
             let path = etc.join(name);

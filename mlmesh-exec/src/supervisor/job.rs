@@ -16,12 +16,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait};
 use super::Attempt;
 use super::end::{end_message, exit_text, own_cause};
 use super::launch::{Launched, start};
-use crate::channel::{Inbox, JobEnvironment, Message};
+use crate::channel::{Inbox, JobEnvironment, Message, receive};
 use crate::journal::Journal;
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
 use crate::process::{descendants, signal};
 use crate::record::{Launch, LimitMeans, Spec};
+use crate::relay::Relay;
 use crate::sandbox::exit_of;
 
 /// A piece without an end of line is shown after this time.
@@ -46,6 +47,9 @@ pub(super) struct Job<'a> {
     reaped: BTreeMap<i32, Exit>,
     /// How the command ended, as the sandbox's first process tells it.
     told: Option<Exit>,
+    /// Sockets of the doors, until the relay has them.
+    listeners: Vec<OwnedFd>,
+    relay: Option<Relay>,
 }
 
 /// The process whose end is the end of the attempt.
@@ -121,6 +125,8 @@ impl<'a> Job<'a> {
             piece_due_us: None,
             reaped: BTreeMap::new(),
             told: None,
+            listeners: Vec::new(),
+            relay: None,
         };
         for (group, why) in refused {
             job.limits_lost(&group, &why);
@@ -252,7 +258,7 @@ impl<'a> Job<'a> {
             return Ok(());
         };
         let mut buffer = [0_u8; 4096];
-        let messages = match rustix::io::read(&*channel, &mut buffer) {
+        let messages = match receive(&*channel, &mut buffer, &mut self.listeners) {
             Ok(0) | Err(Errno::CONNRESET) => {
                 self.channel = None;
                 // The launcher's end closes when the command takes its place.
@@ -289,6 +295,7 @@ impl<'a> Job<'a> {
                 self.main.init = Some(pid);
                 Ok(())
             }
+            Message::Doors => self.open_doors(),
             Message::Started => self.command_runs(),
             Message::Exited(exit) => {
                 self.told.get_or_insert(exit);
@@ -301,6 +308,19 @@ impl<'a> Job<'a> {
             // Late or repeated: nothing to learn from it.
             Message::CgroupRefused { .. } | Message::Init { .. } | Message::Failed { .. } => Ok(()),
         }
+    }
+
+    fn open_doors(&mut self) -> Result<(), StartError> {
+        let Launch::Sandbox(sandbox) = &self.spec.launch else {
+            return Ok(());
+        };
+        let listeners = std::mem::take(&mut self.listeners);
+        let relay = Relay::start(&sandbox.doors, listeners).map_err(|error| {
+            self.end_tree();
+            isolation_failed(format!("the declared hosts cannot be reached: {error}"))
+        })?;
+        self.relay = Some(relay);
+        Ok(())
     }
 
     fn limits_lost(&mut self, group: &Path, why: &str) {
@@ -454,6 +474,9 @@ impl<'a> Job<'a> {
             if !pending && before == self.streams.iter().flatten().count() {
                 break;
             }
+        }
+        if let Some(relay) = self.relay.take() {
+            self.isolation.hosts = relay.finish();
         }
         let (started_at, stopped) = match &self.phase {
             Phase::Launching => (None, None),

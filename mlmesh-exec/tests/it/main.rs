@@ -8,6 +8,7 @@
 
 mod conformance;
 mod environment;
+mod hosts;
 mod limits;
 mod process;
 mod sandbox;

@@ -73,7 +73,7 @@ async fn a_later_daemon_can_stop() {
     assert_eq!(ended.exit, Some(Exit::Signal(15)));
 }
 
-fn supervisor_of(bench: &Bench, attempt: AttemptRef) -> serde_json::Value {
+pub(crate) fn supervisor_of(bench: &Bench, attempt: AttemptRef) -> serde_json::Value {
     let journal = fs::read_to_string(bench.attempt_dir(attempt).join("journal")).unwrap();
     let lines = journal.lines();
     lines
@@ -82,7 +82,7 @@ fn supervisor_of(bench: &Bench, attempt: AttemptRef) -> serde_json::Value {
         .expect("it has begun")
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

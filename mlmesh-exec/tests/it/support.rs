@@ -46,16 +46,31 @@ impl Bench {
         self.executor_of(LOG_BYTES_MAX_DEFAULT, pids_max)
     }
 
+    pub(crate) fn executor_with_program(&self, program: PathBuf) -> Arc<ProcessExecutor> {
+        ProcessExecutor::new(ProcessConfig {
+            program,
+            ..self.config()
+        })
+    }
+
     fn executor_of(&self, log_bytes_max: u64, pids_max: u64) -> Arc<ProcessExecutor> {
         ProcessExecutor::new(ProcessConfig {
+            log_bytes_max,
+            pids_max,
+            ..self.config()
+        })
+    }
+
+    fn config(&self) -> ProcessConfig {
+        ProcessConfig {
             data_dir: self.dir.path().to_owned(),
             program: program(),
             snapshots: Arc::clone(&self.snapshots) as Arc<dyn Snapshots>,
             clock: Arc::new(SystemClock),
-            log_bytes_max,
-            pids_max,
+            log_bytes_max: LOG_BYTES_MAX_DEFAULT,
+            pids_max: PIDS_MAX_DEFAULT,
             job_umask: 0o022,
-        })
+        }
     }
 
     /// A relaxed run of `argv` with an open network in an empty project.

@@ -1,5 +1,8 @@
 //! The trust ladder: each level reached by a run, each way to miss one with its word.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
 use super::place::{Place, codes, python_version};
 use serde_json::{Value, json};
 
@@ -304,22 +307,61 @@ fn an_absent_python_and_an_absent_lock_are_refused_with_a_hint() {
     }
 }
 
+/// A strict run talks to the host that it declares, and to none besides.
 #[test]
-fn hosts_are_either_enforced_or_a_reason() {
+fn declared_hosts_are_enforced_and_reach_l3() {
+    let place = Place::up();
+    let declared = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    let (port, other) = (port(&declared), port(&other));
+    let host = std::thread::spawn(move || {
+        let (mut stream, _) = declared.accept().unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        stream.write_all(heard.to_uppercase().as_bytes()).unwrap();
+    });
+    let code = format!(
+        "import socket
+s = socket.create_connection(('localhost', {port}), 30)
+s.sendall(b'louder'); s.shutdown(socket.SHUT_WR)
+print(s.recv(100).decode())
+for place in [('localhost', {other}), ('192.0.2.1', 443), ('example.org', 443)]:
+    try: socket.create_connection(place, 5)
+    except OSError: print('denied')
+"
+    );
+    let recipe = place.strict("hosts", &code, &format!("network: [LocalHost:{port}]"));
+    let said = place.json(&["explain", &recipe]);
+    let forms = json!({"hosts": [format!("localhost:{port}")]});
+    assert_eq!(said["points"][0]["plan"]["network"], forms);
+    assert_eq!(said["trust"]["level"], "L3");
+    let (info, output) = place.completed(&recipe, &[]);
+    assert_eq!(output, "LOUDER\ndenied\ndenied\ndenied\n");
+    host.join().unwrap();
+    assert_eq!(trust(&info), ("L3".to_owned(), vec![]));
+    assert_eq!(info["plan_sha256"], said["points"][0]["plan_sha256"]);
+    let isolation = &info["isolation"];
+    assert_eq!(isolation["network_enforced"], true);
+    let traffic = json!([{"host": format!("localhost:{port}"), "connections": 1, "refused": 0, "bytes_sent": 6, "bytes_received": 6}]);
+    assert_eq!(isolation["hosts"], traffic);
+    assert_eq!(info["manifest"]["isolation"]["hosts"], traffic);
+}
+
+#[test]
+fn declared_hosts_without_a_sandbox_are_recorded_as_not_enforced() {
     let place = Place::up();
     let recipe = place.strict("hosts", "print(1)", "network: [example.org]");
-    let explained = place.ml(&["explain", &recipe, "--json"]);
-    let said = explained.json();
+    let said = place.json(&["explain", &recipe]);
     assert_eq!(
         said["points"][0]["plan"]["network"],
         json!({"hosts": ["example.org:443", "example.org:80"]})
     );
-    if explained.code == 3 {
-        assert_eq!(explained.refusals(), ["network_not_enforced"]);
-        assert_eq!(said["trust"]["level"], "L2");
-    } else {
-        assert_eq!((explained.code, &said["trust"]["level"]), (0, &json!("L3")));
-    }
+    let (info, _) = place.completed(&recipe, &["--repro-policy", "relaxed"]);
+    assert_eq!(info["isolation"]["network_enforced"], false);
+    let expected =
+        ["network_not_enforced", "sees_host_files"].map(|code| ("L3".to_owned(), code.to_owned()));
+    assert_eq!(trust(&info), ("L2".to_owned(), expected.to_vec()));
 }
 
 #[test]
