@@ -90,6 +90,8 @@ fn schemathesis_finds_no_failure_and_no_mismatch() {
             ])
             .arg("--tls-verify")
             .arg(daemon.data_dir().join("tls/ca.pem"))
+            // One worker: several would race for the daemon's state, and a failure
+            // would not come back with the seed.
             .args([
                 "--max-examples",
                 "25",
