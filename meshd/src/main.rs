@@ -12,6 +12,7 @@
 mod arguments;
 mod daemon;
 mod data_dir;
+mod fuzz;
 mod handlers;
 mod http;
 mod keys;

@@ -189,7 +189,7 @@ async fn drain(daemon: &Daemon, connections: TaskTracker, grace: Duration) {
     daemon.control.shutdown().await;
 }
 
-async fn open_parts(
+pub(crate) async fn open_parts(
     settings: &Settings,
     directory: &DataDir,
     logs: &LogSender,

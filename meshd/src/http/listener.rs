@@ -149,14 +149,7 @@ async fn serve(stream: Secured, remote: SocketAddr, door: Door) {
             }
             response
         });
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .half_close(true);
-    let served = builder
+    let served = protocol()
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
     let mut served = pin!(served);
@@ -176,4 +169,16 @@ async fn serve(stream: Secured, remote: SocketAddr, door: Door) {
     {
         lingering.close().await;
     }
+}
+
+/// The protocol with its limits.
+pub(crate) fn protocol() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .half_close(true);
+    builder
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -44,7 +44,8 @@ impl Chores {
         let project = site.home.path().join("chores");
         fs::create_dir(&project)?;
         fs::write(project.join("mlmesh.toml"), "")?;
-        fs::write(project.join("moved.yaml"), RECIPE)?;
+        // In the submitters' folder: a run keeps its commit from being pruned.
+        fs::write(site.home.path().join("project/moved.yaml"), RECIPE)?;
         Ok(Self {
             project,
             aim: Mutex::new(""),
@@ -135,20 +136,16 @@ impl Chores {
     fn move_a_run(&self, site: &Site) -> Result<()> {
         let arguments = ["--repro-policy", "relaxed", "--priority", "-100"];
         let queue = ["queue", "moved.yaml", "-q"];
-        let id = self.ml(site, &[&queue[..], &arguments].concat())?;
-        self.ml(site, &["cancel", id.trim()])?;
-        self.ml(site, &["retry", id.trim()])?;
+        let id = words(site.ml(&[&queue[..], &arguments].concat()))?;
+        words(site.ml(&["cancel", id.trim()]))?;
+        words(site.ml(&["retry", id.trim()]))?;
         Ok(())
     }
 
     fn ml(&self, site: &Site, arguments: &[&str]) -> Result<String> {
-        let output = site
-            .ml(arguments)
-            .current_dir(&self.project)
-            .stderr(Stdio::null())
-            .output()?;
-        ensure!(output.status.success(), "ml {}", arguments.join(" "));
-        Ok(String::from_utf8(output.stdout)?)
+        let mut command = site.ml(arguments);
+        command.current_dir(&self.project);
+        words(command)
     }
 
     /// Every dataset that was acknowledged is there.
@@ -168,4 +165,11 @@ impl Chores {
         ensure!(lost.is_empty(), "acknowledged datasets were lost: {lost:?}");
         Ok(())
     }
+}
+
+/// What a call printed, when it succeeded.
+fn words(mut command: Command) -> Result<String> {
+    let output = command.stderr(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }
