@@ -80,7 +80,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "MLMESH_STORE",
         kind: SettingKind::Text,
         default: "sqlite",
-        help: "`sqlite`, or a `postgres://` URL",
+        help: "`sqlite`, or a `postgres://` URL; `sslmode=verify-full&sslrootcert=FILE` in it checks the server",
     },
     Setting {
         key: "daemon.node",

@@ -11,7 +11,7 @@
 //! told that the store is unavailable; nobody is answered before the commit.
 
 use futures_util::future::LocalBoxFuture;
-use mlmesh_model::{AuditNote, Event, Sequence, StoreError};
+use mlmesh_model::{AuditNote, BoxFuture, Event, Sequence, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::audit::{AuditHead, chained};
@@ -19,10 +19,10 @@ use crate::crash::{self, Stage, WriteKind};
 use crate::sql::{Param, Sql, to_json};
 
 /// Writes that share one commit at most.
-pub(crate) const GROUP_MAX: usize = 256;
+const GROUP_MAX: usize = 256;
 
 /// Writes that wait for the writer at most; further callers wait to hand in.
-pub(crate) const WRITES_WAITING_MAX: usize = 1024;
+const WRITES_WAITING_MAX: usize = 1024;
 
 /// An open write transaction, or a session between two.
 pub(crate) struct Tx<S> {
@@ -115,6 +115,49 @@ impl<S: Sql> Tx<S> {
         const UPDATE: &str = "UPDATE head SET seq = $1, audit_n = $2, audit_hash = $3";
         self.sql.run(UPDATE, &params).await?;
         Ok(())
+    }
+}
+
+/// The callers' side of the writer.
+pub(crate) struct Writer<S>(Option<mpsc::Sender<Job<S>>>);
+
+impl<S> std::fmt::Debug for Writer<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = if self.0.is_some() { "open" } else { "closed" };
+        write!(f, "Writer({state})")
+    }
+}
+
+impl<S: 'static> Writer<S> {
+    /// The two ends of the channel.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Job<S>>) {
+        let (jobs, waiting) = mpsc::channel(WRITES_WAITING_MAX);
+        (Self(Some(jobs)), waiting)
+    }
+
+    /// Takes no more work; the writer ends with what it has been handed.
+    pub(crate) fn close(&mut self) {
+        self.0 = None;
+    }
+
+    /// Hands work in and waits for its outcome.
+    pub(crate) fn write<T, W>(
+        &self,
+        kind: WriteKind,
+        work: W,
+    ) -> BoxFuture<'_, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        W: for<'t> FnOnce(&'t mut Tx<S>) -> LocalBoxFuture<'t, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
+        let (job, answered) = Job::new(kind, work);
+        Box::pin(async move {
+            let jobs = self.0.as_ref().ok_or_else(gone)?;
+            jobs.send(job).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        })
     }
 }
 
@@ -270,19 +313,31 @@ async fn work_and_commit<S: Sql>(
     tx.sql.batch(S::BEGIN_WRITE).await?;
     tx.read_head().await?;
     let before = tx.head;
+    // A job alone is the whole transaction: what it wrote goes with that.
+    let is_alone = jobs.len() == 1;
     for job in jobs.by_ref() {
         let head = tx.head;
-        tx.sql.batch("SAVEPOINT job").await?;
+        if !is_alone {
+            tx.sql.batch("SAVEPOINT job").await?;
+        }
         let worked = job.pending.run(tx).await;
         answers.push(worked.answer);
         if let Some(reason) = worked.broken {
             return Err(StoreError::Unavailable(reason));
         }
         if worked.failed {
-            tx.sql.batch("ROLLBACK TO SAVEPOINT job").await?;
             tx.head = head;
         }
-        tx.sql.batch("RELEASE SAVEPOINT job").await?;
+        match (is_alone, worked.failed) {
+            (true, true) => return tx.sql.batch("ROLLBACK").await,
+            (true, false) => {}
+            (false, failed) => {
+                if failed {
+                    tx.sql.batch("ROLLBACK TO SAVEPOINT job").await?;
+                }
+                tx.sql.batch("RELEASE SAVEPOINT job").await?;
+            }
+        }
     }
     if tx.head != before {
         tx.write_head().await?;

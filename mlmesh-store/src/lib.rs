@@ -23,6 +23,7 @@ mod laws;
 mod migrate;
 mod port;
 mod postgres;
+mod postgres_tls;
 mod read;
 mod rows;
 mod sql;

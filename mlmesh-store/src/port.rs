@@ -6,15 +6,17 @@ macro_rules! store_port {
     ($store:ty) => {
         impl mlmesh_model::Store for $store {
             fn submit(&self, submit: Submit) -> BoxFuture<'_, Result<Submitted, StoreError>> {
-                self.write(WriteKind::Submit, |tx| Box::pin(write::submit(tx, submit)))
+                self.writer
+                    .write(WriteKind::Submit, |tx| Box::pin(write::submit(tx, submit)))
             }
 
             fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Attempt, StoreError>> {
-                self.write(WriteKind::Claim, |tx| Box::pin(write::claim(tx, claim)))
+                self.writer
+                    .write(WriteKind::Claim, |tx| Box::pin(write::claim(tx, claim)))
             }
 
             fn advance(&self, advance: Advance) -> BoxFuture<'_, Result<Run, StoreError>> {
-                self.write(WriteKind::Advance, |tx| {
+                self.writer.write(WriteKind::Advance, |tx| {
                     Box::pin(write::advance(tx, advance))
                 })
             }
@@ -23,7 +25,7 @@ macro_rules! store_port {
                 &self,
                 change: UnleasedMove,
             ) -> BoxFuture<'_, Result<Run, StoreError>> {
-                self.write(WriteKind::Move, |tx| {
+                self.writer.write(WriteKind::Move, |tx| {
                     Box::pin(write::move_unleased(tx, change))
                 })
             }
@@ -34,7 +36,7 @@ macro_rules! store_port {
                 token: FencingToken,
                 metrics: BTreeMap<String, MetricSummary>,
             ) -> BoxFuture<'_, Result<(), StoreError>> {
-                self.write(WriteKind::Other, move |tx| {
+                self.writer.write(WriteKind::Other, move |tx| {
                     Box::pin(write::set_metrics(tx, run, token, metrics))
                 })
             }
@@ -101,7 +103,7 @@ macro_rules! store_port {
                 event: Option<Event>,
                 audit: Option<AuditNote>,
             ) -> BoxFuture<'_, Result<(), StoreError>> {
-                self.write(WriteKind::Other, |tx| {
+                self.writer.write(WriteKind::Other, |tx| {
                     Box::pin(write::record(tx, event, audit))
                 })
             }
@@ -119,7 +121,7 @@ macro_rules! store_port {
                 dataset: Dataset,
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<(), StoreError>> {
-                self.write(WriteKind::Other, |tx| {
+                self.writer.write(WriteKind::Other, |tx| {
                     Box::pin(catalog::put_dataset(tx, dataset, audit))
                 })
             }
@@ -137,7 +139,7 @@ macro_rules! store_port {
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<bool, StoreError>> {
                 let (tenant, name, version) = (tenant.clone(), name.clone(), version.to_owned());
-                self.write(WriteKind::Other, move |tx| {
+                self.writer.write(WriteKind::Other, move |tx| {
                     Box::pin(async move {
                         catalog::remove_dataset(tx, &tenant, &name, &version, audit).await
                     })
@@ -149,7 +151,7 @@ macro_rules! store_port {
                 key: ApiKey,
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<(), StoreError>> {
-                self.write(WriteKind::Other, |tx| {
+                self.writer.write(WriteKind::Other, |tx| {
                     Box::pin(catalog::put_key(tx, key, audit))
                 })
             }
@@ -169,7 +171,7 @@ macro_rules! store_port {
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>> {
                 let tenant = tenant.clone();
-                self.write(WriteKind::Other, move |tx| {
+                self.writer.write(WriteKind::Other, move |tx| {
                     Box::pin(
                         async move { catalog::prune_runs(tx, &tenant, ended_before, audit).await },
                     )
@@ -177,7 +179,8 @@ macro_rules! store_port {
             }
 
             fn check(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-                self.write(WriteKind::Other, |tx| Box::pin(catalog::check(tx)))
+                self.writer
+                    .write(WriteKind::Other, |tx| Box::pin(catalog::check(tx)))
             }
         }
     };

@@ -13,7 +13,7 @@
 //! else's hands is refused instead of waited for. When the server is away every
 //! call fails as unavailable, and connections are tried again with backoff.
 //!
-//! Connections are not encrypted: use a socket or a loopback address.
+//! What `sslmode` of the connection string means is said in [`crate::postgres_tls`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use mlmesh_model::{BoxFuture, Sequence, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Config, Statement};
 
 use crate::audit::AuditHead;
-use crate::crash::WriteKind;
-use crate::group::{Job, Pending, Tx, WRITES_WAITING_MAX, gathered, gone, reason_of, run_group};
+use crate::group::{Job, Pending, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
+use crate::postgres_tls::{self, Tls};
 use crate::read;
 use crate::sql::{Cell, Param, Row, Sql};
 
@@ -65,7 +65,7 @@ type ReadJob = Box<dyn Pending<PostgresSession> + Send>;
 /// The store of daemons that share a server.
 #[derive(Debug)]
 pub struct PostgresStore {
-    jobs: Option<mpsc::Sender<Job<PostgresSession>>>,
+    pub(crate) writer: Writer<PostgresSession>,
     reads: Option<mpsc::Sender<ReadJob>>,
     thread: Option<std::thread::JoinHandle<()>>,
     committed: watch::Receiver<Sequence>,
@@ -75,10 +75,10 @@ impl PostgresStore {
     /// Connects and brings the schema to this program's version. `config` is a
     /// connection string such as `host=/run/postgresql user=mlmesh dbname=mlmesh`.
     pub async fn connect(config: &str) -> Result<Arc<Self>, StoreError> {
-        let mut config: Config = config.parse().map_err(store_error)?;
+        let (mut config, tls) = postgres_tls::read(config)?;
         config.connect_timeout(CONNECT_MAX);
         config.application_name("mlmesh");
-        let (jobs, writes_waiting) = mpsc::channel(WRITES_WAITING_MAX);
+        let (writer, writes_waiting) = Writer::new();
         let (reads, reads_waiting) = mpsc::channel(READS_WAITING_MAX);
         let (committed_now, committed) = watch::channel(Sequence(0));
         let (started, start) = oneshot::channel();
@@ -92,18 +92,18 @@ impl PostgresStore {
             .name("store-postgres".into())
             .spawn(move || {
                 runtime.block_on(async {
-                    let mut link = Link::new(config);
+                    let mut link = Link::new(config, tls);
                     match prepare(&mut link).await {
                         Ok((session, newest)) => {
                             committed_now.send_replace(newest);
                             let _ = started.send(Ok(()));
                             let writer = write_groups(
-                                Link::new(link.config.clone()),
+                                link.another(),
                                 session,
                                 writes_waiting,
                                 &committed_now,
                             );
-                            serve(link.config, writer, reads_waiting, &committed_now).await;
+                            serve(link, writer, reads_waiting, &committed_now).await;
                         }
                         Err(error) => {
                             let _ = started.send(Err(error));
@@ -114,7 +114,7 @@ impl PostgresStore {
             .map_err(unavailable)?;
         // Made first, so that the thread is joined also when the start failed.
         let store = Arc::new(Self {
-            jobs: Some(jobs),
+            writer,
             reads: Some(reads),
             thread: Some(thread),
             committed,
@@ -132,25 +132,6 @@ impl PostgresStore {
     /// The store's own note of where the audit chain ends.
     pub fn audit_head(&self) -> BoxFuture<'_, Result<AuditHead, StoreError>> {
         self.read(|sql| Box::pin(read::audit_head(sql)))
-    }
-
-    pub(crate) fn write<T, W>(
-        &self,
-        kind: WriteKind,
-        work: W,
-    ) -> BoxFuture<'_, Result<T, StoreError>>
-    where
-        T: Send + 'static,
-        W: for<'t> FnOnce(&'t mut Tx<PostgresSession>) -> LocalBoxFuture<'t, Result<T, StoreError>>
-            + Send
-            + 'static,
-    {
-        let (job, answered) = Job::new(kind, work);
-        Box::pin(async move {
-            let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-            jobs.send(job).await.map_err(|_| gone())?;
-            answered.await.map_err(|_| gone())?
-        })
     }
 
     pub(crate) fn read<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, StoreError>>
@@ -172,7 +153,7 @@ impl PostgresStore {
 impl Drop for PostgresStore {
     /// Lets the writer finish what it has been handed.
     fn drop(&mut self) {
-        self.jobs = None;
+        self.writer.close();
         self.reads = None;
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been reported by itself.
@@ -196,17 +177,17 @@ async fn prepare(link: &mut Link) -> Result<(PostgresSession, Sequence), StoreEr
 
 /// Runs writer, readers and poller until the store is dropped.
 async fn serve(
-    config: Config,
+    link: Link,
     writer: impl Future<Output = ()>,
     reads_waiting: mpsc::Receiver<ReadJob>,
     committed: &watch::Sender<Sequence>,
 ) {
     let reads_waiting = Mutex::new(reads_waiting);
-    let readers = (0..READERS).map(|_| answer_reads(Link::new(config.clone()), &reads_waiting));
+    let readers = (0..READERS).map(|_| answer_reads(link.another(), &reads_waiting));
     let work = async { tokio::join!(writer, join_all(readers)) };
     tokio::select! {
         _ = work => {}
-        () = poll(Link::new(config.clone()), committed) => {}
+        () = poll(link.another(), committed) => {}
     }
 }
 
@@ -304,6 +285,7 @@ async fn poll(mut link: Link, committed: &watch::Sender<Sequence>) {
 /// The way to the server: opens sessions, and after a failure not at once again.
 struct Link {
     config: Config,
+    tls: Tls,
     failed: Option<Failed>,
 }
 
@@ -314,11 +296,17 @@ struct Failed {
 }
 
 impl Link {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, tls: Tls) -> Self {
         Self {
             config,
+            tls,
             failed: None,
         }
+    }
+
+    /// A way of its own to the same server.
+    fn another(&self) -> Self {
+        Self::new(self.config.clone(), self.tls.clone())
     }
 
     async fn open(&mut self) -> Result<PostgresSession, StoreError> {
@@ -327,7 +315,7 @@ impl Link {
         {
             return Err(StoreError::Unavailable(failed.reason.clone()));
         }
-        let opened = PostgresSession::open(&self.config).await;
+        let opened = PostgresSession::open(&self.config, self.tls.clone()).await;
         self.failed = match &opened {
             Ok(_) => None,
             Err(error) => {
@@ -354,8 +342,9 @@ pub(crate) struct PostgresSession {
 }
 
 impl PostgresSession {
-    async fn open(config: &Config) -> Result<Self, StoreError> {
-        let (client, connection) = config.connect(NoTls).await.map_err(store_error)?;
+    async fn open(config: &Config, tls: Tls) -> Result<Self, StoreError> {
+        let connecting = Box::pin(config.connect(tls));
+        let (client, connection) = connecting.await.map_err(store_error)?;
         let mut carrier = JoinSet::new();
         carrier.spawn(async move {
             if let Err(error) = connection.await {
@@ -492,7 +481,7 @@ impl ToSql for Param<'_> {
 
 /// What fails for reasons outside the data can be tried again; everything else
 /// means that the data are not what this program wrote.
-fn store_error(error: tokio_postgres::Error) -> StoreError {
+pub(crate) fn store_error(error: tokio_postgres::Error) -> StoreError {
     let Some(server) = error.as_db_error() else {
         return StoreError::Unavailable(format!("PostgreSQL: {}", with_sources(&error)));
     };

@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use mlmesh_model::{BoxFuture, Sequence, StoreError};
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::audit::AuditHead;
-use crate::crash::WriteKind;
-use crate::group::{Job, Tx, WRITES_WAITING_MAX, gathered, gone, reason_of, run_group};
+use crate::group::{Job, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::read;
 use crate::sql::{Cell, Param, Row, Sql, ready};
@@ -39,8 +39,8 @@ const BUSY_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
-    jobs: Option<mpsc::Sender<Job<SqliteSession>>>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    pub(crate) writer: Writer<SqliteSession>,
+    thread: Option<std::thread::JoinHandle<()>>,
     readers: Arc<Mutex<Vec<SqliteSession>>>,
     permits: Arc<Semaphore>,
     committed: watch::Receiver<Sequence>,
@@ -52,9 +52,9 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
         let mut session = SqliteSession::open(path)?;
         let newest = ready(prepare(&mut session))?;
-        let (jobs, waiting) = mpsc::channel(WRITES_WAITING_MAX);
+        let (writer, waiting) = Writer::new();
         let (committed_now, committed) = watch::channel(newest);
-        let writer = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
                 let path = path.to_owned();
@@ -63,8 +63,8 @@ impl SqliteStore {
             .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            jobs: Some(jobs),
-            writer: Some(writer),
+            writer,
+            thread: Some(thread),
             readers: Arc::new(Mutex::new(Vec::new())),
             permits: Arc::new(Semaphore::new(READERS_MAX)),
             committed,
@@ -79,25 +79,6 @@ impl SqliteStore {
     /// The store's own note of where the audit chain ends.
     pub fn audit_head(&self) -> BoxFuture<'_, Result<AuditHead, StoreError>> {
         self.read(|sql| Box::pin(read::audit_head(sql)))
-    }
-
-    pub(crate) fn write<T, W>(
-        &self,
-        kind: WriteKind,
-        work: W,
-    ) -> BoxFuture<'_, Result<T, StoreError>>
-    where
-        T: Send + 'static,
-        W: for<'t> FnOnce(&'t mut Tx<SqliteSession>) -> LocalBoxFuture<'t, Result<T, StoreError>>
-            + Send
-            + 'static,
-    {
-        let (job, answered) = Job::new(kind, work);
-        Box::pin(async move {
-            let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-            jobs.send(job).await.map_err(|_| gone())?;
-            answered.await.map_err(|_| gone())?
-        })
     }
 
     pub(crate) fn read<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, StoreError>>
@@ -131,10 +112,10 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     /// Lets the writer finish what it has been handed.
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(writer) = self.writer.take() {
+        self.writer.close();
+        if let Some(thread) = self.thread.take() {
             // A panic of the writer has been reported by its own thread.
-            let _ = writer.join();
+            let _ = thread.join();
         }
     }
 }
@@ -224,6 +205,11 @@ impl SqliteSession {
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
         let connection = Connection::open_with_flags(path, flags).map_err(store_error)?;
         connection.busy_timeout(BUSY_MAX).map_err(store_error)?;
+        // One plan for a statement whatever its values: else it is prepared anew for
+        // each value that a partial index could depend on.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(store_error)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
         Ok(Self { connection })
     }

@@ -1,8 +1,10 @@
 //! A private PostgreSQL server for a test: initialised in a temporary directory,
-//! reachable through a socket in it and nowhere else, `fsync` on, gone with the
-//! guard. When the tests run as root it runs as an unprivileged user, because
+//! reachable through a socket in it (and, if a test asks, encrypted on loopback),
+//! `fsync` on, gone with the guard. When the tests run as root it runs as an unprivileged user, because
 //! PostgreSQL refuses root.
 
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to start or to stop.
 const START_MAX: Duration = Duration::from_secs(60);
+const PORTS_TRIED_MAX: u32 = 5;
 
 /// A running server. It stops when this is dropped, and also when the thread
 /// that started it ends, so keep both together.
@@ -22,6 +25,8 @@ pub struct PostgresServer {
     directory: tempfile::TempDir,
     child: Option<Child>,
     schemas: u32,
+    /// The loopback port, where it has one.
+    port: Option<u16>,
 }
 
 impl PostgresServer {
@@ -50,6 +55,7 @@ impl PostgresServer {
             directory,
             child: None,
             schemas: 0,
+            port: None,
         };
         // `--no-sync` concerns the empty cluster only; the server itself flushes.
         let output = server
@@ -69,6 +75,32 @@ impl PostgresServer {
         Ok(server)
     }
 
+    /// Starts the server anew, on a loopback port too, where it takes plain connections
+    /// and, with a certificate and its key in PEM, encrypted ones.
+    pub fn listen(&mut self, certificate: Option<(&str, &str)>) -> anyhow::Result<u16> {
+        self.stop()?;
+        if let Some((certificate, key)) = certificate {
+            for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+                let path = self.data().join(name);
+                std::fs::write(&path, text)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+                if let Some((uid, gid)) = self.user {
+                    std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
+                }
+            }
+        }
+        // PostgreSQL cannot choose a port, so another process may be quicker.
+        let mut tries = 0..PORTS_TRIED_MAX;
+        loop {
+            self.port = Some(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+            match self.run() {
+                Ok(()) => return self.port.context("a port was chosen"),
+                Err(error) if tries.next().is_none() => return Err(error),
+                Err(_) => self.end(Signal::QUIT)?,
+            }
+        }
+    }
+
     /// Starts the server again after [`Self::stop`] or [`Self::kill`].
     pub fn run(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.is_none(), "the server is running");
@@ -76,13 +108,16 @@ impl PostgresServer {
             .create(true)
             .append(true)
             .open(self.directory.path().join("server.log"))?;
+        let address = self.port.map_or("", |_| "127.0.0.1");
+        let encrypts = self.data().join("server.key").exists();
         let child = self
             .command("postgres")
             .arg("-D")
             .arg(self.data())
             .arg("-k")
             .arg(self.directory.path())
-            .args(["-c", "listen_addresses=", "-c", "fsync=on"])
+            .args(["-c", &format!("listen_addresses={address}")])
+            .args(["-c", &format!("ssl={encrypts}"), "-c", "fsync=on"])
             .args(["-c", "max_connections=60", "-c", "shared_buffers=32MB"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -209,6 +244,10 @@ impl PostgresServer {
             .current_dir(self.directory.path())
             .env("LC_ALL", "C")
             .env_remove("PGDATA");
+        // Server and clients read it; the socket's name holds it too.
+        if let Some(port) = self.port {
+            command.env("PGPORT", port.to_string());
+        }
         command
     }
 }

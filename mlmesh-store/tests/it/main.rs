@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod encrypted;
 mod faults;
 mod fixtures;
 mod golden;
