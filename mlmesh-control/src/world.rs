@@ -205,6 +205,9 @@ async fn parent(inner: &Inner, caller: &Caller, entry: &str) -> Result<ParentSee
             }
         },
     };
+    if let Some(open) = open_parent(inner, caller, id) {
+        return Ok(open);
+    }
     Ok(match store.run(tenant, id).await? {
         Some(run) => ParentSeen::Found {
             id,
@@ -212,6 +215,15 @@ async fn parent(inner: &Inner, caller: &Caller, entry: &str) -> Result<ParentSee
         },
         None => ParentSeen::Unknown,
     })
+}
+
+/// A run that is on disk and has not ended; memory knows it as well as the store.
+fn open_parent(inner: &Inner, caller: &Caller, id: RunId) -> Option<ParentSeen> {
+    let state = inner.state();
+    let run = state.runs.get(&id)?;
+    let phase = state.scheduler.phase(id)?;
+    let is_known = run.tenant == caller.tenant && !phase.is_ended();
+    is_known.then_some(ParentSeen::Found { id, phase })
 }
 
 /// Adds to a cache, which is emptied when it is full.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlmesh_api::AuditRowDto;
 use mlmesh_model::{Digest, Sequence, Store};
@@ -15,6 +16,8 @@ use super::{LogFile, LogSender};
 
 /// Rows that are read at once.
 const ROWS_MAX: u32 = 256;
+/// Rows of commits that follow each other within this time are read together.
+const COPY_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes at the end of the file that are searched for its last row.
 const TAIL_BYTES_MAX: u64 = 64 * 1024;
 
@@ -28,23 +31,31 @@ pub(crate) async fn follow_audit(
 ) {
     let mut after = last_row;
     loop {
+        // What is committed from here on is looked for again.
+        commits.mark_unchanged();
         match store.audit_rows(after, ROWS_MAX).await {
-            Ok(rows) if !rows.is_empty() => {
-                for row in rows {
+            Ok(rows) => {
+                for row in &rows {
                     after = row.n;
-                    if let Ok(mut line) = serde_json::to_vec(&AuditRowDto::from(&row)) {
+                    if let Ok(mut line) = serde_json::to_vec(&AuditRowDto::from(row)) {
                         line.push(b'\n');
                         sender.line(LogFile::Audit, line);
                     }
                 }
-                continue;
+                if rows.len() == ROWS_MAX as usize {
+                    continue;
+                }
             }
-            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "audit rows could not be read"),
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = commits.changed() => if changed.is_err() { return },
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(COPY_PAUSE) => {}
         }
     }
 }

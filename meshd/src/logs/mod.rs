@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 pub(crate) use audit::{follow_audit, last_row, logged_rows};
 use rotating::RotatingFile;
@@ -47,6 +48,12 @@ pub(crate) struct LogSender {
     dropped: Arc<AtomicU64>,
 }
 
+/// How long lines of requests and audit rows gather before they are written together.
+/// What the daemon says of itself is written at once.
+const GATHER_TIME: Duration = Duration::from_millis(10);
+/// Lines that are written together at most.
+const GATHERED_MAX: usize = 1024;
+
 enum Message {
     Line(LogFile, Vec<u8>),
     Flush(SyncSender<()>),
@@ -74,13 +81,29 @@ pub(crate) fn start(config: LogConfig) -> std::io::Result<LogSender> {
 }
 
 fn write_lines(receiver: &Receiver<Message>, mut files: [RotatingFile; 3]) {
-    while let Ok(message) = receiver.recv() {
-        match message {
-            Message::Line(file, line) => files[file as usize].append(&line),
-            Message::Flush(done) => {
-                // The one who asked may have gone; then nobody has to be told.
-                let _ = done.send(());
+    while let Ok(first) = receiver.recv() {
+        let mut asked = Vec::new();
+        let mut is_urgent = false;
+        for message in std::iter::once(first).chain(receiver.try_iter().take(GATHERED_MAX)) {
+            match message {
+                Message::Line(file, line) => {
+                    is_urgent |= file == LogFile::App;
+                    files[file as usize].append(&line);
+                }
+                Message::Flush(done) => asked.push(done),
             }
+        }
+        for file in &mut files {
+            file.flush();
+        }
+        is_urgent |= !asked.is_empty();
+        for done in asked {
+            // The one who asked may have gone; then nobody has to be told.
+            let _ = done.send(());
+        }
+        // A thread that sleeps need not be woken for each request.
+        if !is_urgent {
+            std::thread::sleep(GATHER_TIME);
         }
     }
 }

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 pub(crate) struct RotatingFile {
     path: PathBuf,
     file: File,
+    /// Lines that [`RotatingFile::flush`] writes.
+    waiting: Vec<u8>,
+    /// Bytes of the file, those that wait included.
     bytes: u64,
     bytes_max: u64,
     files_max: u32,
@@ -24,22 +27,34 @@ impl RotatingFile {
         Ok(Self {
             path,
             file,
+            waiting: Vec::new(),
             bytes,
             bytes_max: bytes_max.max(1),
             files_max,
         })
     }
 
-    /// Appends a line. A log that cannot be written never stops the work that it
-    /// speaks of: the line is lost, and the next one is tried again.
+    /// Appends a line; it lies in the file after [`RotatingFile::flush`]. A log that
+    /// cannot be written never stops the work that it speaks of: lines are lost, and
+    /// the next ones are tried again.
     pub(crate) fn append(&mut self, line: &[u8]) {
         let length = line.len() as u64;
-        if self.bytes > 0 && self.bytes + length > self.bytes_max && self.rotate().is_err() {
-            return;
+        if self.bytes > 0 && self.bytes + length > self.bytes_max {
+            self.flush();
+            if self.rotate().is_err() {
+                return;
+            }
         }
-        if self.file.write_all(line).is_ok() {
-            self.bytes += length;
+        self.waiting.extend_from_slice(line);
+        self.bytes += length;
+    }
+
+    /// Writes what waits.
+    pub(crate) fn flush(&mut self) {
+        if !self.waiting.is_empty() && self.file.write_all(&self.waiting).is_err() {
+            self.bytes = self.file.metadata().map_or(0, |file| file.len());
         }
+        self.waiting.clear();
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -94,6 +109,7 @@ mod tests {
         ] {
             log.append(line.as_bytes());
         }
+        log.flush();
         let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(read("app.log"), "7\n");
         assert_eq!(read("app.log.1"), "six, a long one\n");
@@ -102,6 +118,7 @@ mod tests {
         drop(log);
         let mut again = RotatingFile::open(path, 10, 2).unwrap();
         again.append(b"8\n");
+        again.flush();
         assert_eq!(read("app.log"), "7\n8\n");
     }
 }

@@ -166,6 +166,7 @@ fn isolation() -> Isolation {
         sandboxed: true,
         network_enforced: true,
         limits: vec![],
+        hosts: vec![],
     }
 }
 

@@ -86,7 +86,11 @@ fn each_sslmode_takes_what_libpq_says_it_takes() {
     );
     for mode in ["require", "verify-ca", "verify-full"] {
         let rest = with(mode, &wrong);
-        refused(&server, &url("localhost", &rest), "invalid peer certificate");
+        refused(
+            &server,
+            &url("localhost", &rest),
+            "invalid peer certificate",
+        );
     }
     let settings = [
         ("&sslmode=verify-full", "sslrootcert=FILE"),
