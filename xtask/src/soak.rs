@@ -68,6 +68,7 @@ fn fuzz(workspace: &Workspace, seed: u64) -> Result<()> {
             .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
             .env("MLMESH_FUZZ_CASES", FUZZ_CASES)
             .env("PROPTEST_CASES", FUZZ_CASES)
+            .env("PROPTEST_RNG_SEED", seed.to_string())
             .env(SEED_VARIABLE, seed.to_string());
         step::run("fuzz", &mut command)?;
     }
