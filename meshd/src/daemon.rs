@@ -37,6 +37,8 @@ pub(crate) struct Daemon {
     pub(crate) root: PathBuf,
     /// Free bytes below which the daemon is not ready.
     pub(crate) disk_reserve: u64,
+    /// Bytes of points that an attempt may post.
+    pub(crate) attempt_bytes_max: u64,
     /// Sequence of the newest committed event.
     pub(crate) commits: watch::Receiver<Sequence>,
     pub(crate) event_streams: Arc<Semaphore>,

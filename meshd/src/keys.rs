@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use mlmesh_api::{Timestamp, read_key};
+use mlmesh_control::run_of_token;
 use mlmesh_model::{
     ApiKey, AuditNote, Clock, Digest, KeyClass, Micros, Owner, Store, StoreError, Tenant,
 };
@@ -26,7 +27,10 @@ pub(crate) struct KeyRing {
 }
 
 impl KeyRing {
-    pub(crate) fn new(keys: Vec<ApiKey>) -> Self {
+    /// Tokens of attempts are left out: they end while this lives, and are asked for at
+    /// the store.
+    pub(crate) fn new(mut keys: Vec<ApiKey>) -> Self {
+        keys.retain(|key| key.class != KeyClass::Attempt);
         Self {
             keys: ArcSwap::from_pointee(keys),
         }
@@ -45,6 +49,19 @@ impl KeyRing {
         }
         found.filter(|key| key.revoked_at.is_none()).cloned()
     }
+}
+
+/// The token of a live attempt that was shown, if it is one.
+pub(crate) async fn find_token(
+    store: &dyn Store,
+    shown: &str,
+) -> Result<Option<ApiKey>, StoreError> {
+    let Some(run) = run_of_token(shown) else {
+        return Ok(None);
+    };
+    let sha256 = Digest::of(shown.as_bytes());
+    let key = store.attempt_key(run).await?;
+    Ok(key.filter(|key| bool::from(key.sha256.as_bytes().ct_eq(sha256.as_bytes()))))
 }
 
 /// Why the owner's key cannot be used.

@@ -21,6 +21,8 @@ pub(crate) const TARGET_BYTES_MAX: usize = 4 * 1024;
 pub(crate) const SUBMISSION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of any other JSON body.
 pub(crate) const JSON_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of a batch of metric points.
+pub(crate) const METRICS_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of a have-check: 32 for each object.
 pub(crate) const HAVE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bytes of a batch of frames.

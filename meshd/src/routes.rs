@@ -12,19 +12,26 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, logs, objects, runs, scrub, secrets,
+    audit, chores, chunks, datasets, events, health, logs, metrics, objects, runs, scrub, secrets,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
 use crate::http::query::NUMBER_MAX;
 use crate::limits::{
     BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, JSON_BYTES_MAX, LISTING_BYTES_MAX,
-    PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
+    METRICS_BYTES_MAX, PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
 };
 use crate::reply::ApiError;
 
 /// Routes that need no key.
 pub(crate) const OPEN_ROUTES: &[&str] = &["/health/live", "/health/ready"];
+
+/// Routes that take the token of an attempt, for its own run only.
+pub(crate) const ATTEMPT_ROUTES: &[(Method, &str)] = &[
+    (Method::GET, "/v1/runs/{run}"),
+    (Method::GET, "/v1/runs/{run}/attempts"),
+    (Method::POST, "/v1/runs/{run}/metrics"),
+];
 
 /// One route.
 pub(crate) struct Route {
@@ -369,6 +376,17 @@ fn run_routes() -> Vec<Route> {
             "the files that a run left",
             Answer::Json(schema::<api::OutputsDto>),
             || get(runs::outputs),
+        ),
+        write(
+            "/v1/runs/{run}/metrics",
+            "add metric points to the run of the attempt whose token is shown",
+            Body::Json {
+                schema: schema::<api::PostMetricsDto>,
+                required: true,
+                bytes_max: METRICS_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::PostedMetricsDto>),
+            || post(metrics::post),
         ),
         write(
             "/v1/runs/{run}/cancel",

@@ -16,7 +16,7 @@ use anyhow::Context;
 use mlmesh_api::settings::Settings;
 use mlmesh_api::{DAEMON_SCHEMA, DaemonFile, DaemonUrls};
 use mlmesh_cas::{NodeSnapshots, ObjectStore};
-use mlmesh_control::{Control, ControlConfig, Ports};
+use mlmesh_control::{ApiAddress, Control, ControlConfig, Ports};
 use mlmesh_exec::{
     LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor, SystemClock,
 };
@@ -115,10 +115,11 @@ async fn live(
     let place = directory.place().context("look at the data directory")?;
     tasks.spawn(stop_when_gone(place.clone(), stopping.clone()));
 
-    let daemon = open_parts(
-        settings, &directory, logs, &clock, &stopping, &tasks, job_umask,
-    )
-    .await?;
+    let jobs = ForJobs {
+        umask: job_umask,
+        address,
+    };
+    let daemon = open_parts(settings, &directory, logs, &clock, &stopping, &tasks, jobs).await?;
     let door = Door {
         tls: TlsAcceptor::from(tls),
         router: router(Arc::clone(&daemon)),
@@ -189,6 +190,13 @@ async fn drain(daemon: &Daemon, connections: TaskTracker, grace: Duration) {
     daemon.control.shutdown().await;
 }
 
+/// What jobs get of the daemon's own circumstances.
+#[derive(Clone, Copy)]
+pub(crate) struct ForJobs {
+    pub(crate) umask: Mode,
+    pub(crate) address: SocketAddr,
+}
+
 pub(crate) async fn open_parts(
     settings: &Settings,
     directory: &DataDir,
@@ -196,7 +204,7 @@ pub(crate) async fn open_parts(
     clock: &Arc<dyn Clock>,
     stopping: &Stopping,
     tasks: &TaskTracker,
-    job_umask: Mode,
+    jobs: ForJobs,
 ) -> anyhow::Result<Arc<Daemon>> {
     let root = directory.root().to_owned();
     let open_store = OpenStore::open(settings.text("daemon.store"), &root).await?;
@@ -205,7 +213,7 @@ pub(crate) async fn open_parts(
     let keys = open_keys(&root, &owner, &store, clock).await?;
     let (snapshots, executor) = {
         let (root, clock) = (root.clone(), Arc::clone(clock));
-        tokio::task::spawn_blocking(move || open_executor(&root, clock, job_umask)).await??
+        tokio::task::spawn_blocking(move || open_executor(&root, clock, jobs.umask)).await??
     };
     let accelerators: Arc<dyn Accelerators> = Arc::new(mlmesh_telemetry::NvmlAccelerators::new());
     let config = ControlConfig {
@@ -213,6 +221,10 @@ pub(crate) async fn open_parts(
         boot_id: boot_id().context("read the machine's boot id")?,
         data_dir: root.clone(),
         capacity: capacity(settings, &*accelerators),
+        api: Some(ApiAddress {
+            url: format!("https://{}", reachable(jobs.address)),
+            ca: root.join("tls/ca.pem"),
+        }),
         grace_ms: u64::try_from(settings.time("daemon.stop_grace").as_millis()).unwrap_or(u64::MAX),
     };
     let ports = Ports {
@@ -262,11 +274,23 @@ pub(crate) async fn open_parts(
         logs: logs.clone(),
         root,
         disk_reserve: settings.bytes("daemon.disk_reserve"),
+        attempt_bytes_max: settings.bytes("daemon.attempt_bytes_max"),
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         stopping: stopping.clone(),
         scrub: Mutex::new(scrub::never()),
         tasks: tasks.clone(),
     }))
+}
+
+/// Where a job of this machine finds a daemon that listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()),
+        IpAddr::V6(_) => {
+            SocketAddr::new(IpAddr::from(std::net::Ipv6Addr::LOCALHOST), address.port())
+        }
+    }
 }
 
 fn open_executor(

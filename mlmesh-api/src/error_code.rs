@@ -62,6 +62,8 @@ pub const KEY_MODE: &str = "key_mode";
 pub const DAEMON_UNTRUSTED: &str = "daemon_untrusted";
 /// The answer is not of the documented shape (said by the client).
 pub const BAD_ANSWER: &str = "bad_answer";
+/// An attempt has posted as much as it may.
+pub const BUDGET_EXHAUSTED: &str = "budget_exhausted";
 /// The operation failed on this machine (said by the client and by `meshd`).
 pub const LOCAL: &str = "local_failure";
 /// A setting that is not known, or a value that it does not take.
@@ -99,6 +101,7 @@ pub const ERROR_CODES: &[&str] = &[
     KEY_MODE,
     DAEMON_UNTRUSTED,
     BAD_ANSWER,
+    BUDGET_EXHAUSTED,
     LOCAL,
     BAD_SETTING,
 ];

@@ -266,6 +266,9 @@ pub struct PlacementDto {
     pub repro_policy: String,
     /// Whether the sandbox is used.
     pub sandbox: bool,
+    /// Whether each attempt gets a token for the API.
+    #[serde(default)]
+    pub api: bool,
     /// `recorded` or `required`.
     pub limits: String,
     /// What "reproduced" means, by metric.
@@ -285,6 +288,7 @@ impl From<&Placement> for PlacementDto {
             after: placement.after.clone(),
             repro_policy: word(&placement.policy),
             sandbox: placement.sandbox,
+            api: placement.api,
             limits: word(&placement.limits),
             tolerance: placement
                 .tolerance

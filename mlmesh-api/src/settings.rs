@@ -125,6 +125,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "free space below which the daemon is not ready",
     },
     Setting {
+        key: "daemon.attempt_bytes_max",
+        env: "MLMESH_ATTEMPT_BYTES_MAX",
+        kind: SettingKind::Bytes,
+        default: "64MiB",
+        help: "bytes that an attempt may post to the API with its token",
+    },
+    Setting {
         key: "daemon.log_level",
         env: "MLMESH_LOG_LEVEL",
         kind: SettingKind::Choice(&["error", "warn", "info", "debug"]),

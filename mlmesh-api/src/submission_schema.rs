@@ -105,6 +105,7 @@ fn experiment() -> Value {
                 },
             ]}},
             "sandbox": {"type": "boolean"},
+            "api": {"type": "boolean"},
             "limits": {"enum": ["recorded", "required"]},
             "after": texts(),
         },

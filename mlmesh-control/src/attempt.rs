@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlmesh_model::{
-    AttemptNumber, AttemptRef, Cause, Claim, Collected, Dataset, Ended, ExecError, Isolation,
-    Phase, Plan, Reattached, Run, StartError, StartSpec, Started, StoreError,
+    ApiAccess, AttemptNumber, AttemptRef, Cause, Claim, Collected, Dataset, Ended, ExecError,
+    Isolation, Phase, Plan, Reattached, Run, StartError, StartSpec, Started, StoreError,
 };
 use mlmesh_proof::final_trust;
 use mlmesh_sched::{Event, Outcome, Verdict, retries_used};
@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
 use crate::private_file::run_folder;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, reconcile, secrets};
+use crate::{crash, reconcile, secrets, token};
 
 /// Metric summaries of a live attempt are written at most this often.
 const METRICS_EVERY: Duration = Duration::from_secs(2);
@@ -38,7 +38,14 @@ pub(crate) type Stop = watch::Receiver<Option<Cause>>;
 
 /// Claims the run and sees the attempt through.
 pub(crate) async fn run(inner: Arc<Inner>, run: Arc<Run>, gpus: Vec<String>, stop: Stop) {
+    let api = inner.config.api.as_ref().filter(|_| run.placement.api);
+    let api = api.map(|address| ApiAccess {
+        url: address.url.clone(),
+        ca: address.ca.clone(),
+        token: token::draw(&inner.ports, run.id),
+    });
     let claim = Claim {
+        token_sha256: api.as_ref().map(|api| token::sha256(&api.token)),
         run: run.id,
         node: inner.config.node.clone(),
         boot_id: inner.config.boot_id.clone(),
@@ -74,7 +81,7 @@ pub(crate) async fn run(inner: Arc<Inner>, run: Arc<Run>, gpus: Vec<String>, sto
         ledger,
         stop,
     };
-    let begun = task.start(gpus).await;
+    let begun = task.start(gpus, api).await;
     task.go_on(begun).await;
 }
 
@@ -108,8 +115,8 @@ enum Begun {
 }
 
 impl Task {
-    async fn start(&mut self, gpus: Vec<String>) -> Begun {
-        let spec = match self.spec(gpus).await {
+    async fn start(&mut self, gpus: Vec<String>, api: Option<ApiAccess>) -> Begun {
+        let spec = match self.spec(gpus, api).await {
             Ok(spec) => spec,
             Err(error) => return Begun::Refused(error),
         };
@@ -139,7 +146,11 @@ impl Task {
         self.reattach().await
     }
 
-    async fn spec(&self, gpus: Vec<String>) -> Result<StartSpec, StartError> {
+    async fn spec(
+        &self,
+        gpus: Vec<String>,
+        api: Option<ApiAccess>,
+    ) -> Result<StartSpec, StartError> {
         let run = &self.ledger.run;
         let failed = |message: String| StartError {
             cause: Cause::PrepareFailed,
@@ -162,6 +173,7 @@ impl Task {
             secrets: self.secrets(&plan).await?,
             plan,
             placement: run.placement.clone(),
+            api,
             gpus,
             grace_ms: self.inner.config.grace_ms,
         })

@@ -21,6 +21,17 @@ pub struct ControlConfig {
     pub capacity: Option<Capacity>,
     /// Between SIGTERM and SIGKILL, in milliseconds.
     pub grace_ms: u64,
+    /// Where jobs that ask for it reach the daemon; without one none gets a token.
+    pub api: Option<ApiAddress>,
+}
+
+/// Where jobs reach the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiAddress {
+    /// `https://` with a host that the certificate names.
+    pub url: String,
+    /// The certificate of the daemon's authority.
+    pub ca: PathBuf,
 }
 
 /// Between SIGTERM and SIGKILL when nothing else is set.

@@ -27,15 +27,17 @@ mod reactor;
 mod reconcile;
 mod secret_store;
 mod secrets;
+mod token;
 mod world;
 
 pub use actions::{Cancelled, Retried};
-pub use config::{Caller, ControlConfig, GRACE_MS_DEFAULT, Interpreters, Ports};
+pub use config::{ApiAddress, Caller, ControlConfig, GRACE_MS_DEFAULT, Interpreters, Ports};
 pub use control::Control;
 pub use crash::CRASH_POINTS;
 pub use error::{Accepted, ControlError};
 pub use mlmesh_sched::{Capacity, Groups, Load, PlannedRun, Preflight, SecretSource};
 pub use secret_store::{SECRET_BYTES_MAX, STORED_SECRETS_MAX, StoredSecret};
+pub use token::run_of_token;
 
 /// Target of the trace events that follow a run along the job path, one for each
 /// `step`: admit, plan, queue, lease, start, watch, record.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mlmesh_model::{
     Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
-    Executor, Interpreter, LogPage, MetricSummary, Plan, Reattached, RunId, Snapshots,
+    Executor, Interpreter, LogPage, MetricSummary, Plan, Posted, Reattached, RunId, Snapshots,
     SnapshotsError, StartError, StartSpec, Started,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -30,7 +30,7 @@ use crate::outputs::{self, OUTPUT_DIR};
 use crate::prepare::{claim, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
 use crate::record::{AttemptDir, Doing, Durable, Report};
-use crate::{log, probe};
+use crate::{log, metrics, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
 pub const LOG_BYTES_MAX_DEFAULT: u64 = 256 << 20;
@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) abilities: Abilities,
     /// Supervisors that this process has started and must reap.
     children: Mutex<HashMap<Key, Child>>,
+    /// Held while points are added to an attempt that lives.
+    posting: Mutex<()>,
     /// How far metrics were read.
     metrics: Mutex<HashMap<Key, Metrics>>,
 }
@@ -95,6 +97,7 @@ impl ProcessExecutor {
                 bases,
                 abilities,
                 children: Mutex::default(),
+                posting: Mutex::default(),
                 metrics: Mutex::default(),
             }),
         })
@@ -331,6 +334,8 @@ impl Inner {
             .iter()
             .map(|dataset| dataset.mount.trim_end_matches('/').to_owned())
             .collect();
+        // The attempt has ended, so that nothing is added after those who hold this.
+        drop(locked(&self.posting));
         let metrics = self.collect_metrics(attempt, &work)?;
         let found =
             outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
@@ -358,7 +363,7 @@ impl Inner {
         attempt: AttemptRef,
         work: &Path,
     ) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
-        let mut metrics = Metrics::of(&[work.to_owned(), work.join(OUTPUT_DIR)]);
+        let mut metrics = Metrics::of(&self.metric_folders(attempt));
         let mut lines = Vec::new();
         metrics
             .finish(&mut |point| {
@@ -389,6 +394,43 @@ impl Inner {
         Ok(metrics.summaries())
     }
 
+    /// Where points are read: two files of the job, and one of what it posted.
+    fn metric_folders(&self, attempt: AttemptRef) -> [PathBuf; 3] {
+        let dir = self.dir(attempt);
+        let work = dir.work();
+        [work.clone(), work.join(OUTPUT_DIR), dir.path().to_owned()]
+    }
+
+    fn post_metrics(
+        &self,
+        attempt: AttemptRef,
+        lines: &[u8],
+        bytes_max: u64,
+    ) -> Result<Posted, ExecError> {
+        let dir = self.dir(attempt);
+        let path = dir.path().join(crate::METRICS_FILE);
+        let _posting = locked(&self.posting);
+        let Look::Alive { .. } = self.look(attempt)? else {
+            return Ok(Posted::Ended);
+        };
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .doing("open", &path)?;
+        let used = file.metadata().doing("look at", &path)?.len();
+        if used.saturating_add(lines.len() as u64) > bytes_max.min(metrics::FILE_BYTES_MAX) {
+            return Ok(Posted::OverBudget { used });
+        }
+        if let Err(error) = file.write_all(lines) {
+            // All or nothing: a part would be a torn line to those that follow.
+            file.set_len(used).doing("cut back", &path)?;
+            return Err(error).doing("write", &path);
+        }
+        Ok(Posted::Kept)
+    }
+
     fn metrics(&self, attempt: AttemptRef) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
         let dir = self.dir(attempt);
         if !dir.path().is_dir() {
@@ -397,8 +439,7 @@ impl Inner {
         let work = dir.work();
         // Taken out while it reads, so that one long file does not hold up others.
         let known = locked(&self.metrics).remove(&key(attempt));
-        let mut metrics =
-            known.unwrap_or_else(|| Metrics::of(&[work.clone(), work.join(OUTPUT_DIR)]));
+        let mut metrics = known.unwrap_or_else(|| Metrics::of(&self.metric_folders(attempt)));
         metrics.read(&mut |_| {}).doing("read metrics in", &work)?;
         let summaries = metrics.summaries();
         locked(&self.metrics).insert(key(attempt), metrics);
@@ -473,7 +514,14 @@ fn reap(mut child: Child) {
 /// Removes what an attempt worked in. A job may have left folders that its own
 /// user cannot list; those are opened first.
 fn remove_work(dir: &AttemptDir) -> Result<(), ExecError> {
-    for folder in [dir.work(), dir.home(), dir.tmp(), dir.path().join("root")] {
+    let posted = dir.path().join(crate::METRICS_FILE);
+    match std::fs::remove_file(&posted) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed.doing("remove", &posted)?,
+    }
+    // The token first: whatever fails later, it is gone.
+    let root = dir.path().join("root");
+    for folder in [dir.api(), dir.work(), dir.home(), dir.tmp(), root] {
         let mut removed = std::fs::remove_dir_all(&folder);
         if removed
             .as_ref()
@@ -558,6 +606,15 @@ impl Executor for ProcessExecutor {
         bytes_max: u64,
     ) -> BoxFuture<'_, Result<LogPage, ExecError>> {
         Box::pin(self.blocking(move |inner| inner.read_log(attempt, from, bytes_max)))
+    }
+
+    fn post_metrics(
+        &self,
+        attempt: AttemptRef,
+        lines: Vec<u8>,
+        bytes_max: u64,
+    ) -> BoxFuture<'_, Result<Posted, ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.post_metrics(attempt, &lines, bytes_max)))
     }
 
     fn metrics(

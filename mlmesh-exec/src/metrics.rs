@@ -1,5 +1,5 @@
-//! Metric points that a job writes: `metrics.jsonl` in its working directory and
-//! in its output directory, one object a line.
+//! Metric points of a job, one object a line: `metrics.jsonl` in its working directory
+//! and in its output directory, and in the attempt's folder what it posted.
 //!
 //! Reading goes on where it stopped, so that a live run costs what it has written
 //! since. A torn last line waits for its rest; a line that is no point is counted
@@ -23,7 +23,7 @@ const NAMES_MAX: usize = 1000;
 /// Longest name.
 const NAME_BYTES_MAX: usize = 256;
 /// Most bytes that are read of one file.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
 const READ_BYTES: usize = 256 << 10;
 
 /// The metrics of one attempt as far as they were read.

@@ -19,9 +19,13 @@ use crate::executor::Inner;
 use crate::interpreter;
 use crate::journal::Journal;
 use crate::outputs::OUTPUT_DIR;
-use crate::record::{AttemptDir, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, run_dir};
+use crate::record::{
+    AttemptDir, Durable, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, run_dir, write_atomic,
+};
 use crate::sandbox::{self, Bind, SandboxSpec};
 
+/// The variable that names the file of an attempt's token.
+pub(crate) const TOKEN_FILE: &str = "MLMESH_TOKEN_FILE";
 /// Largest lock file that is read.
 const LOCK_BYTES_MAX: u64 = 16 << 20;
 
@@ -48,6 +52,7 @@ pub(crate) fn prepare(
     make_folder(&work.join(OUTPUT_DIR))?;
     let environment = environment_of(inner, start)?;
     let datasets_verified = verify_datasets(inner, start)?;
+    write_api(start, dir)?;
     let places = Places::of(start, dir, checkpoints);
     let launch = if start.placement.sandbox {
         Launch::Sandbox(Box::new(sandbox_spec(
@@ -202,6 +207,20 @@ fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, Sta
     }
 }
 
+/// Lays out what the job needs to call the daemon. The token is in no argument and no
+/// variable; files go with the attempt.
+fn write_api(start: &StartSpec, dir: &AttemptDir) -> Result<(), StartError> {
+    let Some(api) = &start.api else {
+        return Ok(());
+    };
+    let folder = dir.api();
+    let written = private_folder(&folder)
+        .and_then(|()| write_atomic(&dir.token(), api.token.0.as_bytes(), Durable::Process))
+        .and_then(|()| fs::read(&api.ca))
+        .and_then(|ca| write_atomic(&folder.join("ca.pem"), &ca, Durable::Process));
+    written.map_err(|error| io_failed("write what the job needs of the API in", &folder, &error))
+}
+
 fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, StartError> {
     let changed = |message: String| StartError {
         cause: Cause::DatasetChanged,
@@ -322,6 +341,9 @@ fn sandbox_spec(
         system.dedup();
         read_only.push(Bind::new(&ready.prefix, &ready.prefix));
     }
+    if start.api.is_some() {
+        read_only.push(Bind::new(dir.api(), sandbox::API));
+    }
     for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
         let place = place_for(&work, &planned.mount)?;
         if place.exists() && place.is_dir() != dataset.directory {
@@ -373,6 +395,7 @@ fn parts_of(prefix: &Path) -> impl Iterator<Item = PathBuf> {
 struct Places {
     work: PathBuf,
     checkpoints: PathBuf,
+    api: PathBuf,
     home: Option<PathBuf>,
     system_path: String,
 }
@@ -383,6 +406,7 @@ impl Places {
             return Self {
                 work: sandbox::WORK.into(),
                 checkpoints: sandbox::CHECKPOINTS.into(),
+                api: sandbox::API.into(),
                 home: Some(sandbox::HOME.into()),
                 system_path: sandbox::SYSTEM_PATH.to_owned(),
             };
@@ -391,6 +415,7 @@ impl Places {
         Self {
             work: dir.work(),
             checkpoints: checkpoints.to_owned(),
+            api: dir.api(),
             home: std::env::var_os("HOME").map(PathBuf::from),
             system_path: path.unwrap_or_else(|| sandbox::SYSTEM_PATH.to_owned()),
         }
@@ -425,6 +450,11 @@ fn variables(
     ];
     if let Some(sweep) = start.sweep {
         ours.push(("MLMESH_SWEEP_ID", sweep.to_string()));
+    }
+    if let Some(api) = &start.api {
+        ours.push((TOKEN_FILE, text(&places.api.join("token"))));
+        ours.push(("MLMESH_API_URL", api.url.clone()));
+        ours.push(("MLMESH_API_CA", text(&places.api.join("ca.pem"))));
     }
     if let PlanSeed::Value(seed) = start.plan.seed {
         ours.push(("MLMESH_SEED", seed.to_string()));

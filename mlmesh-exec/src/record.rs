@@ -5,7 +5,8 @@
 //!   data/experiments/<run>/attempt-<n>/     locked by the supervisor as long as it lives
 //!     journal      what to run, without secrets; that it began, runs, is to end, ended
 //!     log          written by the supervisor alone, made with the first output
-//!     work/ home/ tmp/
+//!     metrics.jsonl  points that the job posted
+//!     work/ home/ tmp/ api/
 //! ```
 //!
 //! A file is replaced by writing a new one beside it and renaming; what must
@@ -54,6 +55,16 @@ impl AttemptDir {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// What the job needs to call the daemon.
+    pub(crate) fn api(&self) -> PathBuf {
+        self.0.join("api")
+    }
+
+    /// The attempt's token, in [`Self::api`].
+    pub(crate) fn token(&self) -> PathBuf {
+        self.api().join("token")
     }
 
     pub(crate) fn work(&self) -> PathBuf {

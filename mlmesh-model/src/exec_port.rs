@@ -61,6 +61,15 @@ pub trait Executor: Send + Sync {
         bytes_max: u64,
     ) -> BoxFuture<'_, Result<LogPage, ExecError>>;
 
+    /// Adds lines of metric points, each whole, to those of a live attempt, as if the
+    /// job had written them itself. At most `bytes_max` bytes come this way.
+    fn post_metrics(
+        &self,
+        attempt: AttemptRef,
+        lines: Vec<u8>,
+        bytes_max: u64,
+    ) -> BoxFuture<'_, Result<Posted, ExecError>>;
+
     /// Current metric points of an attempt, live or ended.
     fn metrics(
         &self,
@@ -103,10 +112,23 @@ pub struct StartSpec {
     pub datasets: Vec<Dataset>,
     /// Values of the plan's secrets.
     pub secrets: BTreeMap<String, SecretText>,
+    /// How the job reaches the daemon, where it asks for that.
+    pub api: Option<ApiAccess>,
     /// UUIDs of the GPUs granted.
     pub gpus: Vec<String>,
     /// Grace between SIGTERM and SIGKILL when time is up.
     pub grace_ms: u64,
+}
+
+/// What a job needs to call the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiAccess {
+    /// Where the daemon answers.
+    pub url: String,
+    /// The certificate of its authority, on this machine.
+    pub ca: PathBuf,
+    /// The attempt's token.
+    pub token: SecretText,
 }
 
 /// The command runs.
@@ -188,6 +210,20 @@ pub struct Collected {
     pub missing: Vec<String>,
     /// Metric summaries.
     pub metrics: BTreeMap<String, crate::MetricSummary>,
+}
+
+/// What became of posted points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// They count.
+    Kept,
+    /// They would exceed the budget, of which so much is used; none was taken.
+    OverBudget {
+        /// Bytes of earlier ones.
+        used: u64,
+    },
+    /// The attempt does not live any more; none was taken.
+    Ended,
 }
 
 /// A part of a log.

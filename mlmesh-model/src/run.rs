@@ -126,6 +126,9 @@ pub struct Placement {
     /// Whether the sandbox is used.
     #[serde(default)]
     pub sandbox: bool,
+    /// Whether each attempt gets a token for the daemon's API.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub api: bool,
     /// Whether a limit that cannot be enforced stops it.
     #[serde(default)]
     pub limits: LimitsPolicy,
@@ -151,6 +154,7 @@ impl Default for Placement {
             after: Vec::new(),
             policy: ReproPolicy::Strict,
             sandbox: false,
+            api: false,
             limits: LimitsPolicy::Recorded,
             tolerance: BTreeMap::new(),
             current_environment: None,
@@ -199,6 +203,21 @@ pub struct Attempt {
     pub exit: Option<Exit>,
     /// Why it ended.
     pub cause: Option<Cause>,
+}
+
+impl Attempt {
+    /// Public name of its token: stands in logs and in the audit.
+    pub fn key_name(&self) -> String {
+        let AttemptNumber(number) = self.number;
+        format!("attempt/{}/{number}", self.run)
+    }
+}
+
+impl AttemptNumber {
+    /// The attempt that a token of this public name belongs to.
+    pub fn of_key_name(name: &str) -> Option<Self> {
+        name.rsplit_once('/')?.1.parse().ok().map(Self)
+    }
 }
 
 /// What is kept of a metric in the run itself.

@@ -126,6 +126,10 @@ pub trait Store: Send + Sync {
     /// All keys that are not revoked.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<ApiKey>, StoreError>>;
 
+    /// The key of the run's live attempt, if it has one. It appears with the claim
+    /// and is gone with the move to a phase in which nothing is live.
+    fn attempt_key(&self, run: RunId) -> BoxFuture<'_, Result<Option<ApiKey>, StoreError>>;
+
     /// Commits and objects that runs refer to: what prune must keep.
     fn references(&self) -> BoxFuture<'_, Result<References, StoreError>>;
 
@@ -173,6 +177,9 @@ pub struct Claim {
     pub node: NodeId,
     /// Its boot.
     pub boot_id: String,
+    /// Hash of the attempt's token, for a run whose placement asks for one. It is
+    /// written with the claim.
+    pub token_sha256: Option<Digest>,
     /// Now.
     pub time: Micros,
 }

@@ -70,6 +70,9 @@ pub struct Experiment {
     /// Asks for the sandbox where the policy would not.
     #[serde(default)]
     pub sandbox: bool,
+    /// Whether the job gets a token of its attempt for the daemon's API.
+    #[serde(default)]
+    pub api: bool,
     /// Whether a limit that cannot be enforced is a refusal.
     #[serde(default)]
     pub limits: LimitsPolicy,

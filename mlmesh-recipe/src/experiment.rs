@@ -56,6 +56,7 @@ pub(crate) struct Draft {
     retry_on: Vec<Placed<RetryOn>>,
     tolerance: BTreeMap<String, Tolerance>,
     sandbox: bool,
+    api: bool,
     limits: LimitsPolicy,
     after: Vec<Placed<String>>,
 }
@@ -192,6 +193,16 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
             read: |report, entry, draft| {
                 let words = [("true", true), ("false", false)];
                 draft.sandbox = read_word(report, "sandbox", &entry.value, &words).unwrap_or(false);
+            },
+            schema: || json!({"type": "boolean"}),
+        },
+        Key {
+            name: "api",
+            required: false,
+            about: "gives the job a token for the daemon's API, which reaches its own run only; needs network: open",
+            read: |report, entry, draft| {
+                let words = [("true", true), ("false", false)];
+                draft.api = read_word(report, "api", &entry.value, &words).unwrap_or(false);
             },
             schema: || json!({"type": "boolean"}),
         },
@@ -589,6 +600,7 @@ impl Draft {
                 .collect(),
             tolerance: self.tolerance,
             sandbox: self.sandbox,
+            api: self.api,
             limits: self.limits,
             after: values(self.after),
         })

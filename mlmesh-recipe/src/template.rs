@@ -57,6 +57,7 @@ experiment:
   # Names only; values come from the secret store or from your environment.
   # secrets: [WANDB_API_KEY]
   network: none            # none, open, or a list of hosts like ["example.org:443"]
+  # api: true              # a token for the daemon's API in MLMESH_TOKEN_FILE; needs `network: open`
   retries: 1               # after a lost or interrupted attempt
   # retry_on: [exit]       # also after an exit code other than 0
   # What "reproduced" means for a metric.

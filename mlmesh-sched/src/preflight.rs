@@ -255,6 +255,7 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
         after: resolved.after.clone(),
         policy: submission.policy,
         sandbox: resolved.sandbox,
+        api: experiment.api,
         limits: experiment.limits,
         tolerance: experiment.tolerance.clone(),
         current_environment: resolved.current_prefix.clone(),

@@ -433,6 +433,13 @@ pub(crate) fn host(
     if experiment.limits == LimitsPolicy::Required {
         refusals.extend(limits_required(experiment, abilities));
     }
+    if experiment.api && resolved.network != Some(PlanNetwork::Open) {
+        refusals.push(Refusal::new(
+            "api_without_network",
+            "`api: true` asks for a way to the daemon, and `network:` leaves none open",
+            "set `network: open` with `--repro-policy relaxed`, or write points to `metrics.jsonl`, which needs no network",
+        ));
+    }
     for SecretGroup { name, from } in secrets(submission, experiment, world) {
         if from.is_none() {
             refusals.push(Refusal::new(

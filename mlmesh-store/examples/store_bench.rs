@@ -110,6 +110,7 @@ async fn measure(store: Arc<dyn Store>) -> anyhow::Result<()> {
         let claim = Claim {
             run: run.id,
             node: "node-1".parse()?,
+            token_sha256: None,
             boot_id: "boot".into(),
             time: Micros(1),
         };

@@ -140,6 +140,12 @@ pub(crate) async fn put_key<S: Sql>(
     key: ApiKey,
     audit: AuditNote,
 ) -> Result<(), StoreError> {
+    insert_key(&mut tx.sql, &key).await?;
+    tx.audit(audit).await
+}
+
+/// Adds a key, or takes the place of the one of that name.
+pub(crate) async fn insert_key(sql: &mut impl Sql, key: &ApiKey) -> Result<(), StoreError> {
     const UPSERT: &str = "INSERT INTO keys (tenant, name, owner, sha256, class, run, created_at, \
          revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
          ON CONFLICT (tenant, name) DO UPDATE SET owner = excluded.owner, \
@@ -155,8 +161,25 @@ pub(crate) async fn put_key<S: Sql>(
         Param::Int(key.created_at.0),
         Param::or_null(key.revoked_at.map(|time| Param::Int(time.0))),
     ];
-    tx.sql.run(UPSERT, &params).await?;
-    tx.audit(audit).await
+    sql.run(UPSERT, &params).await?;
+    Ok(())
+}
+
+/// Ends the tokens of a run's attempts.
+pub(crate) async fn remove_attempt_keys(sql: &mut impl Sql, run: RunId) -> Result<(), StoreError> {
+    const DELETE: &str = "DELETE FROM keys WHERE run = $1";
+    sql.run(DELETE, &[Param::owned(run.to_string())]).await?;
+    Ok(())
+}
+
+pub(crate) async fn attempt_key(
+    sql: &mut impl Sql,
+    run: RunId,
+) -> Result<Option<ApiKey>, StoreError> {
+    const SELECT: &str = "SELECT tenant, name, owner, sha256, class, run, created_at FROM keys \
+                          WHERE run = $1 AND revoked_at IS NULL";
+    let row = sql.row(SELECT, &[Param::owned(run.to_string())]).await?;
+    row.map(key_of).transpose()
 }
 
 pub(crate) async fn keys(sql: &mut impl Sql) -> Result<Vec<ApiKey>, StoreError> {

@@ -160,6 +160,10 @@ macro_rules! store_port {
                 self.read(|sql| Box::pin(catalog::keys(sql)))
             }
 
+            fn attempt_key(&self, run: RunId) -> BoxFuture<'_, Result<Option<ApiKey>, StoreError>> {
+                self.read(move |sql| Box::pin(catalog::attempt_key(sql, run)))
+            }
+
             fn references(&self) -> BoxFuture<'_, Result<References, StoreError>> {
                 self.read(|sql| Box::pin(catalog::references(sql)))
             }

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mlmesh_model::{
-    Advance, Attempt, AuditNote, Cause, Claim, Event, EventKind, FencingToken, MetricSummary,
-    Micros, Phase, Run, RunId, RunKind, StoreError, Submit, Submitted, Tenant, UnleasedMove,
+    Advance, ApiKey, Attempt, AuditNote, Cause, Claim, Digest, Event, EventKind, FencingToken,
+    KeyClass, MetricSummary, Micros, Phase, Run, RunId, RunKind, StoreError, Submit, Submitted,
+    Tenant, UnleasedMove,
 };
 
+use crate::catalog;
 use crate::crash::{self, Stage, WriteKind};
 use crate::group::Tx;
 use crate::laws::{self, PhaseCounts, phase_code, sweep_phase};
@@ -182,9 +184,27 @@ pub(crate) async fn claim<S: Sql>(tx: &mut Tx<S>, claim: Claim) -> Result<Attemp
         Param::Int(attempt.leased_at.0),
     ];
     tx.sql.run(INSERT, &params).await?;
+    if let Some(sha256) = claim.token_sha256 {
+        let key = attempt_key(&loaded.run, &attempt, sha256);
+        catalog::remove_attempt_keys(&mut tx.sql, claim.run).await?;
+        catalog::insert_key(&mut tx.sql, &key).await?;
+    }
     moved(tx, &loaded, Phase::Queued, &[Phase::Starting], claim.time).await?;
     crash::hit(WriteKind::Claim, Stage::RowsWritten);
     Ok(attempt)
+}
+
+fn attempt_key(run: &Run, attempt: &Attempt, sha256: Digest) -> ApiKey {
+    ApiKey {
+        name: attempt.key_name(),
+        tenant: run.tenant.clone(),
+        owner: run.owner.clone(),
+        sha256,
+        class: KeyClass::Attempt,
+        run: Some(run.id),
+        created_at: attempt.leased_at,
+        revoked_at: None,
+    }
 }
 
 pub(crate) async fn advance<S: Sql>(tx: &mut Tx<S>, advance: Advance) -> Result<Run, StoreError> {
@@ -193,6 +213,9 @@ pub(crate) async fn advance<S: Sql>(tx: &mut Tx<S>, advance: Advance) -> Result<
     laws::advance(&mut loaded.run, &advance)?;
     moved(tx, &loaded, from, &advance.to, advance.time).await?;
     record_attempt(tx, &loaded.run, &advance).await?;
+    if loaded.run.placement.api && !loaded.run.phase.is_live() {
+        catalog::remove_attempt_keys(&mut tx.sql, advance.run).await?;
+    }
     if let (Phase::Queued, Some(not_before)) = (loaded.run.phase, advance.not_before) {
         const UPDATE: &str = "UPDATE queue SET not_before = $1 WHERE seq = $2";
         let params = [Param::Int(not_before.0), Param::count(loaded.run.seq.0)];

@@ -8,6 +8,7 @@ pub(crate) mod datasets;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 pub(crate) mod objects;
 pub(crate) mod run_name;
 pub(crate) mod runs;

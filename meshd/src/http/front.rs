@@ -17,16 +17,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{Timestamp, error_code};
 use mlmesh_control::Caller;
-use mlmesh_model::{Event, EventKind, KeyClass, Sequence, Tenant};
+use mlmesh_model::{
+    ApiKey, AttemptNumber, AttemptRef, Event, EventKind, FencingToken, KeyClass, Sequence, Tenant,
+};
 use serde::Serialize;
 
 use super::listener::Remote;
 use crate::daemon::Daemon;
-use crate::keys::OWNER_KEY_NAME;
+use crate::handlers::metrics::Shown;
+use crate::keys::{OWNER_KEY_NAME, find_token};
 use crate::limits::{AUTH_FAILURE_RECORD_INTERVAL, TARGET_BYTES_MAX};
 use crate::logs::LogFile;
 use crate::reply::{AnsweredCode, ApiError, ApiResult};
-use crate::routes::OPEN_ROUTES;
+use crate::routes::{ATTEMPT_ROUTES, OPEN_ROUTES};
 
 /// The middleware around every route and around what is no route.
 pub(crate) async fn front(
@@ -80,23 +83,21 @@ async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord
     if open {
         return Ok(());
     }
-    match caller(daemon, request) {
-        Ok(caller) => {
-            record.key = Some(caller.key.clone());
-            request.extensions_mut().insert(caller);
-            Ok(())
-        }
-        Err(error) => {
-            if error.status == StatusCode::UNAUTHORIZED {
-                failed_key(daemon, record).await;
-            }
+    match admitted(daemon, request, record).await {
+        Err(error) if error.status == StatusCode::UNAUTHORIZED => {
+            failed_key(daemon, record).await;
             Err(error)
         }
+        checked => checked,
     }
 }
 
-/// Who shows the key of this request.
-fn caller(daemon: &Daemon, request: &Request) -> ApiResult<Caller> {
+/// Finds out who shows the key of this request, and whether they may make it.
+async fn admitted(
+    daemon: &Daemon,
+    request: &mut Request,
+    record: &mut AccessRecord,
+) -> ApiResult<()> {
     let unauthenticated = |message: &str| {
         ApiError::new(
             StatusCode::UNAUTHORIZED,
@@ -109,27 +110,61 @@ fn caller(daemon: &Daemon, request: &Request) -> ApiResult<Caller> {
         .headers()
         .get(header::AUTHORIZATION)
         .ok_or_else(|| unauthenticated("the request shows no API key"))?;
-    let key = shown
+    let shown = shown
         .to_str()
         .ok()
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .and_then(|(_, key)| daemon.keys.find(key.trim()))
-        .ok_or_else(|| unauthenticated("the API key is not known"))?;
-    if key.class == KeyClass::Attempt {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            error_code::FORBIDDEN,
-            "the token of an attempt reaches the routes of its own run only, and this is none",
-            "use an API key",
-        ));
-    }
-    Ok(Caller {
-        daemon_owner: key.name == OWNER_KEY_NAME,
+        .map_or("", |(_, key)| key.trim())
+        .to_owned();
+    let key = match daemon.keys.find(&shown) {
+        Some(key) => Some(key),
+        None => find_token(&*daemon.store, &shown).await?,
+    };
+    let key = key.ok_or_else(|| unauthenticated("the API key is not known"))?;
+    record.key = Some(key.name.clone());
+    let attempt = match key.class {
+        KeyClass::Attempt => Some(own_attempt(&key, request)?),
+        KeyClass::Interactive | KeyClass::Bulk => None,
+    };
+    let caller = Caller {
+        daemon_owner: attempt.is_none() && key.name == OWNER_KEY_NAME,
         tenant: key.tenant,
         owner: key.owner,
         key: key.name,
         remote: remote(request),
+    };
+    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(Shown(attempt));
+    Ok(())
+}
+
+/// The attempt of a token, where the request is one that its token may make.
+fn own_attempt(key: &ApiKey, request: &Request) -> ApiResult<AttemptRef> {
+    let refused = || {
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            error_code::FORBIDDEN,
+            "the token of an attempt reaches its own run only: GET of the run and of its attempts, POST of its metrics",
+            "name the run by its whole id, or use an API key",
+        )
+    };
+    let run = key.run.ok_or_else(refused)?;
+    let number = AttemptNumber::of_key_name(&key.name).ok_or_else(refused)?;
+    let matched = request.extensions().get::<MatchedPath>();
+    let is_taken = matched.is_some_and(|path| {
+        let mut routes = ATTEMPT_ROUTES.iter();
+        routes.any(|(method, route)| method == request.method() && *route == path.as_str())
+    });
+    let is_own = request.uri().path().split('/').nth(3) == Some(&*run.to_string());
+    if !is_taken || !is_own {
+        return Err(refused());
+    }
+    Ok(AttemptRef {
+        run,
+        number,
+        // An attempt is found by its number; what fences it is that its token is gone.
+        token: FencingToken(0),
     })
 }
 

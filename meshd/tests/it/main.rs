@@ -13,4 +13,5 @@ mod life;
 mod objects;
 mod private;
 mod runs;
+mod tokens;
 mod wire;

@@ -325,6 +325,15 @@ impl Executor for Fake {
         })
     }
 
+    fn post_metrics(
+        &self,
+        _: AttemptRef,
+        _: Vec<u8>,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Posted, ExecError>> {
+        Box::pin(async { Ok(Posted::Ended) })
+    }
+
     fn metrics(
         &self,
         _attempt: AttemptRef,
@@ -460,6 +469,7 @@ impl House {
             boot_id: self.boot_id.clone(),
             data_dir: self.dir.path().to_owned(),
             capacity: Some(self.capacity.clone()),
+            api: None,
             grace_ms: 50,
         };
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -543,6 +553,7 @@ pub(crate) fn submission(command: &[&str]) -> Submission {
         retries: 0,
         retry_on: vec![],
         tolerance: BTreeMap::new(),
+        api: false,
         sandbox: false,
         limits: LimitsPolicy::Recorded,
         after: vec![],

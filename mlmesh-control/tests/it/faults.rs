@@ -79,6 +79,7 @@ impl Store for Flaky {
         runs<'a>(query: RunQuery) -> Vec<Run>;
         open_runs<'a>() -> Vec<Run>;
         attempts<'a>(run: RunId) -> Vec<Attempt>;
+        attempt_key<'a>(run: RunId) -> Option<ApiKey>;
         last_event<'a>() -> Sequence;
         record<'a>(event: Option<Event>, audit: Option<AuditNote>) -> ();
         audit_rows<'a>(after: u64, limit: u32) -> Vec<AuditRow>;
@@ -244,6 +245,7 @@ async fn a_result_under_an_old_lease_is_dropped() {
     let claim = Claim {
         run: run.id,
         node: "elsewhere".parse().unwrap(),
+        token_sha256: None,
         boot_id: "boot".into(),
         time: Micros(6),
     };

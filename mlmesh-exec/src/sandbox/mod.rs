@@ -33,6 +33,8 @@ pub(crate) use init::{exit_of, run as run_init};
 pub(crate) const WORK: &str = "/mlmesh/work";
 /// The checkpoint directory.
 pub(crate) const CHECKPOINTS: &str = "/mlmesh/checkpoints";
+/// Token and certificate for the daemon's API.
+pub(crate) const API: &str = "/mlmesh/api";
 /// HOME.
 pub(crate) const HOME: &str = "/mlmesh/home";
 /// PATH after the environment's own.

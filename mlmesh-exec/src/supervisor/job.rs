@@ -20,6 +20,7 @@ use crate::channel::{Inbox, JobEnvironment, Message, receive};
 use crate::journal::Journal;
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
+use crate::prepare::TOKEN_FILE;
 use crate::process::{descendants, signal};
 use crate::record::{Launch, LimitMeans, Spec};
 use crate::relay::Relay;
@@ -89,7 +90,13 @@ impl<'a> Job<'a> {
             cause: Cause::PrepareFailed,
             message: format!("{what}: {error}"),
         };
-        let log = LogWriter::new(attempt.dir.log(), spec.log_bytes_max, secrets);
+        let mut hidden = secrets.clone();
+        if spec.env.contains_key(TOKEN_FILE) {
+            let token = std::fs::read_to_string(attempt.dir.token())
+                .map_err(|error| system("read the attempt's token", error))?;
+            hidden.insert(TOKEN_FILE.to_owned(), SecretText(token));
+        }
+        let log = LogWriter::new(attempt.dir.log(), spec.log_bytes_max, &hidden);
         let mut environment: JobEnvironment = spec.env.clone();
         for (name, value) in secrets {
             environment.insert(name.clone(), value.0.clone());

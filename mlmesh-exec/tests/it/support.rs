@@ -108,6 +108,7 @@ impl Bench {
             placement: Placement::default(),
             datasets: vec![],
             secrets: BTreeMap::new(),
+            api: None,
             gpus: vec![],
             grace_ms: 2_000,
         }

@@ -92,6 +92,7 @@ fn submission() -> Submission {
         retries: 0,
         retry_on: vec![],
         tolerance: BTreeMap::new(),
+        api: false,
         sandbox: false,
         limits: LimitsPolicy::Recorded,
         after: vec![],

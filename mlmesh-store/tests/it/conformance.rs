@@ -70,6 +70,7 @@ cases! {
     the_audit_chain_verifies,
     datasets_are_registered_once,
     keys_are_replaced_and_revoked,
+    a_token_of_an_attempt_lives_from_claim_to_end,
     references_name_trees_and_outputs,
     references_name_environments_with_who_has_them,
     prune_removes_what_ended_long_ago,

@@ -160,6 +160,7 @@ pub(crate) fn claim_of(run: RunId) -> Claim {
     Claim {
         run,
         node: "node-1".parse().unwrap(),
+        token_sha256: None,
         boot_id: "boot-1".into(),
         time: Micros(3_000_000),
     }

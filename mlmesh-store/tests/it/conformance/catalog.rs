@@ -200,3 +200,28 @@ pub(super) async fn check_writes_and_reads(store: Arc<dyn Store>) {
     store.check().await.unwrap();
     assert_eq!(store.last_event().await.unwrap(), Sequence(0));
 }
+
+pub(super) async fn a_token_of_an_attempt_lives_from_claim_to_end(store: Arc<dyn Store>) {
+    let mut asks = run();
+    asks.placement.api = true;
+    let asks = submitted(&*store, vec![asks]).await.remove(0);
+    assert_eq!(store.attempt_key(asks.id).await.unwrap(), None);
+    for (n, ends) in [(1, Phase::Queued), (2, Phase::Failed)] {
+        let sha256 = Digest::of(&[n]);
+        let claim = Claim {
+            token_sha256: Some(sha256),
+            ..claim_of(asks.id)
+        };
+        let attempt = store.claim(claim).await.unwrap();
+        store.advance(advance_of(&attempt, &[Phase::Running])).await.unwrap();
+        let key = store.attempt_key(asks.id).await.unwrap().unwrap();
+        assert_eq!((key.class, key.run), (KeyClass::Attempt, Some(asks.id)));
+        assert_eq!((key.sha256, &key.owner), (sha256, &asks.owner));
+        assert_eq!(AttemptNumber::of_key_name(&key.name), Some(attempt.number));
+        store.advance(advance_of(&attempt, &[Phase::Finishing])).await.unwrap_or_else(|error| panic!("{error}"));
+        assert!(store.attempt_key(asks.id).await.unwrap().is_some());
+        store.advance(advance_of(&attempt, &[ends])).await.unwrap();
+        assert_eq!(store.attempt_key(asks.id).await.unwrap(), None);
+    }
+    assert!(store.keys().await.unwrap().is_empty());
+}
