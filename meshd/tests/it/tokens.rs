@@ -31,8 +31,12 @@ def call(path, body=None):
     request.add_header("Authorization", "Bearer " + token)
     request.add_header("Content-Type", "application/json")
     return json.load(urllib.request.urlopen(request, context=context))
-assert call("/metrics", {"points": [{"name": "loss", "value": 0.5}]})["points"] == 1
 assert len(call("/attempts")["attempts"]) == 1
+# The test kills the daemon once it sees this point: nothing may be asked after it.
+try:
+    call("/metrics", {"points": [{"name": "loss", "value": 0.5}]})
+except OSError:
+    pass
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.02)
 "#;
@@ -53,8 +57,8 @@ impl Caller {
         let key = IdempotencyKey::random().unwrap();
         let id = match here.submit(&work, &key) {
             Ok(accepted) => accepted.id.to_string(),
-            Err(error) if sandbox && error.to_string().contains("sandbox") => {
-                eprintln!("not shown in a sandbox: {error}");
+            // A host that makes no sandbox refuses; its gate says so elsewhere.
+            Err(error) if sandbox && error.to_string().contains("sandbox is not possible") => {
                 return None;
             }
             Err(error) => panic!("{error}"),

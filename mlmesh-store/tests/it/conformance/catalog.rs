@@ -213,12 +213,18 @@ pub(super) async fn a_token_of_an_attempt_lives_from_claim_to_end(store: Arc<dyn
             ..claim_of(asks.id)
         };
         let attempt = store.claim(claim).await.unwrap();
-        store.advance(advance_of(&attempt, &[Phase::Running])).await.unwrap();
+        store
+            .advance(advance_of(&attempt, &[Phase::Running]))
+            .await
+            .unwrap();
         let key = store.attempt_key(asks.id).await.unwrap().unwrap();
         assert_eq!((key.class, key.run), (KeyClass::Attempt, Some(asks.id)));
         assert_eq!((key.sha256, &key.owner), (sha256, &asks.owner));
         assert_eq!(AttemptNumber::of_key_name(&key.name), Some(attempt.number));
-        store.advance(advance_of(&attempt, &[Phase::Finishing])).await.unwrap_or_else(|error| panic!("{error}"));
+        store
+            .advance(advance_of(&attempt, &[Phase::Finishing]))
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         assert!(store.attempt_key(asks.id).await.unwrap().is_some());
         store.advance(advance_of(&attempt, &[ends])).await.unwrap();
         assert_eq!(store.attempt_key(asks.id).await.unwrap(), None);
