@@ -31,7 +31,7 @@ use crate::data_dir::DataDir;
 use crate::http::listener::protocol;
 use crate::logs::LogConfig;
 use crate::routes::{Body as Reads, router, routes};
-use crate::serve::open_parts;
+use crate::serve::{ForJobs, open_parts};
 
 /// Longer than any answer takes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -74,7 +74,10 @@ impl House {
                 &clock,
                 &stopping,
                 &TaskTracker::new(),
-                rustix::fs::Mode::from_raw_mode(0o022),
+                ForJobs {
+                    umask: rustix::fs::Mode::from_raw_mode(0o022),
+                    address: ([127, 0, 0, 1], 1).into(),
+                },
             ))
             .unwrap();
         let data = folder.path().join("data");
