@@ -13,6 +13,7 @@ fn a_clock_that_jumps_by_a_day_holds_up_nothing() {
     let Some(library) = faketime() else {
         return skipped("no libfaketime; install the package `faketime`");
     };
+    let _left = SharedMemory;
     let mut site = Site::new();
     let clock = site.path("clock");
     let step = |seconds: i64| {
@@ -78,6 +79,7 @@ fn a_retry_that_was_due_soon_is_not_put_off_by_a_clock_that_went_back() {
     let Some(library) = faketime() else {
         return skipped("no libfaketime; install the package `faketime`");
     };
+    let _left = SharedMemory;
     let mut site = Site::up();
     let script = "echo x >\"$W/try-$MLMESH_ATTEMPT\"\n[ $MLMESH_ATTEMPT = 2 ]\n";
     let run = site.queue(&site.recipe("due", script, "retries: 1\nretry_on: [exit]"));
@@ -123,4 +125,22 @@ fn faketime() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
     let mut found = folders.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
     found.find(|path| path.is_file())
+}
+
+/// What libfaketime leaves behind of processes that have ended: two files each.
+struct SharedMemory;
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir("/dev/shm").into_iter().flatten();
+        for entry in entries.flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = ["faketime_shm_", "sem.faketime_sem_"]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix));
+            if pid.is_some_and(|pid| !PathBuf::from("/proc").join(pid).exists()) {
+                drop(std::fs::remove_file(entry.path()));
+            }
+        }
+    }
 }
