@@ -23,6 +23,8 @@ pub(crate) const SUBMISSION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) const JSON_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of a batch of metric points.
 pub(crate) const METRICS_BYTES_MAX: u64 = 1024 * 1024;
+/// Runs that one request to cancel names.
+pub(crate) const CANCEL_NAMES_MAX: usize = mlmesh_api::CANCEL_NAMES_MAX;
 /// Bytes of a have-check: 32 for each object.
 pub(crate) const HAVE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bytes of a batch of frames.
@@ -85,7 +87,5 @@ pub(crate) const DEFECTS_MAX: usize = 1000;
 pub(crate) const DEFECT_REFERENCES_MAX: usize = 20;
 /// What was written within this time stays through a prune, unless asked otherwise.
 pub(crate) const PRUNE_GRACE: Duration = Duration::from_secs(600);
-/// Points of a sweep that are read at once to count their phases.
-pub(crate) const POINTS_READ_MAX: u32 = 1000;
 /// How long the store may take to answer before the daemon is not ready.
 pub(crate) const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -390,14 +390,21 @@ fn run_routes() -> Vec<Route> {
         ),
         write(
             "/v1/runs/{run}/cancel",
-            "end a run, or every point of a sweep",
+            "end a run, or every point of a sweep (`Idempotency-Key` makes it repeatable)",
             Body::None,
             Answer::Json(schema::<api::ChangedRunsDto>),
             || post(runs::cancel),
         ),
         write(
+            "/v1/cancel",
+            "end many runs; says of each name what became of it (`Idempotency-Key` makes it repeatable)",
+            json_body::<api::CancelDto>(true),
+            Answer::Json(schema::<api::CancelledDto>),
+            || post(runs::cancel_each),
+        ),
+        write(
             "/v1/runs/{run}/retry",
-            "put an ended run back into the queue",
+            "put an ended run back into the queue (`Idempotency-Key` makes it repeatable)",
             json_body::<api::RetryDto>(false),
             Answer::Json(schema::<api::ChangedRunsDto>),
             || post(runs::retry),

@@ -4,7 +4,7 @@ use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, RunId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, wire};
+use crate::{ErrorBody, Timestamp, wire};
 
 /// Schema name of [`DatasetDto`].
 pub const DATASET_SCHEMA: &str = "mlmesh.dataset/1";
@@ -22,6 +22,10 @@ pub const ADDED_SCHEMA: &str = "mlmesh.added/1";
 pub const UPLOAD_SCHEMA: &str = "mlmesh.upload/1";
 /// Schema name of [`ChangedRunsDto`].
 pub const CHANGED_RUNS_SCHEMA: &str = "mlmesh.changed_runs/1";
+/// Schema name of [`CancelledDto`].
+pub const CANCELLED_SCHEMA: &str = "mlmesh.cancelled/1";
+/// Runs that one request to cancel names.
+pub const CANCEL_NAMES_MAX: usize = 1_000;
 /// Schema name of [`PruneDto`].
 pub const PRUNE_SCHEMA: &str = "mlmesh.prune/1";
 /// Schema name of [`StopDto`].
@@ -222,6 +226,33 @@ pub struct ChangedRunsDto {
     /// The runs that changed, or are about to.
     #[schemars(schema_with = "wire::run_ids")]
     pub runs: Vec<RunId>,
+}
+
+/// Runs and sweeps to cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelDto {
+    /// Ids, beginnings of ids, or `@last`; at most [`CANCEL_NAMES_MAX`].
+    #[schemars(length(max = 1_000))]
+    pub runs: Vec<String>,
+}
+
+/// What became of each name, in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CancelledDto {
+    /// [`CANCELLED_SCHEMA`].
+    pub schema: String,
+    /// One for each name.
+    pub outcomes: Vec<CancelOutcomeDto>,
+}
+
+/// Runs that end, or why they do not: one of both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CancelOutcomeDto {
+    /// What the name stands for, and the runs that end.
+    pub changed: Option<ChangedRunsDto>,
+    /// Why nothing of it can be cancelled.
+    pub error: Option<ErrorBody>,
 }
 
 /// What to remove.

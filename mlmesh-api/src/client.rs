@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 use crate::daemon_file::read_small;
 use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
 use crate::{
-    AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, ChangedRunsDto, ClientError,
-    CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto,
-    HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto, PruneRequestDto,
-    RegisterDatasetDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
-    StatusDto, StopDto, StopRequestDto, UploadDto, read_key,
+    AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
+    ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint,
+    EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto,
+    PruneRequestDto, RegisterDatasetDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto,
+    SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -155,12 +155,37 @@ impl Client {
     }
 
     /// Ends a run, or every point of a sweep.
-    pub fn cancel(&self, run: &str) -> Result<ChangedRunsDto, ClientError> {
-        self.post(
+    pub fn cancel(&self, run: &str, key: &IdempotencyKey) -> Result<ChangedRunsDto, ClientError> {
+        self.long_post(
             format!("/v1/runs/{}/cancel", encoded(run)),
             &serde_json::json!({}),
-            None,
+            Some(key),
         )
+    }
+
+    /// Ends runs and sweeps, at most [`CANCEL_NAMES_MAX`](crate::CANCEL_NAMES_MAX): what
+    /// became of each, in their order.
+    pub fn cancel_each(
+        &self,
+        runs: &[String],
+        key: &IdempotencyKey,
+    ) -> Result<Vec<Result<ChangedRunsDto, ClientError>>, ClientError> {
+        let runs = runs.to_vec();
+        let body = CancelDto { runs };
+        let answer: CancelledDto = self.long_post("/v1/cancel".to_owned(), &body, Some(key))?;
+        let outcomes = answer.outcomes.into_iter();
+        let outcomes = outcomes.map(|outcome| match (outcome.changed, outcome.error) {
+            (Some(changed), _) => Ok(changed),
+            (None, Some(body)) => Err(ClientError::Api {
+                status: 200,
+                body: Box::new(body),
+            }),
+            (None, None) => Err(ClientError::Answer {
+                route: "POST /v1/cancel".to_owned(),
+                reason: "an outcome is neither a change nor an error".to_owned(),
+            }),
+        });
+        Ok(outcomes.collect())
     }
 
     /// Puts an ended run, or the ended points of a sweep, back into the queue.
@@ -170,7 +195,7 @@ impl Client {
         retry: RetryDto,
         key: &IdempotencyKey,
     ) -> Result<ChangedRunsDto, ClientError> {
-        self.post(
+        self.long_post(
             format!("/v1/runs/{}/retry", encoded(run)),
             &retry,
             Some(key),

@@ -39,6 +39,8 @@ pub struct RunDto {
     /// Where it stands; a sweep's is derived from its points.
     #[schemars(schema_with = "wire::phase")]
     pub phase: Phase,
+    /// Whether it is kept from prune.
+    pub pinned: bool,
     /// Why it ended other than by exit code 0, or why it waits again.
     #[schemars(schema_with = "wire::cause_or_null")]
     pub cause: Option<Cause>,
@@ -80,6 +82,8 @@ pub struct RunDto {
     pub isolation: Option<IsolationDto>,
     /// When it was accepted.
     pub queued_at: Timestamp,
+    /// While it waits for its next try: not before this time.
+    pub not_before: Option<Timestamp>,
     /// When the last attempt's command started.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -137,6 +141,8 @@ impl RunDto {
             outputs: run.outputs,
             isolation: run.isolation.as_ref().map(IsolationDto::from),
             queued_at: run.queued_at.into(),
+            not_before: run.not_before.map(Timestamp),
+            pinned: run.pinned,
             started_at: run.started_at.map(Timestamp),
             ended_at: run.ended_at.map(Timestamp),
             parent,
@@ -164,6 +170,8 @@ pub struct RunSummaryDto {
     /// Where it stands.
     #[schemars(schema_with = "wire::phase")]
     pub phase: Phase,
+    /// Whether it is kept from prune.
+    pub pinned: bool,
     /// Why it ended, or waits again.
     #[schemars(schema_with = "wire::cause_or_null")]
     pub cause: Option<Cause>,
@@ -187,6 +195,8 @@ pub struct RunSummaryDto {
     pub metrics: BTreeMap<String, MetricDto>,
     /// When it was accepted.
     pub queued_at: Timestamp,
+    /// While it waits for its next try: not before this time.
+    pub not_before: Option<Timestamp>,
     /// When the last attempt's command started.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -225,6 +235,8 @@ impl From<&Run> for RunSummaryDto {
                 .unwrap_or_default(),
             metrics: metrics(&run.metrics),
             queued_at: run.queued_at.into(),
+            not_before: run.not_before.map(Timestamp),
+            pinned: run.pinned,
             started_at: run.started_at.map(Timestamp),
             ended_at: run.ended_at.map(Timestamp),
             parent,

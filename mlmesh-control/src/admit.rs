@@ -140,6 +140,7 @@ fn records(
         attempts: 0,
         token: FencingToken(0),
         queued_at: inner.ports.clock.now(),
+        not_before: None,
         started_at: None,
         ended_at: None,
         trust: Some(preflight.trust),
@@ -147,6 +148,7 @@ fn records(
         outputs: None,
         manifest_sha256: None,
         isolation: None,
+        pinned: false,
     };
     let planned = |id: RunId, kind: RunKind, planned: PlannedRun| Run {
         id,
@@ -226,7 +228,8 @@ fn accept(inner: &Arc<Inner>, runs: &[Arc<Run>]) -> Accepted {
         .iter()
         .filter(|run| !matches!(run.kind, RunKind::Parent { .. }))
         .collect();
-    let jobs = points.iter().map(|run| job(run, 0)).collect();
+    let now = inner.ports.clock.now();
+    let jobs = points.iter().map(|run| job(run, now)).collect();
     let children = match first.kind {
         RunKind::Parent { .. } => points.iter().map(|run| run.id).collect(),
         RunKind::Single | RunKind::Child { .. } => Vec::new(),

@@ -11,7 +11,7 @@ use mlmesh_model::{
     Isolation, Phase, Plan, Reattached, Run, StartError, StartSpec, Started, StoreError,
 };
 use mlmesh_proof::final_trust;
-use mlmesh_sched::{Event, Outcome, Verdict, retries_used};
+use mlmesh_sched::{Event, Outcome, Verdict, node_faults, retries_used};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -508,17 +508,18 @@ impl Task {
 
     async fn judge(self, cause: Option<Cause>) {
         let placement = &self.ledger.run.placement;
-        let mut used = 0;
-        if placement.retries > 0 && self.ledger.lease.number > AttemptNumber(1) {
-            let mut earlier = self.ledger.attempts().await;
+        let counts = placement.retries > 0 || cause == Some(Cause::NodeFault);
+        let mut earlier = Vec::new();
+        if counts && self.ledger.lease.number > AttemptNumber(1) {
+            earlier = self.ledger.attempts().await;
             earlier.retain(|attempt| attempt.number < self.ledger.lease.number);
-            used = retries_used(&earlier, placement.retries, &placement.retry_on);
         }
         let verdict = self.inner.step(Event::Finished {
             run: self.ledger.lease.run,
             outcome: Outcome {
                 cause,
-                retries_used: used,
+                retries_used: retries_used(&earlier, placement.retries, &placement.retry_on),
+                node_faults: node_faults(&earlier),
             },
         });
         self.close(verdict).await;

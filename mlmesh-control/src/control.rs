@@ -6,7 +6,7 @@ use std::time::Duration;
 use mlmesh_model::{Run, RunId};
 use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
 
-use crate::actions::{self, Cancelled, Retried};
+use crate::actions::{self, Changed};
 use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
 use crate::reactor::{Inner, Seen};
@@ -59,21 +59,46 @@ impl Control {
         admit::submit(&self.inner, caller, Arc::new(submission), idempotency_key).await
     }
 
-    /// Ends a run, or every point of a sweep that has not ended. Returns when the
-    /// ends of queued ones are on disk and live ones have been told.
-    pub async fn cancel(&self, caller: &Caller, run: RunId) -> Result<Cancelled, ControlError> {
-        actions::cancel(&self.inner, caller, run).await
+    /// Ends runs, of a sweep every point that has not ended: an outcome for each name,
+    /// in their order. Returns when the ends of queued ones are on disk and live ones
+    /// have been told. A repeated key is answered as the first time.
+    pub async fn cancel(
+        &self,
+        caller: &Caller,
+        runs: Vec<RunId>,
+        idempotency_key: Option<String>,
+    ) -> Result<Vec<Result<Changed, ControlError>>, ControlError> {
+        let (inner, caller) = (Arc::clone(&self.inner), caller.clone());
+        self.whole(async move { actions::cancel(&inner, &caller, &runs, idempotency_key).await })
+            .await
     }
 
     /// Puts an ended run back into the queue; of a sweep every point that has not
-    /// completed, with `failed_only` none that was cancelled.
+    /// completed, with `failed_only` none that was cancelled. A repeated key is
+    /// answered as the first time.
     pub async fn retry(
         &self,
         caller: &Caller,
         run: RunId,
         failed_only: bool,
-    ) -> Result<Retried, ControlError> {
-        actions::retry(&self.inner, caller, run, failed_only).await
+        idempotency_key: Option<String>,
+    ) -> Result<Changed, ControlError> {
+        let (inner, caller) = (Arc::clone(&self.inner), caller.clone());
+        let retry =
+            async move { actions::retry(&inner, &caller, run, failed_only, idempotency_key).await };
+        self.whole(retry).await
+    }
+
+    /// A task of its own, so that a caller who goes away leaves nothing half done.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        if self.inner.cancel.is_cancelled() {
+            return Err(ControlError::ShuttingDown);
+        }
+        let task = self.inner.tasks.spawn(work);
+        task.await.map_err(admit::joined)?
     }
 
     /// What the caller has stored, by name. Values are never told.

@@ -4,11 +4,13 @@
 //! [`VISIBLE_AFTER`] costs two transactions, its claim and its end. A longer one is
 //! seen to move within that time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mlmesh_model::{
-    Advance, Attempt, AttemptRef, AuditNote, Cause, Phase, Placement, Run, RunId, RunUpdate,
+    Advance, Asked, Attempt, AttemptRef, Cause, Micros, Phase, Placement, Run, RunId, RunUpdate,
     StoreError, UnleasedMove,
 };
 use mlmesh_proof::{Extras, MANIFEST_FILE, manifest, write_manifest};
@@ -16,7 +18,7 @@ use mlmesh_sched::{Event, Verdict};
 
 use crate::persist::persist;
 use crate::private_file::run_folder;
-use crate::reactor::{Inner, sweep_of};
+use crate::reactor::{Inner, QueuedEnd, sweep_of};
 use crate::{crash, reconcile, secrets};
 
 /// A move is on disk after this time at the latest, the store's own time apart.
@@ -108,7 +110,8 @@ impl Ledger {
             Verdict::Requeue { cause, delay_ms } => {
                 self.update.cause = cause;
                 let delay_us = i64::try_from(delay_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
-                (Phase::Queued, Some(now.plus_us(delay_us)))
+                let not_before = (delay_us > 0).then(|| now.plus_us(delay_us));
+                (Phase::Queued, not_before)
             }
         };
         if last.is_ended() {
@@ -154,7 +157,7 @@ impl Ledger {
         }
     }
 
-    fn advance(&self, to: Vec<Phase>, not_before: Option<mlmesh_model::Micros>) -> Advance {
+    fn advance(&self, to: Vec<Phase>, not_before: Option<Micros>) -> Advance {
         Advance {
             run: self.lease.run,
             token: self.lease.token,
@@ -187,6 +190,7 @@ impl Ledger {
         Run {
             phase,
             placement,
+            not_before: None,
             cause: update.cause,
             message: update.message.clone().unwrap_or_default(),
             exit: update.exit,
@@ -274,32 +278,102 @@ async fn drop_secrets(inner: &Inner, run: &Run) {
         Some(sweep) => sweep,
         None => run.id,
     };
+    remove_secrets(inner, holder).await;
+}
+
+async fn remove_secrets(inner: &Inner, holder: RunId) {
     let folder = run_folder(&inner.config.data_dir, holder);
     let removed = tokio::task::spawn_blocking(move || secrets::forget(&folder)).await;
     if !matches!(removed, Ok(Ok(()))) {
-        tracing::error!(run = %run.id, "values of secrets could not be removed");
+        tracing::error!(run = %holder, "values of secrets could not be removed");
     }
 }
 
-/// Records the end of a run that was never leased, or not since it was queued.
-pub(crate) async fn end_queued(
-    inner: Arc<Inner>,
-    run: Arc<Run>,
+/// Ends in the queue for which a file is written beside the record. The manifest of
+/// such a run is a function of its record alone, and is read from there.
+const MANIFESTS_WRITTEN_MAX: usize = 64;
+
+/// Records the ends of runs that are in the queue.
+pub(crate) async fn end_queued(inner: &Arc<Inner>, mut ends: Vec<QueuedEnd>) {
+    while let Some((_, cause)) = ends.first() {
+        let cause = *cause;
+        let (now, later): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| end.1 == cause);
+        ends = later;
+        let runs = now.into_iter().map(|(run, _)| run).collect();
+        if let Err(error) = end_together(inner, runs, cause, None, &|| {}).await {
+            tracing::warn!(%error, "ends of queued runs were not taken");
+        }
+    }
+}
+
+/// Records the ends of runs that are in the queue, by one cause, in one transaction,
+/// with what a person asked for. Calls `tried` when the store has answered for the
+/// first time, whatever it said.
+pub(crate) async fn end_together(
+    inner: &Arc<Inner>,
+    runs: Vec<Arc<Run>>,
     cause: Cause,
-    audit: Option<AuditNote>,
-) {
-    let id = run.id;
+    asked: Option<Asked>,
+    tried: &(dyn Fn() + Sync),
+) -> Result<(), StoreError> {
     let time = inner.ports.clock.now();
     let message = match cause {
-        Cause::DependencyFailed => "a run that it waits for did not complete".to_owned(),
-        _ => String::new(),
+        Cause::DependencyFailed => "a run that it waits for did not complete",
+        _ => "",
     };
+    if runs.len() <= MANIFESTS_WRITTEN_MAX {
+        for run in &runs {
+            write_queued_end(inner, run, cause, message, time).await;
+        }
+    }
+    let change = UnleasedMove {
+        runs: runs.iter().map(|run| (run.id, Phase::Queued)).collect(),
+        to: cause.end_phase(),
+        time,
+        cause: Some(cause),
+        message: message.to_owned(),
+        asked,
+    };
+    let store = &inner.ports.store;
+    let written = persist(&inner.cancel, "record the ends of queued runs", || {
+        let written = store.move_unleased(change.clone());
+        Box::pin(async move {
+            let written = written.await;
+            tried();
+            written
+        })
+    })
+    .await;
+    let (gone, outcome): (HashSet<RunId>, _) = match written {
+        Ok(moved) => {
+            for (run, error) in &moved.refused {
+                tracing::warn!(%run, %error, "the end of a queued run was not taken");
+            }
+            let refused = moved.refused.into_iter();
+            (refused.map(|(run, _)| run).collect(), Ok(()))
+        }
+        // The daemon goes down; the next one finds them where the store has them.
+        Err(error @ StoreError::Unavailable(_)) => return Err(error),
+        Err(error) => (runs.iter().map(|run| run.id).collect(), Err(error)),
+    };
+    inner.with_state(|state| {
+        let ended = runs.iter().filter(|run| !gone.contains(&run.id));
+        inner.apply_each(state, ended.map(|run| Event::Recorded(run.id)));
+    });
+    let lost = runs.iter().filter(|run| gone.contains(&run.id));
+    join_all(lost.map(|run| reconcile::lease_lost(inner, run))).await;
+    drop_secrets_of(inner, &runs).await;
+    outcome
+}
+
+async fn write_queued_end(inner: &Inner, run: &Run, cause: Cause, message: &str, time: Micros) {
     let ended = Run {
         phase: cause.end_phase(),
         cause: Some(cause),
-        message: message.clone(),
+        message: message.to_owned(),
+        not_before: None,
         ended_at: Some(time),
-        ..(*run).clone()
+        ..run.clone()
     };
     let extras = Extras {
         daemon_version: env!("CARGO_PKG_VERSION").into(),
@@ -307,32 +381,26 @@ pub(crate) async fn end_queued(
     };
     let attempts = match run.attempts {
         0 => Vec::new(),
-        _ => inner.ports.store.attempts(id).await.unwrap_or_default(),
-    };
-    persist_manifest(&inner, id, manifest(&ended, &attempts, &extras)).await;
-    drop_secrets(&inner, &run).await;
-    let change = UnleasedMove {
-        run: id,
-        from: Phase::Queued,
-        to: cause.end_phase(),
-        time,
-        cause: Some(cause),
-        message,
-        audit,
-    };
-    let store = &inner.ports.store;
-    let moved = persist(&inner.cancel, "record the end of a queued run", || {
-        store.move_unleased(change.clone())
-    })
-    .await;
-    match moved {
-        Ok(_) => {
-            inner.step(Event::Recorded(id));
+        _ => {
+            let attempts = inner.ports.store.attempts(run.id).await;
+            attempts.unwrap_or_default()
         }
-        Err(StoreError::Unavailable(_)) => {}
-        Err(error) => {
-            tracing::warn!(run = %id, %error, "the end of a queued run was not taken");
-            reconcile::lease_lost(&inner, &run).await;
+    };
+    persist_manifest(inner, run.id, manifest(&ended, &attempts, &extras)).await;
+}
+
+/// Removes the secrets of runs and sweeps of which nothing is open any more.
+async fn drop_secrets_of(inner: &Inner, runs: &[Arc<Run>]) {
+    let with_secrets = runs.iter().filter(|run| {
+        let plan = run.plan.as_ref();
+        plan.is_some_and(|plan| !plan.secrets.is_empty())
+    });
+    let holders: HashSet<RunId> = with_secrets
+        .map(|run| sweep_of(run).unwrap_or(run.id))
+        .collect();
+    for holder in holders {
+        if !inner.needs_secrets(holder) {
+            remove_secrets(inner, holder).await;
         }
     }
 }

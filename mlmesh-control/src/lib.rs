@@ -30,7 +30,7 @@ mod secrets;
 mod token;
 mod world;
 
-pub use actions::{Cancelled, Retried};
+pub use actions::Changed;
 pub use config::{ApiAddress, Caller, ControlConfig, GRACE_MS_DEFAULT, Interpreters, Ports};
 pub use control::Control;
 pub use crash::CRASH_POINTS;

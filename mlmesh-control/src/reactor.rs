@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mlmesh_model::{AuditNote, Cause, Micros, Run, RunId, RunKind};
-use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict};
+use mlmesh_model::{Cause, Micros, Run, RunId, RunKind, Tenant};
+use mlmesh_sched::{BACKOFF_MAX_MS, Effect, Event, Job, Scheduler, Verdict};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     /// Open and live runs after each step.
     seen: watch::Sender<Seen>,
     wake: Notify,
+    key_freed: Notify,
 }
 
 /// How many runs have not ended, and of how many something is being done.
@@ -49,13 +50,16 @@ pub(crate) struct State {
     pub(crate) runs: HashMap<RunId, Arc<Run>>,
     /// Ends the attempt of a live run, by the cause that is sent.
     stops: HashMap<RunId, watch::Sender<Option<Cause>>>,
-    /// Who asked for the end of a queued run.
-    pub(crate) audits: HashMap<RunId, AuditNote>,
     /// Runs whose secrets are on disk before they are themselves.
     pub(crate) submitting: HashSet<RunId>,
     /// Told when the run has ended.
     pub(crate) waiters: HashMap<RunId, Vec<oneshot::Sender<()>>>,
+    /// Idempotency keys of requests that are being carried out.
+    keys: HashSet<(Tenant, String)>,
 }
+
+/// A queued run that has to end, and why.
+pub(crate) type QueuedEnd = (Arc<Run>, Cause);
 
 impl Inner {
     pub(crate) fn new(config: ControlConfig, ports: Ports, scheduler: Scheduler) -> Arc<Self> {
@@ -71,12 +75,13 @@ impl Inner {
                 scheduler,
                 runs: HashMap::new(),
                 stops: HashMap::new(),
-                audits: HashMap::new(),
                 submitting: HashSet::new(),
                 waiters: HashMap::new(),
+                keys: HashSet::new(),
             }),
             seen: watch::Sender::new(Seen::default()),
             wake: Notify::new(),
+            key_freed: Notify::new(),
         })
     }
 
@@ -118,6 +123,40 @@ impl Inner {
 
     /// One step, within [`Inner::with_state`].
     pub(crate) fn apply(self: &Arc<Self>, state: &mut State, event: Event) -> Option<Verdict> {
+        let mut ends = Vec::new();
+        let verdict = self.apply_to(state, event, &mut ends);
+        self.end_queued(ends);
+        verdict
+    }
+
+    /// Several steps; what has to end in the queue ends together.
+    pub(crate) fn apply_each(
+        self: &Arc<Self>,
+        state: &mut State,
+        events: impl IntoIterator<Item = Event>,
+    ) {
+        let mut ends = Vec::new();
+        for event in events {
+            self.apply_to(state, event, &mut ends);
+        }
+        self.end_queued(ends);
+    }
+
+    fn end_queued(self: &Arc<Self>, ends: Vec<QueuedEnd>) {
+        if !ends.is_empty() {
+            let inner = Arc::clone(self);
+            self.tasks
+                .spawn(async move { ledger::end_queued(&inner, ends).await });
+        }
+    }
+
+    /// One step whose caller ends the queued runs that have to end.
+    pub(crate) fn apply_to(
+        self: &Arc<Self>,
+        state: &mut State,
+        event: Event,
+        ends: &mut Vec<QueuedEnd>,
+    ) -> Option<Verdict> {
         let over = match &event {
             Event::Recorded(run) | Event::LeaseLost(run) => Some(*run),
             _ => None,
@@ -131,12 +170,17 @@ impl Inner {
         }
         let mut verdict = None;
         for effect in effects {
-            verdict = self.carry_out(state, effect).or(verdict);
+            verdict = self.carry_out(state, effect, ends).or(verdict);
         }
         verdict
     }
 
-    fn carry_out(self: &Arc<Self>, state: &mut State, effect: Effect) -> Option<Verdict> {
+    fn carry_out(
+        self: &Arc<Self>,
+        state: &mut State,
+        effect: Effect,
+        ends: &mut Vec<QueuedEnd>,
+    ) -> Option<Verdict> {
         let inner = Arc::clone(self);
         match effect {
             Effect::Start { run, gpus } => {
@@ -154,10 +198,7 @@ impl Inner {
                 }
             }
             Effect::EndQueued { run, cause } => {
-                let record = state.runs.get(&run).cloned()?;
-                let audit = state.audits.remove(&run);
-                self.tasks
-                    .spawn(async move { ledger::end_queued(inner, record, cause, audit).await });
+                ends.extend(state.runs.get(&run).map(|run| (Arc::clone(run), cause)));
             }
             Effect::LookUp(run) => {
                 self.tasks
@@ -198,6 +239,34 @@ impl Inner {
     }
 }
 
+/// Requests with one idempotency key are carried out one after the other, so that
+/// the second one finds the answer of the first.
+pub(crate) struct KeyHeld {
+    inner: Arc<Inner>,
+    key: (Tenant, String),
+}
+
+impl KeyHeld {
+    pub(crate) async fn take(inner: &Arc<Inner>, tenant: &Tenant, key: &str) -> Self {
+        let key = (tenant.clone(), key.to_owned());
+        loop {
+            let freed = inner.key_freed.notified();
+            if inner.state().keys.insert(key.clone()) {
+                let inner = Arc::clone(inner);
+                return Self { inner, key };
+            }
+            freed.await;
+        }
+    }
+}
+
+impl Drop for KeyHeld {
+    fn drop(&mut self) {
+        self.inner.state().keys.remove(&self.key);
+        self.inner.key_freed.notify_waiters();
+    }
+}
+
 impl State {
     /// A channel that ends the attempt of this run.
     pub(crate) fn stop_channel(&mut self, run: RunId) -> watch::Receiver<Option<Cause>> {
@@ -209,7 +278,6 @@ impl State {
     fn forget(&mut self, run: RunId) {
         self.runs.remove(&run);
         self.stops.remove(&run);
-        self.audits.remove(&run);
         for waiter in self.waiters.remove(&run).unwrap_or_default() {
             // Whoever waited may have gone.
             let _ = waiter.send(());
@@ -217,8 +285,11 @@ impl State {
     }
 }
 
-/// A run as the scheduler sees it.
-pub(crate) fn job(run: &Run, waited_us: i64) -> Job {
+/// A run as the scheduler sees it, at this calendar time. A run that waits for its
+/// next try waits on, also under another daemon, but never longer than the longest
+/// delay: the calendar may have been moved.
+pub(crate) fn job(run: &Run, now: Micros) -> Job {
+    let delay_us = run.not_before.map_or(0, |until| until.since(now));
     let resources = run.plan.as_ref().map(|plan| plan.resources);
     Job {
         run: run.id,
@@ -233,7 +304,8 @@ pub(crate) fn job(run: &Run, waited_us: i64) -> Job {
             .placement
             .retry_on
             .contains(&mlmesh_model::RetryOn::Exit),
-        waited_us,
+        waited_us: now.since(run.queued_at).max(0),
+        delay_us: delay_us.clamp(0, (BACKOFF_MAX_MS * 1_000) as i64),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn queued(inner: &Arc<Inner>, runs: Vec<Run>) {
             if is_parent || run.phase != Phase::Queued || state.runs.contains_key(&run.id) {
                 continue;
             }
-            jobs.push(job(&run, waited_us(inner, &run)));
+            jobs.push(job(&run, inner.ports.clock.now()));
             state.runs.insert(run.id, Arc::new(run));
         }
         inner.apply(state, Event::Submitted(jobs));
@@ -78,7 +78,7 @@ pub(crate) async fn lease_lost(inner: &Arc<Inner>, run: &Run) {
         inner.apply(state, Event::LeaseLost(id));
         match found {
             Some(run) if run.phase == Phase::Queued => {
-                let job = job(&run, waited_us(inner, &run));
+                let job = job(&run, inner.ports.clock.now());
                 state.runs.insert(id, Arc::new(run));
                 inner.apply(state, Event::Submitted(vec![job]));
             }
@@ -92,7 +92,7 @@ pub(crate) async fn lease_lost(inner: &Arc<Inner>, run: &Run) {
 
 fn reattach(inner: &Arc<Inner>, state: &mut State, run: Run, held: Held) {
     let (id, lease, phase) = (run.id, lease(&run), run.phase);
-    let job = Box::new(job(&run, 0));
+    let job = Box::new(job(&run, inner.ports.clock.now()));
     let run = Arc::new(run);
     state.runs.insert(id, Arc::clone(&run));
     let stop = state.stop_channel(id);
@@ -135,8 +135,4 @@ fn lease(run: &Run) -> AttemptRef {
         number: AttemptNumber(run.attempts),
         token: run.token,
     }
-}
-
-fn waited_us(inner: &Inner, run: &Run) -> i64 {
-    inner.ports.clock.now().since(run.queued_at).max(0)
 }

@@ -59,8 +59,9 @@ pub(crate) fn ensure(
     let folder = data_dir.join(ENVIRONMENTS);
     let prefix = folder.join(deps.to_string());
     let lock_path = folder.join(format!("{deps}.lock"));
-    let system =
-        |what: &str, error: io::Error| failed(format!("{what} `{}`: {error}", prefix.display()));
+    let system = |what: &str, error: io::Error| {
+        io_failed(format!("{what} `{}`: {error}", prefix.display()), &error)
+    };
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -109,6 +110,10 @@ fn failed(message: String) -> StartError {
     }
 }
 
+fn io_failed(message: String, error: &io::Error) -> StartError {
+    StartError::of(Cause::EnvironmentFailed, message, Some(error))
+}
+
 fn complete(prefix: &Path) -> Option<Ready> {
     let marker: Marker = read_record(&prefix.join(MARKER)).ok()??;
     (marker.schema == SCHEMA && marker.found.is_current()).then(|| Ready {
@@ -131,7 +136,7 @@ fn finish(prefix: &Path, found: Found) -> Result<Ready, StartError> {
         found,
     };
     write_record(&prefix.join(MARKER), &marker, Durable::Power)
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| StartError::of(Cause::EnvironmentFailed, error.to_string(), error.io()))?;
     Ok(Ready {
         prefix: prefix.to_owned(),
         found: marker.found,
@@ -251,7 +256,7 @@ fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartEr
     }
     let file = prefix.join("requirements.txt");
     fs::write(&file, requirements)
-        .map_err(|error| failed(format!("write `{}`: {error}", file.display())))?;
+        .map_err(|error| io_failed(format!("write `{}`: {error}", file.display()), &error))?;
     // A lock with hashes lists everything there is; one without may not.
     let pinned: &[&str] = if requirements.contains("--hash=") {
         &["--require-hashes", "--no-deps"]
@@ -302,20 +307,23 @@ fn run(what: &str, command: &mut Command) -> Result<(), StartError> {
         command.env_remove(name);
     }
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
-        failed(format!(
-            "{what}: start `{:?}`: {error}",
-            command.get_program()
-        ))
+        let message = format!("{what}: start `{:?}`: {error}", command.get_program());
+        io_failed(message, &error)
     })?;
     if output.status.success() {
         return Ok(());
     }
-    Err(failed(format!(
-        "{what}: {}\n{}",
-        output.status,
-        tail(&output)
-    )))
+    let said = tail(&output);
+    let mut error = failed(format!("{what}: {}\n{said}", output.status));
+    if FULL_DISK_SAID.iter().any(|words| said.contains(words)) {
+        error.cause = Cause::NodeFault;
+    }
+    Err(error)
 }
+
+/// How Python and its installers say that the disk is full: all that is known of an
+/// error that another program met.
+const FULL_DISK_SAID: [&str; 2] = ["[Errno 28]", "os error 28"];
 
 /// The last lines of what a program said.
 fn tail(output: &Output) -> String {

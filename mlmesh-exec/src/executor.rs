@@ -27,7 +27,7 @@ use crate::journal::{Entry, Journal, Marker, Running, StopRequest, append};
 use crate::look::{Look, give_up, look};
 use crate::metrics::Metrics;
 use crate::outputs::{self, OUTPUT_DIR};
-use crate::prepare::{claim, prepare, prepare_failed};
+use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
 use crate::record::{AttemptDir, Doing, Durable, Report};
 use crate::{log, metrics, probe};
@@ -212,9 +212,9 @@ impl Inner {
         checkpoints: &Path,
     ) -> Result<Started, StartError> {
         let spec = prepare(self, start, dir, checkpoints)?;
-        let failed = |error: ExecError| prepare_failed(error.to_string());
         let facts = (spec.datasets_verified.clone(), spec.interpreter.clone());
-        append(dir, &Entry::Spec(Box::new(spec))).map_err(failed)?;
+        let written = append(dir, &Entry::Spec(Box::new(spec)));
+        written.map_err(|error| exec_failed(&error))?;
         let (child, said) = self.spawn_supervisor(start, dir)?;
         match serde_json::from_str(&said).ok() {
             Some(Report::Started(running)) => {
@@ -243,7 +243,8 @@ impl Inner {
         dir: &AttemptDir,
     ) -> Result<(Child, String), StartError> {
         let system = |what: &str, error: io::Error| {
-            prepare_failed(format!("{what} the attempt's supervisor: {error}"))
+            let message = format!("{what} the attempt's supervisor: {error}");
+            StartError::of(Cause::PrepareFailed, message, Some(&error))
         };
         let (heard, said) = io::pipe().map_err(|error| system("listen to", error))?;
         let complaints = said

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use mlmesh_model::{
-    AttemptNumber, Cause, DepsKind, LimitsPolicy, PlanNetwork, PlanSeed, SnapshotsError,
+    AttemptNumber, Cause, DepsKind, ExecError, LimitsPolicy, PlanNetwork, PlanSeed, SnapshotsError,
     StartError, StartSpec,
 };
 
@@ -48,7 +48,10 @@ pub(crate) fn prepare(
         .config
         .snapshots
         .checkout(start.plan.commit, &work)
-        .map_err(|error| prepare_failed(format!("check out {}: {error}", start.plan.commit)))?;
+        .map_err(|error| {
+            let message = format!("check out {}: {error}", start.plan.commit);
+            StartError::of(Cause::PrepareFailed, message, error.io())
+        })?;
     make_folder(&work.join(OUTPUT_DIR))?;
     let environment = environment_of(inner, start)?;
     let datasets_verified = verify_datasets(inner, start)?;
@@ -100,6 +103,11 @@ pub(crate) fn prepare_failed(message: String) -> StartError {
     }
 }
 
+/// The same for what the executor's own files met.
+pub(crate) fn exec_failed(error: &ExecError) -> StartError {
+    StartError::of(Cause::PrepareFailed, error.to_string(), error.io())
+}
+
 /// Makes the attempt's folders; the working directory is what makes it ours.
 /// Returns the checkpoint directory.
 pub(crate) fn claim(
@@ -114,7 +122,7 @@ pub(crate) fn claim(
     }
     let work = dir.work();
     let made = fs::DirBuilder::new().mode(0o700).create(&work);
-    let journal = Journal::read(dir).map_err(|error| prepare_failed(error.to_string()))?;
+    let journal = Journal::read(dir).map_err(|error| exec_failed(&error))?;
     match made {
         Ok(()) if journal.marker.is_none() => {}
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -151,7 +159,8 @@ fn make_folder(path: &Path) -> Result<(), StartError> {
 }
 
 fn io_failed(what: &str, path: &Path, error: &io::Error) -> StartError {
-    prepare_failed(format!("{what} `{}`: {error}", path.display()))
+    let message = format!("{what} `{}`: {error}", path.display());
+    StartError::of(Cause::PrepareFailed, message, Some(error))
 }
 
 fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, StartError> {

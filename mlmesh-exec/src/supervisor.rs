@@ -30,6 +30,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use crate::cgroup;
 use crate::clock::SystemClock;
 use crate::journal::{Appender, Entry, Journal, Running};
+use crate::prepare::exec_failed;
 use crate::process::ProcessIdentity;
 use crate::record::{
     AttemptDir, AttemptLock, Doing, Launch, LimitMeans, LimitSpec, Report, SCHEMA, Spec,
@@ -55,7 +56,8 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     };
     let outcome = attempt.run();
     if let Err(error) = &outcome {
-        report(&refused(error.to_string()));
+        let StartError { cause, message } = exec_failed(error);
+        report(&Report::Failed { cause, message });
     }
     drop(lock);
     outcome

@@ -167,6 +167,31 @@ pub struct StartError {
     pub message: String,
 }
 
+impl StartError {
+    /// What `source` stopped: by [`Cause::NodeFault`] when it is one, else by `cause`.
+    pub fn of(cause: Cause, message: String, source: Option<&std::io::Error>) -> Self {
+        let cause = match source {
+            Some(source) if is_node_fault(source) => Cause::NodeFault,
+            Some(_) | None => cause,
+        };
+        Self { cause, message }
+    }
+}
+
+/// Whether the error is the node's and may pass: a disk without space or quota, one
+/// that became read-only, a table of open files that is full.
+pub fn is_node_fault(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // Linux: ENFILE and EMFILE, which have no kind of their own.
+    const FILES_FULL: [i32; 2] = [23, 24];
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem
+    ) || error
+        .raw_os_error()
+        .is_some_and(|number| FILES_FULL.contains(&number))
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
@@ -278,6 +303,14 @@ pub enum ExecError {
 }
 
 impl ExecError {
+    /// What the system said, where it said something.
+    pub fn io(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::NoAttempt(_) | Self::Objects(_) => None,
+        }
+    }
+
     /// Whether it comes from a disk without space, which may pass.
     pub fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -335,6 +368,16 @@ pub enum SnapshotsError {
     },
 }
 
+impl SnapshotsError {
+    /// What the system said, where it said something.
+    pub fn io(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Missing(_) | Self::Changed { .. } => None,
+        }
+    }
+}
+
 /// The port to accelerators of a node.
 pub trait Accelerators: Send + Sync {
     /// GPUs that are there now, or why that cannot be known.
@@ -360,4 +403,26 @@ pub trait Clock: Send + Sync {
 
     /// Microseconds since some fixed point of this boot; never goes back.
     fn monotonic_us(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error;
+
+    #[test]
+    fn faults_of_the_node_are_told_from_those_of_the_run() {
+        let cause =
+            |error: Error| StartError::of(Cause::PrepareFailed, String::new(), Some(&error));
+        // EMFILE, ENFILE, ENOSPC, EROFS, EDQUOT.
+        for number in [24, 23, 28, 30, 122] {
+            let error = Error::from_raw_os_error(number);
+            assert_eq!(cause(error).cause, Cause::NodeFault, "{number}");
+        }
+        // ENOENT, EACCES, EIO, ENAMETOOLONG.
+        for number in [2, 13, 5, 36] {
+            let error = Error::from_raw_os_error(number);
+            assert_eq!(cause(error).cause, Cause::PrepareFailed, "{number}");
+        }
+    }
 }

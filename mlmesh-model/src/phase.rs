@@ -125,6 +125,9 @@ pub enum Cause {
     DatasetChanged,
     /// The checkout or the working directory could not be made.
     PrepareFailed,
+    /// The node could not prepare it: no space, no file descriptors, a disk that
+    /// became read-only. That passes, so it is tried again without using a retry up.
+    NodeFault,
     /// The environment could not be built.
     EnvironmentFailed,
     /// The isolation or a limit that the run requires could not be had.
@@ -138,7 +141,7 @@ pub enum Cause {
 }
 
 /// All causes.
-pub const CAUSES: [Cause; 16] = [
+pub const CAUSES: [Cause; 17] = [
     Cause::Exit,
     Cause::Signal,
     Cause::OutOfMemory,
@@ -150,6 +153,7 @@ pub const CAUSES: [Cause; 16] = [
     Cause::OutputMissing,
     Cause::DatasetChanged,
     Cause::PrepareFailed,
+    Cause::NodeFault,
     Cause::EnvironmentFailed,
     Cause::IsolationFailed,
     Cause::CommandNotFound,
@@ -172,6 +176,7 @@ impl Cause {
             Self::OutputMissing => "output_missing",
             Self::DatasetChanged => "dataset_changed",
             Self::PrepareFailed => "prepare_failed",
+            Self::NodeFault => "node_fault",
             Self::EnvironmentFailed => "environment_failed",
             Self::IsolationFailed => "isolation_failed",
             Self::CommandNotFound => "command_not_found",
@@ -189,7 +194,7 @@ impl Cause {
     pub const fn end_phase(self) -> Phase {
         match self {
             Self::Cancelled | Self::Shutdown | Self::DependencyFailed => Phase::Cancelled,
-            Self::Lost | Self::Reboot => Phase::Interrupted,
+            Self::Lost | Self::Reboot | Self::NodeFault => Phase::Interrupted,
             Self::Exit
             | Self::Signal
             | Self::OutOfMemory

@@ -50,6 +50,9 @@ pub struct Run {
     pub token: FencingToken,
     /// When it was accepted.
     pub queued_at: Micros,
+    /// While it waits for another try: not before this time.
+    #[serde(default)]
+    pub not_before: Option<Micros>,
     /// When its last attempt's command started.
     pub started_at: Option<Micros>,
     /// When it ended.
@@ -65,6 +68,9 @@ pub struct Run {
     pub manifest_sha256: Option<Digest>,
     /// Isolation and limits that the last attempt had.
     pub isolation: Option<Isolation>,
+    /// Whether somebody pinned it: prune keeps it, with everything it refers to.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Run {

@@ -39,9 +39,23 @@ pub trait Store: Send + Sync {
     /// does not allow is [`StoreError::MoveNotAllowed`]. Nothing changes then.
     fn advance(&self, advance: Advance) -> BoxFuture<'_, Result<Run, StoreError>>;
 
-    /// Ends a queued run (cancel, failed dependency), or puts an ended one back
-    /// (`ml retry`): moves that need no lease.
-    fn move_unleased(&self, change: UnleasedMove) -> BoxFuture<'_, Result<Run, StoreError>>;
+    /// Ends queued runs (cancel, failed dependency), or puts ended ones back
+    /// (`ml retry`): moves that need no lease, all in one transaction. A run that
+    /// cannot be moved stays as it is and does not hold up the others; when runs
+    /// were given and none moved, nothing is written unless live ones are told too.
+    /// A request whose key was committed before changes nothing; its runs come back
+    /// as they stand.
+    fn move_unleased(&self, change: UnleasedMove) -> BoxFuture<'_, Result<Moved, StoreError>>;
+
+    /// What a request with this key was answered, by the [`Asked::key`] of the
+    /// transaction that carried it out. Another request's key is
+    /// [`StoreError::IdempotencyMismatch`].
+    fn answered(
+        &self,
+        tenant: &Tenant,
+        key: &str,
+        request_sha256: Digest,
+    ) -> BoxFuture<'_, Result<Option<String>, StoreError>>;
 
     /// Replaces the metric summaries of a live or ended run under its token.
     fn set_metrics(
@@ -53,6 +67,13 @@ pub trait Store: Send + Sync {
 
     /// The run with exactly this id.
     fn run(&self, tenant: &Tenant, id: RunId) -> BoxFuture<'_, Result<Option<Run>, StoreError>>;
+
+    /// Those of these runs that are there, in order of acceptance.
+    fn runs_by_id(
+        &self,
+        tenant: &Tenant,
+        ids: Vec<RunId>,
+    ) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
 
     /// Ids that begin with `prefix`, at most `limit`, newest first.
     fn ids_by_prefix(
@@ -67,6 +88,13 @@ pub trait Store: Send + Sync {
 
     /// How many runs stand in each phase; parents are not counted.
     fn counts(&self, tenant: &Tenant) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>>;
+
+    /// How many points of a sweep stand in each phase; `None` when it is no sweep.
+    fn sweep_counts(
+        &self,
+        tenant: &Tenant,
+        sweep: RunId,
+    ) -> BoxFuture<'_, Result<Option<BTreeMap<Phase, u64>>, StoreError>>;
 
     /// All queued and live runs of all tenants in order of acceptance: what a
     /// daemon needs to go on after a restart.
@@ -130,11 +158,26 @@ pub trait Store: Send + Sync {
     /// and is gone with the move to a phase in which nothing is live.
     fn attempt_key(&self, run: RunId) -> BoxFuture<'_, Result<Option<ApiKey>, StoreError>>;
 
-    /// Commits and objects that runs refer to: what prune must keep.
+    /// Marks a run or a tree, so that prune keeps it; false when it was marked
+    /// already. An unknown run is [`StoreError::NoRun`].
+    fn pin(&self, pin: Pin, audit: AuditNote) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Takes the mark away; false when there was none.
+    fn unpin(
+        &self,
+        tenant: &Tenant,
+        target: PinTarget,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// All marks of the tenant, oldest first.
+    fn pins(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Pin>, StoreError>>;
+
+    /// Commits and objects that runs and pins refer to: what prune must keep.
     fn references(&self) -> BoxFuture<'_, Result<References, StoreError>>;
 
-    /// Removes ended runs (not pinned ones) that ended before `ended_before`,
-    /// with their attempts; returns their ids.
+    /// Removes runs that ended before `ended_before`, with their attempts; returns
+    /// their ids. A pinned run stays, and with a point of it the whole sweep.
     fn prune_runs(
         &self,
         tenant: &Tenant,
@@ -229,11 +272,9 @@ pub struct RunUpdate {
 /// Input of [`Store::move_unleased`].
 #[derive(Debug, Clone)]
 pub struct UnleasedMove {
-    /// The run.
-    pub run: RunId,
-    /// The phase it must be in.
-    pub from: Phase,
-    /// The phase it goes to.
+    /// The runs, each with the phase that it must be in.
+    pub runs: Vec<(RunId, Phase)>,
+    /// The phase they go to.
     pub to: Phase,
     /// Now.
     pub time: Micros,
@@ -241,8 +282,39 @@ pub struct UnleasedMove {
     pub cause: Option<Cause>,
     /// For people.
     pub message: String,
-    /// The audit row, when a person asked.
-    pub audit: Option<AuditNote>,
+    /// What a person asked for, when one did.
+    pub asked: Option<Asked>,
+}
+
+/// A person's request, recorded in the transaction that carries it out.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// An audit row for each thing that was named.
+    pub audit: Vec<AuditNote>,
+    /// The request's idempotency key, if it has one.
+    pub key: Option<AnsweredKey>,
+    /// Whether live runs are told as well, so that it counts although nothing moves.
+    pub tells_live: bool,
+}
+
+/// An idempotency key and what every request with it is answered.
+#[derive(Debug, Clone)]
+pub struct AnsweredKey {
+    /// Unique per tenant, together with the keys of submissions.
+    pub key: String,
+    /// Digest of the request.
+    pub request_sha256: Digest,
+    /// The answer, in its caller's own form.
+    pub answer: String,
+}
+
+/// Output of [`Store::move_unleased`].
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Runs that moved, as they stand now, in the order given.
+    pub runs: Vec<Run>,
+    /// Runs that stay as they are, and why.
+    pub refused: Vec<(RunId, StoreError)>,
 }
 
 /// Which runs are read.
@@ -356,10 +428,33 @@ pub enum KeyClass {
     Attempt,
 }
 
+/// A mark that keeps something from prune.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Who pinned it.
+    pub owner: Owner,
+    /// What is kept.
+    pub target: PinTarget,
+    /// When it was pinned.
+    pub time: Micros,
+}
+
+/// What a pin keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinTarget {
+    /// A run with its record, its tree and its outputs; of a sweep every point.
+    Run(RunId),
+    /// A tree.
+    Commit(CommitId),
+}
+
 /// What must not be pruned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
-    /// Trees of runs.
+    /// Trees of runs, and pinned ones.
     pub commits: Vec<CommitId>,
     /// Listings of outputs.
     pub outputs: Vec<ObjectId>,

@@ -28,6 +28,9 @@ pub struct Job {
     pub retry_on_exit: bool,
     /// How long it has waited already, in microseconds.
     pub waited_us: i64,
+    /// How long it still waits before its next try, in microseconds. A run that
+    /// waits so was started before: what it was queued after has completed.
+    pub delay_us: i64,
 }
 
 /// What happened.

@@ -29,6 +29,8 @@ pub use preflight::{
     DatasetGroup, DepsGroup, ExperimentGroup, Groups, PlannedRun, Preflight, SecretGroup,
     SecretSource, SnapshotGroup, preflight,
 };
-pub use retry::{BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Outcome, Verdict, retries_used};
+pub use retry::{
+    BACKOFF_FIRST_MS, BACKOFF_MAX_MS, NODE_FAULTS_MAX, Outcome, Verdict, node_faults, retries_used,
+};
 pub use scheduler::{AGED_AFTER_US, AGED_EVERY, PASSED_BY_MAX_US, Scheduler};
 pub use world::{Load, LockSeen, ParentSeen, World};

@@ -8,6 +8,10 @@ pub const BACKOFF_FIRST_MS: u64 = 1_000;
 /// Longest delay before a retry.
 pub const BACKOFF_MAX_MS: u64 = 300_000;
 
+/// Tries in a row that a fault of the node may cost. With the delays between them
+/// the node has about four minutes to recover.
+pub const NODE_FAULTS_MAX: u32 = 8;
+
 /// What is recorded of an ended attempt's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -34,6 +38,9 @@ pub struct Outcome {
     pub cause: Option<Cause>,
     /// Retries that earlier attempts used up; see [`retries_used`].
     pub retries_used: u32,
+    /// Attempts just before this one that the node's faults cost; see
+    /// [`node_faults`].
+    pub node_faults: u32,
 }
 
 /// Decides between an end and another try.
@@ -60,6 +67,12 @@ pub(crate) fn verdict(
         let by_limit = matches!(cause, Cause::Timeout | Cause::OutOfMemory);
         return end(if by_limit { cause } else { stop });
     }
+    if cause == Cause::NodeFault && outcome.node_faults < NODE_FAULTS_MAX {
+        return Verdict::Requeue {
+            cause: Some(cause),
+            delay_ms: backoff_ms(outcome.node_faults),
+        };
+    }
     if is_retried(cause, retry_on_exit) && outcome.retries_used < retries {
         return Verdict::Requeue {
             cause: Some(cause),
@@ -78,12 +91,20 @@ pub fn retries_used(earlier: &[Attempt], retries: u32, retry_on: &[RetryOn]) -> 
     for attempt in earlier {
         match attempt.cause {
             // Its command was never executed: nothing was used up.
-            None => {}
+            None | Some(Cause::NodeFault) => {}
             Some(cause) if is_retried(cause, on_exit) && used < retries => used += 1,
             Some(_) => used = 0,
         }
     }
     used
+}
+
+/// Counts the attempts at the end of `earlier` that faults of the node cost.
+pub fn node_faults(earlier: &[Attempt]) -> u32 {
+    let newest_first = earlier.iter().rev();
+    let faults = newest_first.take_while(|attempt| attempt.cause == Some(Cause::NodeFault));
+    // A person's `ml retry` after the last of them starts a new count.
+    u32::try_from(faults.count()).unwrap_or(u32::MAX) % (NODE_FAULTS_MAX + 1)
 }
 
 fn is_retried(cause: Cause, on_exit: bool) -> bool {
@@ -98,6 +119,7 @@ fn is_retried(cause: Cause, on_exit: bool) -> bool {
         | Cause::OutputMissing
         | Cause::DatasetChanged
         | Cause::PrepareFailed
+        | Cause::NodeFault
         | Cause::EnvironmentFailed
         | Cause::IsolationFailed
         | Cause::CommandNotFound
@@ -121,6 +143,7 @@ mod tests {
         let outcome = Outcome {
             cause,
             retries_used: used,
+            node_faults: used,
         };
         verdict(outcome, stop, 2, on_exit)
     }
@@ -152,6 +175,18 @@ mod tests {
             (after(Some(Exit), 0, Some(Cancelled), true), end(Cancelled)),
             (after(Some(Lost), 0, Some(Shutdown), false), end(Shutdown)),
             (
+                after(Some(NodeFault), 2, None, false),
+                again(NodeFault, 4_000),
+            ),
+            (
+                after(Some(NodeFault), NODE_FAULTS_MAX, None, true),
+                end(NodeFault),
+            ),
+            (
+                after(Some(NodeFault), 0, Some(Cancelled), false),
+                end(Cancelled),
+            ),
+            (
                 after(Some(Timeout), 0, Some(Cancelled), false),
                 end(Timeout),
             ),
@@ -172,26 +207,38 @@ mod tests {
         assert_eq!(backoff_ms(400), BACKOFF_MAX_MS);
     }
 
+    fn attempts(causes: &[Option<Cause>]) -> Vec<Attempt> {
+        causes
+            .iter()
+            .zip(1..)
+            .map(|(cause, number)| Attempt {
+                run: RunId::from_random(1),
+                number: AttemptNumber(number),
+                token: FencingToken(u64::from(number)),
+                node: "n".parse().unwrap(),
+                boot_id: "b".into(),
+                leased_at: Micros(0),
+                started_at: None,
+                ended_at: None,
+                exit: None,
+                cause: *cause,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn faults_of_the_node_are_counted_apart_and_use_no_retry_up() {
+        let (fault, lost) = (Some(Cause::NodeFault), Some(Cause::Lost));
+        assert_eq!(node_faults(&attempts(&[])), 0);
+        assert_eq!(node_faults(&attempts(&[fault, lost, fault, fault])), 2);
+        assert_eq!(node_faults(&attempts(&[fault, None])), 0, "it got further");
+        let all = vec![fault; NODE_FAULTS_MAX as usize + 1];
+        assert_eq!(node_faults(&attempts(&all)), 0, "retried by hand");
+        assert_eq!(retries_used(&attempts(&[fault, lost, fault]), 2, &[]), 1);
+    }
+
     #[test]
     fn attempts_that_never_ran_and_retries_by_hand_use_nothing_up() {
-        let attempts = |causes: &[Option<Cause>]| -> Vec<Attempt> {
-            causes
-                .iter()
-                .zip(1..)
-                .map(|(cause, number)| Attempt {
-                    run: RunId::from_random(1),
-                    number: AttemptNumber(number),
-                    token: FencingToken(u64::from(number)),
-                    node: "n".parse().unwrap(),
-                    boot_id: "b".into(),
-                    leased_at: Micros(0),
-                    started_at: None,
-                    ended_at: None,
-                    exit: None,
-                    cause: *cause,
-                })
-                .collect()
-        };
         let used = |causes: &[Option<Cause>]| retries_used(&attempts(causes), 1, &[]);
         let lost = Some(Cause::Lost);
         assert_eq!(used(&[]), 0);

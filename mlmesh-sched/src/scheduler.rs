@@ -218,6 +218,11 @@ impl Scheduler {
         if self.jobs.contains_key(&job.run) {
             return;
         }
+        if job.delay_us > 0 {
+            let (run, until) = (job.run, now.plus_us(job.delay_us));
+            self.delayed.insert((until, run));
+            return self.enter(now, job, State::Delayed(until));
+        }
         let on: BTreeSet<RunId> = job.after.iter().copied().collect();
         for parent in &on {
             self.dependents.entry(*parent).or_default().insert(job.run);

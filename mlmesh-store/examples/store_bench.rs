@@ -211,6 +211,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         attempts: 0,
         token: FencingToken(0),
         queued_at: Micros(1),
+        not_before: None,
         started_at: None,
         ended_at: None,
         trust: Some(Trust {
@@ -221,6 +222,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         outputs: None,
         manifest_sha256: None,
         isolation: None,
+        pinned: false,
     }
 }
 

@@ -9,6 +9,7 @@ use mlmesh_model::{
 
 use crate::group::Tx;
 use crate::laws::{PhaseCounts, phase_code};
+use crate::pins::{PINNED_TREES, pinned_runs};
 use crate::read;
 use crate::rows;
 use crate::sql::{Param, Row, Sql, from_json, to_json};
@@ -213,6 +214,9 @@ pub(crate) async fn references(sql: &mut impl Sql) -> Result<References, StoreEr
     for mut row in sql.rows(TEMPLATES, &[]).await? {
         commits.insert(rows::template_commit(&row.text()?)?);
     }
+    for mut row in sql.rows(PINNED_TREES, &[]).await? {
+        commits.insert(row.parsed()?);
+    }
     let mut outputs = Vec::new();
     const OUTPUTS: &str = "SELECT DISTINCT outputs FROM runs WHERE outputs IS NOT NULL";
     for mut row in sql.rows(OUTPUTS, &[]).await? {
@@ -242,18 +246,16 @@ pub(crate) async fn references(sql: &mut impl Sql) -> Result<References, StoreEr
 }
 
 /// Removes single runs and whole sweeps that ended before `ended_before`, unless
-/// an open run waits for them.
+/// they are pinned or an open run waits for them.
 pub(crate) async fn prune_runs<S: Sql>(
     tx: &mut Tx<S>,
     tenant: &Tenant,
     ended_before: Micros,
     audit: AuditNote,
 ) -> Result<Vec<RunId>, StoreError> {
-    let waited_for: BTreeSet<RunId> = read::open_runs(&mut tx.sql)
-        .await?
-        .into_iter()
-        .flat_map(|run| run.placement.after)
-        .collect();
+    let open = read::open_runs(&mut tx.sql).await?.into_iter();
+    let mut kept: BTreeSet<RunId> = open.flat_map(|run| run.placement.after).collect();
+    kept.extend(pinned_runs(&mut tx.sql, tenant).await?);
     const SELECT: &str = "SELECT seq, id, kind, phase FROM runs WHERE tenant = $1 \
                           AND parent IS NULL AND phase >= 4 AND ended_at < $2 ORDER BY seq";
     let params = [Param::text(tenant.as_str()), Param::Int(ended_before.0)];
@@ -262,7 +264,7 @@ pub(crate) async fn prune_runs<S: Sql>(
         let (seq, id): (i64, RunId) = (row.int()?, row.parsed()?);
         let (is_sweep, code): (bool, usize) = (row.int()? == 1, row.number()?);
         let ids = ids_of(tx, seq).await?;
-        if ids.iter().any(|id| waited_for.contains(id)) {
+        if ids.iter().any(|id| kept.contains(id)) {
             continue;
         }
         let mut counts = PhaseCounts::default();

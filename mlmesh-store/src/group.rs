@@ -57,18 +57,25 @@ impl<S: Sql> Tx<S> {
 
     /// Writes an event and gives it its sequence.
     pub(crate) async fn emit(&mut self, event: &Event) -> Result<(), StoreError> {
-        let seq = self.next_seq();
-        let params = [
-            Param::count(seq.0),
-            Param::Int(event.time.0),
-            Param::text(event.tenant.as_str()),
-            Param::text(event.owner.as_str()),
-            Param::or_null(event.run.map(|run| Param::owned(run.to_string()))),
-            Param::owned(to_json(&event.kind)?),
-        ];
+        self.emit_all(std::slice::from_ref(event)).await
+    }
+
+    /// The same for several, in order.
+    pub(crate) async fn emit_all(&mut self, events: &[Event]) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(events.len());
+        for event in events {
+            rows.push(vec![
+                Param::count(self.next_seq().0),
+                Param::Int(event.time.0),
+                Param::text(event.tenant.as_str()),
+                Param::text(event.owner.as_str()),
+                Param::or_null(event.run.map(|run| Param::owned(run.to_string()))),
+                Param::owned(to_json(&event.kind)?),
+            ]);
+        }
         const INSERT: &str = "INSERT INTO events (seq, time, tenant, owner, run, kind) \
                               VALUES ($1, $2, $3, $4, $5, $6)";
-        self.sql.run(INSERT, &params).await?;
+        self.sql.run_each(INSERT, &rows).await?;
         Ok(())
     }
 

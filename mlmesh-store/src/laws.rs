@@ -17,6 +17,7 @@ pub(crate) fn claim(run: &mut Run, claim: &Claim) -> Result<Attempt, StoreError>
     run.placement.node = Some(claim.node.clone());
     // What the attempt before left behind is in its own row; the run now tells
     // of this one.
+    run.not_before = None;
     run.cause = None;
     run.message.clear();
     run.exit = None;
@@ -60,23 +61,29 @@ pub(crate) fn advance(run: &mut Run, advance: &Advance) -> Result<(), StoreError
     }
     if at == Phase::Queued {
         put_back(run);
+        run.not_before = advance.not_before;
     }
     Ok(())
 }
 
-/// Moves a run that nobody holds.
-pub(crate) fn move_unleased(run: &mut Run, change: &UnleasedMove) -> Result<(), StoreError> {
-    if run.phase != change.from && change.from == Phase::Queued && !is_parent(run) {
+/// Moves a run that nobody holds and that is believed to be in phase `from`.
+pub(crate) fn move_unleased(
+    run: &mut Run,
+    from: Phase,
+    change: &UnleasedMove,
+) -> Result<(), StoreError> {
+    if run.phase != from && from == Phase::Queued && !is_parent(run) {
         return Err(StoreError::NotQueued(run.id));
     }
     let unleased = !run.phase.is_live() && change.to != Phase::Starting;
-    let allowed = unleased && run.phase == change.from && run.phase.may_become(change.to);
+    let allowed = unleased && run.phase == from && run.phase.may_become(change.to);
     if !allowed || is_parent(run) {
         return Err(not_allowed(run, run.phase, change.to));
     }
     run.phase = change.to;
     run.cause = change.cause;
     run.message.clone_from(&change.message);
+    run.not_before = None;
     if change.to == Phase::Queued {
         put_back(run);
     } else {

@@ -21,6 +21,8 @@ mod crash;
 mod group;
 mod laws;
 mod migrate;
+mod moves;
+mod pins;
 mod port;
 mod postgres;
 mod postgres_tls;

@@ -24,9 +24,23 @@ macro_rules! store_port {
             fn move_unleased(
                 &self,
                 change: UnleasedMove,
-            ) -> BoxFuture<'_, Result<Run, StoreError>> {
+            ) -> BoxFuture<'_, Result<Moved, StoreError>> {
                 self.writer.write(WriteKind::Move, |tx| {
-                    Box::pin(write::move_unleased(tx, change))
+                    Box::pin(moves::move_unleased(tx, change))
+                })
+            }
+
+            fn answered(
+                &self,
+                tenant: &Tenant,
+                key: &str,
+                request_sha256: Digest,
+            ) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+                let (tenant, key) = (tenant.clone(), key.to_owned());
+                self.read(move |sql| {
+                    Box::pin(
+                        async move { read::answered(sql, &tenant, &key, &request_sha256).await },
+                    )
                 })
             }
 
@@ -48,6 +62,17 @@ macro_rules! store_port {
             ) -> BoxFuture<'_, Result<Option<Run>, StoreError>> {
                 let tenant = tenant.clone();
                 self.read(move |sql| Box::pin(async move { read::run(sql, &tenant, id).await }))
+            }
+
+            fn runs_by_id(
+                &self,
+                tenant: &Tenant,
+                ids: Vec<RunId>,
+            ) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| {
+                    Box::pin(async move { read::runs_by_id(sql, &tenant, &ids).await })
+                })
             }
 
             fn ids_by_prefix(
@@ -72,6 +97,17 @@ macro_rules! store_port {
             ) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>> {
                 let tenant = tenant.clone();
                 self.read(move |sql| Box::pin(async move { read::counts(sql, &tenant).await }))
+            }
+
+            fn sweep_counts(
+                &self,
+                tenant: &Tenant,
+                sweep: RunId,
+            ) -> BoxFuture<'_, Result<Option<BTreeMap<Phase, u64>>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| {
+                    Box::pin(async move { read::sweep_counts(sql, &tenant, sweep).await })
+                })
             }
 
             fn open_runs(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
@@ -164,6 +200,28 @@ macro_rules! store_port {
                 self.read(move |sql| Box::pin(catalog::attempt_key(sql, run)))
             }
 
+            fn pin(&self, pin: Pin, audit: AuditNote) -> BoxFuture<'_, Result<bool, StoreError>> {
+                self.writer
+                    .write(WriteKind::Other, |tx| Box::pin(pins::pin(tx, pin, audit)))
+            }
+
+            fn unpin(
+                &self,
+                tenant: &Tenant,
+                target: PinTarget,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<bool, StoreError>> {
+                let tenant = tenant.clone();
+                self.writer.write(WriteKind::Other, move |tx| {
+                    Box::pin(async move { pins::unpin(tx, &tenant, target, audit).await })
+                })
+            }
+
+            fn pins(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Pin>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| Box::pin(async move { pins::pins(sql, &tenant).await }))
+            }
+
             fn references(&self) -> BoxFuture<'_, Result<References, StoreError>> {
                 self.read(|sql| Box::pin(catalog::references(sql)))
             }
@@ -193,15 +251,15 @@ macro_rules! store_port {
 use std::collections::BTreeMap;
 
 use mlmesh_model::{
-    Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Event, FencingToken,
-    MetricSummary, Micros, Name, Phase, References, Run, RunId, RunQuery, Sequence, StoreError,
-    Submit, Submitted, Tenant, UnleasedMove,
+    Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
+    FencingToken, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget, References, Run,
+    RunId, RunQuery, Sequence, StoreError, Submit, Submitted, Tenant, UnleasedMove,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, read, write};
+use crate::{catalog, moves, pins, read, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

@@ -32,6 +32,7 @@ use crate::group::{Job, Pending, Tx, Writer, gathered, gone, reason_of, run_grou
 use crate::migrate::{self, migrate};
 use crate::postgres_tls::{self, Tls};
 use crate::read;
+use crate::rows::read_columns;
 use crate::sql::{Cell, Param, Row, Sql};
 
 /// Connections that read.
@@ -373,6 +374,12 @@ impl Sql for PostgresSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head FOR UPDATE";
     const LOCK_QUEUED: &'static str = "SELECT q.seq FROM queue q JOIN runs r ON r.seq = q.seq \
                                        WHERE r.id = $1 FOR UPDATE OF q SKIP LOCKED";
+    const RUNS_BY_ID: &'static str = concat!(
+        "SELECT ",
+        read_columns!(),
+        " FROM runs WHERE id IN \
+         (SELECT json_array_elements_text(CAST(CAST($1 AS TEXT) AS JSON))) ORDER BY seq"
+    );
     const BEGIN_WRITE: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use mlmesh_model::{
-    Attempt, AttemptNumber, AuditRow, Cause, Event, EventKind, FencingToken, Micros, PHASES, Phase,
-    Run, RunId, RunQuery, Sequence, StoreError, Tenant,
+    Attempt, AttemptNumber, AuditRow, Cause, Digest, Event, EventKind, FencingToken, Micros,
+    PHASES, Phase, Run, RunId, RunQuery, Sequence, StoreError, Tenant,
 };
 
-use crate::laws::phase_code;
-use crate::rows::{self, Loaded, run_columns};
+use crate::laws::{PhaseCounts, phase_code};
+use crate::rows::{self, Loaded, read_columns};
 use crate::sql::{Param, Sql};
 use crate::write::counts_of;
 
@@ -21,6 +21,35 @@ pub(crate) async fn run(
     Ok(loaded
         .map(|loaded| loaded.run)
         .filter(|run| run.tenant == *tenant))
+}
+
+pub(crate) async fn runs_by_id(
+    sql: &mut impl Sql,
+    tenant: &Tenant,
+    ids: &[RunId],
+) -> Result<Vec<Run>, StoreError> {
+    let mut runs = runs_of(rows::load_each(sql, ids).await?);
+    runs.retain(|run| run.tenant == *tenant);
+    Ok(runs)
+}
+
+/// The answer that was stored with an idempotency key.
+pub(crate) async fn answered(
+    sql: &mut impl Sql,
+    tenant: &Tenant,
+    key: &str,
+    request_sha256: &Digest,
+) -> Result<Option<String>, StoreError> {
+    const SELECT: &str =
+        "SELECT request_sha256, answer FROM idempotency WHERE tenant = $1 AND key = $2";
+    let params = [Param::text(tenant.as_str()), Param::text(key)];
+    let Some(mut row) = sql.row(SELECT, &params).await? else {
+        return Ok(None);
+    };
+    match (row.digest()? == *request_sha256, row.opt_text()?) {
+        (true, Some(answer)) => Ok(Some(answer)),
+        _ => Err(StoreError::IdempotencyMismatch(key.to_owned())),
+    }
 }
 
 pub(crate) async fn ids_by_prefix(
@@ -60,27 +89,27 @@ pub(crate) async fn runs(sql: &mut impl Sql, query: &RunQuery) -> Result<Vec<Run
 
 const TOP_LEVEL: &str = concat!(
     "SELECT ",
-    run_columns!(),
+    read_columns!(),
     " FROM runs WHERE tenant = $1 AND parent IS NULL AND seq < $2 ORDER BY seq DESC LIMIT $3"
 );
 
 const IN_PHASE: &str = concat!(
     "SELECT ",
-    run_columns!(),
+    read_columns!(),
     " FROM runs WHERE tenant = $1 AND phase = $2 AND parent IS NULL AND seq < $3 \
      ORDER BY seq DESC LIMIT $4"
 );
 
 const OF_OWNER: &str = concat!(
     "SELECT ",
-    run_columns!(),
+    read_columns!(),
     " FROM runs WHERE tenant = $1 AND owner = $2 AND parent IS NULL AND seq < $3 \
      AND (($4 >> CAST(phase AS INTEGER)) & 1) = 1 ORDER BY seq DESC LIMIT $5"
 );
 
 const POINTS: &str = concat!(
     "SELECT ",
-    run_columns!(),
+    read_columns!(),
     " FROM runs WHERE parent = (SELECT seq FROM runs WHERE id = $1 AND tenant = $2) \
      AND idx > $3 AND (($4 >> CAST(phase AS INTEGER)) & 1) = 1 \
      AND (CAST($5 AS TEXT) IS NULL OR owner = $5) ORDER BY idx LIMIT $6"
@@ -88,7 +117,7 @@ const POINTS: &str = concat!(
 
 const OPEN: &str = concat!(
     "SELECT ",
-    run_columns!(),
+    read_columns!(),
     " FROM runs WHERE seq IN (SELECT seq FROM queue UNION ALL \
      SELECT seq FROM runs WHERE phase BETWEEN 1 AND 3 AND kind <> 1) ORDER BY seq"
 );
@@ -186,10 +215,31 @@ pub(crate) async fn counts(
 ) -> Result<BTreeMap<Phase, u64>, StoreError> {
     const SELECT: &str = "SELECT n0, n1, n2, n3, n4, n5, n6, n7 FROM counts WHERE tenant = $1";
     let row = sql.row(SELECT, &[Param::text(tenant.as_str())]).await?;
-    let counts = match row {
+    named(match row {
         Some(mut row) => counts_of(&mut row)?,
         None => Default::default(),
-    };
+    })
+}
+
+pub(crate) async fn sweep_counts(
+    sql: &mut impl Sql,
+    tenant: &Tenant,
+    sweep: RunId,
+) -> Result<Option<BTreeMap<Phase, u64>>, StoreError> {
+    const SELECT: &str = "SELECT n0, n1, n2, n3, n4, n5, n6, n7 FROM sweeps \
+         WHERE parent = (SELECT seq FROM runs WHERE id = $1 AND tenant = $2)";
+    let params = [
+        Param::owned(sweep.to_string()),
+        Param::text(tenant.as_str()),
+    ];
+    match sql.row(SELECT, &params).await? {
+        Some(mut row) => named(counts_of(&mut row)?).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Counts under the names of their phases.
+fn named(counts: PhaseCounts) -> Result<BTreeMap<Phase, u64>, StoreError> {
     PHASES
         .into_iter()
         .zip(counts)

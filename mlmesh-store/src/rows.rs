@@ -31,7 +31,17 @@ macro_rules! run_columns {
          trust, metrics, outputs, manifest_sha256, isolation"
     };
 }
-pub(crate) use run_columns;
+/// What is read of a run: its columns, until when it waits, when it was pinned.
+macro_rules! read_columns {
+    () => {
+        concat!(
+            $crate::rows::run_columns!(),
+            ", (SELECT not_before FROM queue WHERE queue.seq = runs.seq), \
+             (SELECT time FROM pins WHERE pins.tenant = runs.tenant AND pins.target = runs.id)"
+        )
+    };
+}
+pub(crate) use {read_columns, run_columns};
 
 pub(crate) const INSERT_RUN: &str = concat!(
     "INSERT INTO runs (",
@@ -40,11 +50,11 @@ pub(crate) const INSERT_RUN: &str = concat!(
      $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29) ON CONFLICT (id) DO NOTHING"
 );
 
-const UPDATE_RUN: &str = "UPDATE runs SET phase = $1, cause = $2, message = $3, exit = $4, \
+pub(crate) const UPDATE_RUN: &str = "UPDATE runs SET phase = $1, cause = $2, message = $3, exit = $4, \
      attempts = $5, token = $6, node = $7, started_at = $8, ended_at = $9, trust = $10, \
      metrics = $11, outputs = $12, manifest_sha256 = $13, isolation = $14 WHERE seq = $15";
 
-const SELECT_RUN: &str = concat!("SELECT ", run_columns!(), " FROM runs WHERE id = $1");
+const SELECT_RUN: &str = concat!("SELECT ", read_columns!(), " FROM runs WHERE id = $1");
 
 /// A run and the sequence of its sweep's parent.
 #[derive(Debug)]
@@ -63,7 +73,7 @@ pub(crate) async fn load(sql: &mut impl Sql, id: RunId) -> Result<Option<Loaded>
     Ok(decode_all(sql, rows).await?.pop())
 }
 
-/// Turns rows of [`run_columns`] into runs, reading each sweep's template once.
+/// Turns rows of [`read_columns`] into runs, reading each sweep's template once.
 pub(crate) async fn decode_all(
     sql: &mut impl Sql,
     rows: Vec<Row>,
@@ -83,10 +93,26 @@ pub(crate) async fn decode_all(
     Ok(loaded)
 }
 
+/// Reads those of these runs that are there, in order of acceptance.
+pub(crate) async fn load_each<S: Sql>(
+    sql: &mut S,
+    ids: &[RunId],
+) -> Result<Vec<Loaded>, StoreError> {
+    let ids = [Param::owned(to_json(ids)?)];
+    let rows = sql.rows(S::RUNS_BY_ID, &ids).await?;
+    decode_all(sql, rows).await
+}
+
 /// Writes back what claims and moves change.
 pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), StoreError> {
+    sql.run(UPDATE_RUN, &update_params(loaded)?).await?;
+    Ok(())
+}
+
+/// The parameters of [`UPDATE_RUN`].
+pub(crate) fn update_params(loaded: &Loaded) -> Result<Vec<Param<'_>>, StoreError> {
     let run = &loaded.run;
-    let params = [
+    Ok(vec![
         Param::Int(phase_code(run.phase) as i64),
         Param::or_null(run.cause.map(|cause| Param::text(cause.as_str()))),
         message_param(run),
@@ -102,9 +128,7 @@ pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), Stor
         Param::or_null(run.manifest_sha256.as_ref().map(Param::digest)),
         json_or_null(run.isolation.as_ref())?,
         Param::count(run.seq.0),
-    ];
-    sql.run(UPDATE_RUN, &params).await?;
-    Ok(())
+    ])
 }
 
 /// What the points of a sweep have in common.
@@ -292,6 +316,8 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     let outputs = row.opt_digest()?.map(ObjectId);
     let manifest_sha256 = row.opt_digest()?;
     let isolation = row.opt_json()?;
+    let not_before = row.opt_int()?.map(Micros);
+    let pinned = row.opt_int()?.is_some();
     let mut placement = match placement {
         Some(placement) => placement,
         None => common
@@ -327,6 +353,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
         attempts,
         token,
         queued_at,
+        not_before,
         started_at,
         ended_at,
         trust: match own_trust {
@@ -337,6 +364,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
         outputs,
         manifest_sha256,
         isolation,
+        pinned,
     };
     Ok(Loaded {
         run,

@@ -19,6 +19,8 @@ pub(crate) trait Sql {
     const LOCK_HEAD: &'static str;
     /// Reads the queue row of run `$1` unless another session holds it.
     const LOCK_QUEUED: &'static str;
+    /// Reads the runs whose ids stand in the JSON list `$1`.
+    const RUNS_BY_ID: &'static str;
     /// Opens a transaction that writes.
     const BEGIN_WRITE: &'static str;
     /// Opens a transaction that reads one state of the database.

@@ -24,6 +24,7 @@ use crate::audit::AuditHead;
 use crate::group::{Job, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::read;
+use crate::rows::read_columns;
 use crate::sql::{Cell, Param, Row, Sql, ready};
 
 /// Readers at work at once, each with its connection.
@@ -227,6 +228,11 @@ impl Sql for SqliteSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head";
     const LOCK_QUEUED: &'static str =
         "SELECT q.seq FROM queue q JOIN runs r ON r.seq = q.seq WHERE r.id = $1";
+    const RUNS_BY_ID: &'static str = concat!(
+        "SELECT ",
+        read_columns!(),
+        " FROM runs WHERE id IN (SELECT value FROM json_each($1)) ORDER BY seq"
+    );
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
     const BEGIN_READ: &'static str = "BEGIN";
 

@@ -1,12 +1,12 @@
-//! The writes of runs: submit, claim, advance, unleased moves, metrics. Each
-//! function is the work of one job and runs inside the group's transaction.
+//! The writes of one run: submit, claim, advance, metrics. Moves of many at once
+//! stand in `moves`. Each function is the work of one job and runs inside the group's transaction.
 
 use std::collections::{BTreeMap, HashMap};
 
 use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, Cause, Claim, Digest, Event, EventKind, FencingToken,
     KeyClass, MetricSummary, Micros, Phase, Run, RunId, RunKind, StoreError, Submit, Submitted,
-    Tenant, UnleasedMove,
+    Tenant,
 };
 
 use crate::catalog;
@@ -16,8 +16,13 @@ use crate::laws::{self, PhaseCounts, phase_code, sweep_phase};
 use crate::rows::{self, INSERT_RUN, Loaded, Template, insert_params};
 use crate::sql::{Param, Row, Sql, to_json};
 
-/// Rows of a large submission that are encoded at once.
-const CHUNK_ROWS: usize = 256;
+/// Remembers an idempotency key: of a submission with its run, of another request
+/// with its answer.
+pub(crate) const INSERT_KEY: &str = "INSERT INTO idempotency (tenant, key, request_sha256, run, answer, time) \
+     VALUES ($1, $2, $3, $4, $5, $6)";
+
+/// Rows that are encoded at once.
+pub(crate) const CHUNK_ROWS: usize = 256;
 
 pub(crate) async fn submit<S: Sql>(
     tx: &mut Tx<S>,
@@ -45,16 +50,15 @@ pub(crate) async fn submit<S: Sql>(
     insert_runs(tx, &submit.runs).await?;
     insert_counts(tx, &submit.runs).await?;
     if let Some(key) = &submit.idempotency_key {
-        const INSERT: &str = "INSERT INTO idempotency (tenant, key, request_sha256, run, time) \
-                              VALUES ($1, $2, $3, $4, $5)";
         let params = [
             Param::text(tenant.as_str()),
             Param::text(key),
             Param::digest(&submit.request_sha256),
             Param::owned(id.to_string()),
+            Param::Null,
             Param::Int(submit.audit.time.0),
         ];
-        tx.sql.run(INSERT, &params).await?;
+        tx.sql.run(INSERT_KEY, &params).await?;
     }
     tx.audit(submit.audit).await?;
     crash::hit(WriteKind::Submit, Stage::RowsWritten);
@@ -68,18 +72,21 @@ async fn earlier_submission<S: Sql>(
     submit: &Submit,
 ) -> Result<Option<Submitted>, StoreError> {
     const SELECT: &str =
-        "SELECT request_sha256, run FROM idempotency WHERE tenant = $1 AND key = $2";
+        "SELECT request_sha256, run, answer FROM idempotency WHERE tenant = $1 AND key = $2";
     let params = [Param::text(tenant.as_str()), Param::text(key)];
     let Some(mut row) = tx.sql.row(SELECT, &params).await? else {
         return Ok(None);
     };
-    if row.digest()? != submit.request_sha256 {
+    let same = row.digest()? == submit.request_sha256;
+    let subject = row.text()?;
+    // Other requests are kept with an answer.
+    if !same || row.opt_text()?.is_some() {
         return Err(StoreError::IdempotencyMismatch(key.to_owned()));
     }
-    Ok(Some(Submitted {
-        id: row.parsed()?,
-        fresh: false,
-    }))
+    let id = subject
+        .parse()
+        .map_err(|_| StoreError::Damaged(format!("an idempotency key names run `{subject}`")))?;
+    Ok(Some(Submitted { id, fresh: false }))
 }
 
 async fn insert_runs<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreError> {
@@ -250,21 +257,6 @@ async fn record_attempt<S: Sql>(
     Ok(())
 }
 
-pub(crate) async fn move_unleased<S: Sql>(
-    tx: &mut Tx<S>,
-    change: UnleasedMove,
-) -> Result<Run, StoreError> {
-    let mut loaded = loaded(tx, change.run).await?;
-    let from = loaded.run.phase;
-    laws::move_unleased(&mut loaded.run, &change)?;
-    moved(tx, &loaded, from, &[change.to], change.time).await?;
-    if let Some(note) = change.audit {
-        tx.audit(note).await?;
-    }
-    crash::hit(WriteKind::Move, Stage::RowsWritten);
-    Ok(loaded.run)
-}
-
 pub(crate) async fn set_metrics<S: Sql>(
     tx: &mut Tx<S>,
     run: RunId,
@@ -365,7 +357,7 @@ async fn moved<S: Sql>(
 
 /// Counts a point's move in its sweep. The parent's phase follows from the
 /// counts; it is written beside them so that lists can be filtered by it.
-async fn sweep_moved<S: Sql>(
+pub(crate) async fn sweep_moved<S: Sql>(
     tx: &mut Tx<S>,
     point: &Run,
     parent: i64,
@@ -410,7 +402,18 @@ async fn emit_phase<S: Sql>(
     (phase, cause, attempt): (Phase, Option<Cause>, u32),
     time: Micros,
 ) -> Result<(), StoreError> {
-    let event = Event {
+    tx.emit(&phase_event(owner, id, (phase, cause, attempt), time))
+        .await
+}
+
+/// The event of a run's move, or of its sweep's.
+pub(crate) fn phase_event(
+    owner: &Run,
+    id: RunId,
+    (phase, cause, attempt): (Phase, Option<Cause>, u32),
+    time: Micros,
+) -> Event {
+    Event {
         seq: mlmesh_model::Sequence(0),
         time,
         tenant: owner.tenant.clone(),
@@ -421,8 +424,7 @@ async fn emit_phase<S: Sql>(
             cause,
             attempt,
         },
-    };
-    tx.emit(&event).await
+    }
 }
 
 fn time_or_null(time: Option<Micros>) -> Param<'static> {

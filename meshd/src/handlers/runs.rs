@@ -8,25 +8,27 @@ use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use mlmesh_api::{
-    ACCEPTED_SCHEMA, ATTEMPTS_SCHEMA, AcceptedDto, AttemptDto, AttemptsDto, CHANGED_RUNS_SCHEMA,
-    ChangedRunsDto, CountsDto, EXPLANATION_SCHEMA, ExplainedDataset, ExplainedDeps,
-    ExplainedExperiment, ExplainedPoint, ExplainedSecret, ExplainedSnapshot, ExplanationDto,
-    OUTPUTS_SCHEMA, OutputFileDto, OutputsDto, POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto,
-    ResourcesDto, RetryDto, RunDto, RunSummaryDto, RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
+    ACCEPTED_SCHEMA, ATTEMPTS_SCHEMA, AcceptedDto, AttemptDto, AttemptsDto, CANCELLED_SCHEMA,
+    CHANGED_RUNS_SCHEMA, CancelDto, CancelOutcomeDto, CancelledDto, ChangedRunsDto, CountsDto,
+    EXPLANATION_SCHEMA, ExplainedDataset, ExplainedDeps, ExplainedExperiment, ExplainedPoint,
+    ExplainedSecret, ExplainedSnapshot, ExplanationDto, OUTPUTS_SCHEMA, OutputFileDto, OutputsDto,
+    POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto, ResourcesDto, RetryDto, RunDto, RunSummaryDto,
+    RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
 };
 use mlmesh_cas::{Mode, TREE_BYTES_MAX, Tree};
-use mlmesh_control::{Caller, Preflight, SecretSource};
+use mlmesh_control::{Caller, Changed, ControlError, Preflight, SecretSource};
 use mlmesh_model::{
-    CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunId, RunKind, RunQuery, Sequence,
-    Submission, Tenant,
+    CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence, Submission,
+    Tenant,
 };
+use mlmesh_proof::Extras;
 
 use super::{objects_error, page_rows, run_name};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped, read_json};
 use crate::http::query::{PathParts, Query, parsed};
 use crate::limits::{
-    IDEMPOTENCY_KEY_CHARS_MAX, JSON_BYTES_MAX, POINTS_READ_MAX, STATUS_ENDED_MAX, STATUS_OPEN_MAX,
+    CANCEL_NAMES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, JSON_BYTES_MAX, STATUS_ENDED_MAX, STATUS_OPEN_MAX,
     SUBMISSION_BYTES_MAX,
 };
 use crate::reply::{ApiError, ApiResult, ok};
@@ -241,10 +243,7 @@ pub(crate) async fn show(
     path: PathParts,
 ) -> ApiResult<Response> {
     let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
-    let manifest = match run.phase.is_ended() {
-        true => read_manifest(&daemon, &run).await?,
-        false => None,
-    };
+    let manifest = read_manifest(&daemon, &run).await?;
     let children = match run.kind {
         RunKind::Parent { .. } => Some(children_counts(&daemon, &caller.tenant, &run).await?),
         RunKind::Single | RunKind::Child { .. } => None,
@@ -273,21 +272,24 @@ async fn live_metrics(daemon: &Daemon, run: &Run, shown: &mut RunDto) {
 }
 
 async fn children_counts(daemon: &Daemon, tenant: &Tenant, run: &Run) -> ApiResult<CountsDto> {
-    let mut counts = std::collections::BTreeMap::new();
-    let mut cursor = None;
-    loop {
-        let points = points(daemon, tenant, run.id, cursor).await?;
-        for point in &points {
-            *counts.entry(point.phase).or_insert(0) += 1;
-        }
-        match points.last() {
-            Some(last) if points.len() as u32 >= POINTS_READ_MAX => cursor = Some(last.seq),
-            _ => return Ok(CountsDto::from(&counts)),
-        }
-    }
+    let counts = daemon.store.sweep_counts(tenant, run.id).await?;
+    Ok(CountsDto::from(&counts.unwrap_or_default()))
 }
 
 async fn read_manifest(daemon: &Daemon, run: &Run) -> ApiResult<Option<serde_json::Value>> {
+    let is_sweep = matches!(run.kind, RunKind::Parent { .. });
+    if is_sweep || !run.phase.is_ended() {
+        return Ok(None);
+    }
+    if run.manifest_sha256.is_none() {
+        // It ended in the queue: nobody knows more than its record.
+        let attempts = daemon.store.attempts(run.id).await?;
+        let extras = Extras {
+            daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Extras::default()
+        };
+        return Ok(Some(mlmesh_proof::manifest(run, &attempts, &extras)));
+    }
     let path = daemon.run_folder(run.id).join("run_manifest.json");
     let read = blocking(move || std::fs::read(path)).await?;
     match read {
@@ -381,54 +383,66 @@ pub(crate) async fn cancel(
     State(daemon): State<Arc<Daemon>>,
     Extension(caller): Extension<Caller>,
     path: PathParts,
+    headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
-    let runs = match run.kind {
-        RunKind::Parent { .. } => open_points(&daemon, &caller.tenant, run.id).await?,
-        RunKind::Single | RunKind::Child { .. } => vec![run.id],
-    };
-    daemon.control.cancel(&caller, run.id).await?;
-    Ok(ok(&ChangedRunsDto {
-        schema: CHANGED_RUNS_SCHEMA.to_owned(),
-        id: run.id,
-        runs,
-    }))
+    let key = idempotency_key(&headers)?;
+    let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let mut outcomes = daemon.control.cancel(&caller, vec![id], key).await?;
+    let outcome = outcomes.pop();
+    let changed = outcome.unwrap_or(Err(ControlError::NoRun(id)))?;
+    Ok(ok(&changed_runs(changed)))
 }
 
-/// Points of a sweep that have not ended.
-async fn open_points(daemon: &Daemon, tenant: &Tenant, sweep: RunId) -> ApiResult<Vec<RunId>> {
-    let mut open = Vec::new();
-    let mut cursor = None;
-    loop {
-        let points = points(daemon, tenant, sweep, cursor).await?;
-        open.extend(
-            points
-                .iter()
-                .filter(|point| !point.phase.is_ended())
-                .map(|point| point.id),
-        );
-        match points.last() {
-            Some(last) if points.len() as u32 >= POINTS_READ_MAX => cursor = Some(last.seq),
-            _ => return Ok(open),
-        }
+fn changed_runs(changed: Changed) -> ChangedRunsDto {
+    ChangedRunsDto {
+        schema: CHANGED_RUNS_SCHEMA.to_owned(),
+        id: changed.id,
+        runs: changed.runs,
     }
 }
 
-async fn points(
-    daemon: &Daemon,
-    tenant: &Tenant,
-    sweep: RunId,
-    cursor: Option<Sequence>,
-) -> ApiResult<Vec<Run>> {
-    let query = RunQuery {
-        tenant: tenant.clone(),
-        phases: Vec::new(),
-        parent: Some(sweep),
-        owner: None,
-        cursor,
-        limit: POINTS_READ_MAX,
-    };
-    Ok(daemon.store.runs(query).await?)
+/// Cancels many by name; says of each what became of it.
+pub(crate) async fn cancel_each(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let key = idempotency_key(&headers)?;
+    let (asked, _) = read_json::<CancelDto>(&headers, body, JSON_BYTES_MAX).await?;
+    if asked.runs.len() > CANCEL_NAMES_MAX {
+        return Err(ApiError::bad_request(
+            format!("{} runs are named", asked.runs.len()),
+            format!("a request names at most {CANCEL_NAMES_MAX}"),
+        ));
+    }
+    let mut named = Vec::with_capacity(asked.runs.len());
+    for name in &asked.runs {
+        named.push(run_name::run_id(&daemon, &caller.tenant, name).await);
+    }
+    let ids = named.iter().filter_map(|id| id.as_ref().ok().copied());
+    let cancelled = daemon.control.cancel(&caller, ids.collect(), key).await?;
+    let mut cancelled = cancelled.into_iter();
+    let outcomes = named.into_iter().map(|id| {
+        let id = id?;
+        let outcome = cancelled.next().unwrap_or(Err(ControlError::NoRun(id)));
+        Ok(changed_runs(outcome?))
+    });
+    Ok(ok(&CancelledDto {
+        schema: CANCELLED_SCHEMA.to_owned(),
+        outcomes: outcomes
+            .map(|outcome: ApiResult<ChangedRunsDto>| match outcome {
+                Ok(changed) => CancelOutcomeDto {
+                    changed: Some(changed),
+                    error: None,
+                },
+                Err(error) => CancelOutcomeDto {
+                    changed: None,
+                    error: Some(error.body),
+                },
+            })
+            .collect(),
+    }))
 }
 
 pub(crate) async fn retry(
@@ -438,12 +452,10 @@ pub(crate) async fn retry(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
+    let key = idempotency_key(&headers)?;
     let (retry, _) = read_json::<RetryDto>(&headers, body, JSON_BYTES_MAX).await?;
     let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
-    let retried = daemon.control.retry(&caller, id, retry.failed_only).await?;
-    Ok(ok(&ChangedRunsDto {
-        schema: CHANGED_RUNS_SCHEMA.to_owned(),
-        id,
-        runs: retried.runs,
-    }))
+    let control = &daemon.control;
+    let changed = control.retry(&caller, id, retry.failed_only, key).await?;
+    Ok(ok(&changed_runs(changed)))
 }

@@ -203,15 +203,63 @@ fn a_sweep_is_cancelled_and_put_back_as_a_whole() {
         ..RunFilter::default()
     };
     assert_eq!(here.runs(&filter).unwrap().runs.len(), 3);
-    assert_eq!(here.cancel(&id).unwrap().runs.len(), 3);
+    assert_eq!(here.cancel(&id, &key()).unwrap().runs.len(), 3);
     let ended = until_ended(&here, &id);
     assert_eq!(ended.children_counts.unwrap().of(Phase::Cancelled), 3);
     let again = here.retry(&id, RetryDto::default(), &key()).unwrap();
     assert_eq!(again.runs.len(), 3);
-    here.cancel(&id).unwrap();
-    until_ended(&here, &id);
-    let ended = here.cancel(&id);
-    assert!(ended.is_err() || ended.is_ok_and(|changed| changed.runs.is_empty()));
+    // What was cut and is sent again is answered again, whatever has happened since.
+    let cut = key();
+    let first = here.cancel(&id, &cut).unwrap();
+    let shown = until_ended(&here, &id);
+    assert_eq!(shown.manifest, None, "a sweep has none of its own");
+    assert_eq!(here.cancel(&id, &cut).unwrap(), first);
+    let named_otherwise = here.cancel("@last", &cut).unwrap();
+    assert_eq!(named_otherwise, first, "the same run under another name");
+    let ended = here.cancel(&id, &key()).unwrap_err();
+    assert_eq!(ended.api_code(), error_code::WRONG_PHASE);
+    let point = here.runs(&filter).unwrap().runs[0].id.to_string();
+    let manifest = here.run(&point).unwrap().manifest.unwrap();
+    assert_eq!(manifest["phase"], "cancelled");
+    assert_eq!(here.manifest(&point).unwrap(), manifest);
+}
+
+#[test]
+fn many_names_are_cancelled_in_one_request() {
+    let daemon = Daemon::start();
+    let here = client(&daemon);
+    let commit = store_tree(&here, b"x");
+    let queue = || {
+        let submission = submission(commit, "sleep 600");
+        here.submit(&submission, &key()).unwrap().id.to_string()
+    };
+    let (first, second) = (queue(), queue());
+    let names = vec![
+        first.clone(),
+        "aaaaaaaaaaaa".to_owned(),
+        "../x".to_owned(),
+        "@last".to_owned(),
+    ];
+    let cut = key();
+    let codes = |key| -> Vec<String> {
+        let outcomes = here.cancel_each(&names, key).unwrap().into_iter();
+        let code = outcomes.map(|outcome| match outcome {
+            Ok(changed) => changed.id.to_string(),
+            Err(error) => error.api_code().to_owned(),
+        });
+        code.collect()
+    };
+    let not_found = error_code::NOT_FOUND.to_owned();
+    let expected = [first.clone(), not_found.clone(), not_found, second.clone()];
+    assert_eq!(codes(&cut), expected);
+    for id in [&first, &second] {
+        assert_eq!(until_ended(&here, id).phase, Phase::Cancelled);
+    }
+    assert_eq!(codes(&cut), expected, "again with the same key");
+    assert_eq!(codes(&key())[0], error_code::WRONG_PHASE);
+    let too_many = vec![first; mlmesh_api::CANCEL_NAMES_MAX + 1];
+    let error = here.cancel_each(&too_many, &key()).unwrap_err();
+    assert_eq!(error.api_code(), error_code::BAD_REQUEST);
 }
 
 #[test]

@@ -337,7 +337,8 @@ fn a_job_in_a_sandbox_calls_the_daemon_too() {
     };
     assert_eq!(job.post(&daemon, json!([])).status, 200);
     let here = client(&daemon);
-    here.cancel(&job.id).unwrap();
+    let key = IdempotencyKey::random().unwrap();
+    here.cancel(&job.id, &key).unwrap();
     assert_eq!(until_ended(&here, &job.id).phase, Phase::Cancelled);
     assert_eq!(job.post(&daemon, json!([])).status, 401);
 }

@@ -102,6 +102,12 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
     )?;
     line("queued", output::date_time(run.queued_at))?;
     line(
+        "next try",
+        run.not_before.map_or(String::new(), |time| {
+            format!("not before {}", output::date_time(time))
+        }),
+    )?;
+    line(
         "started",
         run.started_at.map_or(String::new(), output::date_time),
     )?;
@@ -109,6 +115,8 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
         "ended",
         run.ended_at.map_or(String::new(), output::date_time),
     )?;
+    let pinned = "kept from prune until `ml unpin`";
+    line("pinned", if run.pinned { pinned } else { "" }.to_owned())?;
     line("plan", run.plan_sha256.to_string())?;
     line("commit", run.commit.to_string())?;
     line(

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mlmesh_api::{
-    Client, EventDto, EventKindDto, EventStream, LogLineDto, LogPageDto, LogStreamDto, RunDto,
-    RunFilter, RunKindDto,
+    Client, EventDto, EventKindDto, EventStream, IdempotencyKey, LogLineDto, LogPageDto,
+    LogStreamDto, RunDto, RunFilter, RunKindDto,
 };
 use mlmesh_model::{Phase, RunId};
 use serde_json::json;
@@ -167,10 +167,17 @@ pub(crate) fn on_interrupt(context: &Context, client: &Client, run: &str) -> Out
                 0 => output.say(format_args!(
                     "\nrun {run} goes on; Ctrl-C again cancels it, Ctrl-\\ leaves it running"
                 )),
-                1 => match client.cancel(&run) {
-                    Ok(_) => output.say(format_args!("\ncancelling {run}")),
-                    Err(error) => output.error(&error.into()),
-                },
+                1 => {
+                    let key = IdempotencyKey::random();
+                    let cancelled = key.map_err(Failure::from).and_then(|key| {
+                        let cancelled = client.cancel(&run, &key);
+                        cancelled.map_err(Failure::from)
+                    });
+                    match cancelled {
+                        Ok(_) => output.say(format_args!("\ncancelling {run}")),
+                        Err(failure) => output.error(&failure),
+                    }
+                }
                 _ => drop(signal_hook::low_level::emulate_default_handler(signal)),
             }
         }

@@ -1,8 +1,8 @@
 //! `ml status`, `list`, `cancel`, `retry`, `prune`: runs by the number.
 
 use mlmesh_api::{
-    ChangedRunsDto, Client, CountsDto, IdempotencyKey, PruneRequestDto, RetryDto, RunFilter,
-    RunKindDto, RunSummaryDto, StatusDto,
+    CANCEL_NAMES_MAX, ChangedRunsDto, Client, CountsDto, IdempotencyKey, PruneRequestDto, RetryDto,
+    RunFilter, RunKindDto, RunSummaryDto, StatusDto,
 };
 use mlmesh_model::{Micros, PHASES};
 
@@ -124,17 +124,21 @@ pub(crate) fn list(context: &Context, verb: &cli::List) -> Outcome {
 /// Cancels each run; goes on after one that cannot be.
 pub(crate) fn cancel(context: &Context, verb: &cli::Cancel) -> Outcome<Exit> {
     let client = context.client()?;
+    if let [run] = verb.runs.as_slice() {
+        let changed = client.cancel(run, &IdempotencyKey::random()?)?;
+        print_changed(context, &changed, "cancelling")?;
+        return Ok(Exit::Done);
+    }
     let mut exit = Exit::Done;
-    for run in &verb.runs {
-        match client.cancel(run) {
-            Ok(changed) => print_changed(context, &changed, "cancelling")?,
-            Err(error) => {
-                let failure = error.into();
-                if verb.runs.len() == 1 {
-                    return Err(failure);
+    for names in verb.runs.chunks(CANCEL_NAMES_MAX) {
+        for outcome in client.cancel_each(names, &IdempotencyKey::random()?)? {
+            match outcome {
+                Ok(changed) => print_changed(context, &changed, "cancelling")?,
+                Err(error) => {
+                    let failure = error.into();
+                    context.output.error(&failure);
+                    exit = failure.exit;
                 }
-                context.output.error(&failure);
-                exit = failure.exit;
             }
         }
     }

@@ -1,9 +1,8 @@
 //! Cancel, retry and stop.
 
-use mlmesh_control::Cancelled;
 use mlmesh_model::*;
 
-use crate::fake::{House, caller, submission, sweep, with};
+use crate::fake::{House, caller, cancel, submission, sweep, with};
 
 #[tokio::test]
 async fn a_queued_run_is_cancelled_before_the_answer() {
@@ -18,8 +17,8 @@ async fn a_queued_run_is_cancelled_before_the_answer() {
         .submit(&caller(), submission(&["true"]), None)
         .await
         .unwrap();
-    let done = control.cancel(&caller(), second.id).await.unwrap();
-    assert_eq!(done, Cancelled { queued: 1, live: 0 });
+    let done = cancel(&control, &caller(), second.id).await.unwrap();
+    assert_eq!((done.runs.len(), done.live.len()), (1, 0));
     let run = house.run(second.id).await;
     assert_eq!(
         (run.phase, run.cause),
@@ -30,7 +29,7 @@ async fn a_queued_run_is_cancelled_before_the_answer() {
         vec![]
     );
     assert_eq!(house.fake.executions(second.id), 0);
-    let again = control.cancel(&caller(), second.id).await;
+    let again = cancel(&control, &caller(), second.id).await;
     assert_eq!(again.unwrap_err().code(), "phase_not_allowed");
     let audit = house.store.audit_rows(0, 100).await.unwrap();
     let actions: Vec<_> = audit.iter().map(|row| row.note.action.as_str()).collect();
@@ -48,8 +47,8 @@ async fn a_live_run_is_stopped_and_is_cancelled_not_failed() {
         .await
         .unwrap();
     house.fake.executed(accepted.id).await;
-    let done = control.cancel(&caller(), accepted.id).await.unwrap();
-    assert_eq!(done, Cancelled { queued: 0, live: 1 });
+    let done = cancel(&control, &caller(), accepted.id).await.unwrap();
+    assert_eq!((done.runs.len(), done.live.len()), (1, 1));
     control.wait_idle().await;
     let run = house.run(accepted.id).await;
     assert_eq!(
@@ -68,7 +67,7 @@ async fn a_run_that_is_being_prepared_can_be_cancelled() {
         .await
         .unwrap();
     house.reaches(accepted.id, Phase::Starting).await;
-    control.cancel(&caller(), accepted.id).await.unwrap();
+    cancel(&control, &caller(), accepted.id).await.unwrap();
     control.wait_idle().await;
     let run = house.run(accepted.id).await;
     assert_eq!(
@@ -97,11 +96,11 @@ async fn a_sweep_is_cancelled_and_its_points_can_be_retried() {
     house.fake.release(accepted.children[0]);
     house.reaches(accepted.children[0], Phase::Completed).await;
     house.fake.executed(accepted.children[2]).await;
-    let done = control.cancel(&caller(), accepted.id).await.unwrap();
-    assert_eq!(done, Cancelled { queued: 2, live: 2 });
+    let done = cancel(&control, &caller(), accepted.id).await.unwrap();
+    assert_eq!((&*done.runs, done.live.len()), (&accepted.children[1..], 2));
     control.wait_idle().await;
     assert_eq!(house.run(accepted.id).await.phase, Phase::Cancelled);
-    let refused = control.retry(&caller(), accepted.id, true).await;
+    let refused = control.retry(&caller(), accepted.id, true, None).await;
     assert_eq!(
         refused.unwrap_err().code(),
         "phase_not_allowed",
@@ -111,7 +110,7 @@ async fn a_sweep_is_cancelled_and_its_points_can_be_retried() {
         house.fake.release(*child);
     }
     let retried = control
-        .retry(&caller(), accepted.children[3], false)
+        .retry(&caller(), accepted.children[3], false, None)
         .await
         .unwrap();
     assert_eq!(retried.runs, [accepted.children[3]]);
@@ -127,7 +126,10 @@ async fn failed_points_are_retried_and_completed_ones_are_not() {
         .await
         .unwrap();
     control.wait_idle().await;
-    let retried = control.retry(&caller(), accepted.id, true).await.unwrap();
+    let retried = control
+        .retry(&caller(), accepted.id, true, None)
+        .await
+        .unwrap();
     assert_eq!(retried.runs, accepted.children[1..]);
     control.wait_idle().await;
     let runs = house.run(accepted.children[1]).await;
@@ -146,11 +148,11 @@ async fn another_owner_may_not_cancel_and_the_daemons_owner_may() {
         .submit(&caller(), submission(&["hold"]), None)
         .await
         .unwrap();
-    let refused = control.cancel(&bob, accepted.id).await;
+    let refused = cancel(&control, &bob, accepted.id).await;
     assert_eq!(refused.unwrap_err().code(), "not_owner");
     bob.daemon_owner = true;
-    control.cancel(&bob, accepted.id).await.unwrap();
-    let unknown = control.cancel(&bob, RunId::from_random(1 << 40)).await;
+    cancel(&control, &bob, accepted.id).await.unwrap();
+    let unknown = cancel(&control, &bob, RunId::from_random(1 << 40)).await;
     assert_eq!(unknown.unwrap_err().code(), "run_not_found");
 }
 
@@ -190,7 +192,7 @@ async fn a_retry_of_a_run_whose_secrets_are_gone_is_refused() {
         .insert("KEY".into(), SecretText("s3cret".into()));
     let accepted = control.submit(&caller(), secret, None).await.unwrap();
     control.wait_idle().await;
-    let refused = control.retry(&caller(), accepted.id, false).await;
+    let refused = control.retry(&caller(), accepted.id, false, None).await;
     assert_eq!(refused.unwrap_err().code(), "secret_without_value");
 }
 
@@ -231,11 +233,14 @@ async fn stored_secrets_serve_their_owner_and_yield_to_what_the_caller_sends() {
     control.wait_idle().await;
     assert_eq!(house.fake.secrets_seen(run), ["A=ada's", "B=mine"]);
     // What the caller sent went with the end; the store has both names.
-    control.retry(&caller(), run, false).await.unwrap();
+    control.retry(&caller(), run, false, None).await.unwrap();
     control.wait_idle().await;
     assert_eq!(house.fake.secrets_seen(run), ["A=ada's", "B=b"]);
     assert!(control.remove_secret(&caller(), "B".into()).await.unwrap());
-    let refused = control.retry(&caller(), run, false).await.unwrap_err();
+    let refused = control
+        .retry(&caller(), run, false, None)
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("`B`"), "{refused}");
 
     let rows = house.store.audit_rows(0, 100).await.unwrap();

@@ -3,7 +3,7 @@
 //!
 //! Commands: `true`; `exit N`; `hold` (until released or stopped); `lose N` (lost
 //! in its first N attempts); `miss` (a declared output is not there); `refuse`
-//! (does not start); `slow` (its start takes until released).
+//! (does not start); `fault N` (the node cannot prepare its first N attempts); `slow` (its start takes until released).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use mlmesh_control::{Caller, Capacity, Control, ControlConfig, Interpreters, Ports};
+use mlmesh_control::{
+    Caller, Capacity, Changed, Control, ControlConfig, ControlError, Interpreters, Ports,
+};
 use mlmesh_model::*;
 use mlmesh_store::SqliteStore;
 use tokio::sync::watch;
@@ -209,6 +211,15 @@ impl Executor for Fake {
                 return Err(StartError {
                     cause: Cause::EnvironmentFailed,
                     message: "no such package".into(),
+                });
+            }
+            if let [command, count] = argv.as_slice()
+                && command == "fault"
+                && spec.attempt.number.0 <= count.parse().unwrap()
+            {
+                return Err(StartError {
+                    cause: Cause::NodeFault,
+                    message: "no space left".into(),
                 });
             }
             if argv[0] == "slow" {
@@ -533,6 +544,16 @@ pub(crate) fn caller() -> Caller {
         remote: "local".into(),
         daemon_owner: true,
     }
+}
+
+/// Cancels one run or sweep, without a key.
+pub(crate) async fn cancel(
+    control: &Control,
+    caller: &Caller,
+    id: RunId,
+) -> Result<Changed, ControlError> {
+    let mut outcomes = control.cancel(caller, vec![id], None).await?;
+    outcomes.remove(0)
 }
 
 /// A relaxed submission of one command.

@@ -60,8 +60,8 @@ macro_rules! writes {
 }
 
 macro_rules! passes {
-    ($($name:ident<$life:lifetime>($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
-        $(fn $name<$life>(&$life self, $($argument: $type),*) -> BoxFuture<$life, Result<$output, StoreError>> {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
+        $(fn $name(&self, $($argument: $type),*) -> BoxFuture<'_, Result<$output, StoreError>> {
             self.inner.$name($($argument),*)
         })*
     };
@@ -72,64 +72,35 @@ impl Store for Flaky {
         submit(submit: Submit) -> Submitted;
         claim(claim: Claim) -> Attempt;
         advance(advance: Advance) -> Run;
-        move_unleased(change: UnleasedMove) -> Run;
+        move_unleased(change: UnleasedMove) -> Moved;
         set_metrics(run: RunId, token: FencingToken, metrics: BTreeMap<String, MetricSummary>) -> ();
     }
     passes! {
-        runs<'a>(query: RunQuery) -> Vec<Run>;
-        open_runs<'a>() -> Vec<Run>;
-        attempts<'a>(run: RunId) -> Vec<Attempt>;
-        attempt_key<'a>(run: RunId) -> Option<ApiKey>;
-        last_event<'a>() -> Sequence;
-        record<'a>(event: Option<Event>, audit: Option<AuditNote>) -> ();
-        audit_rows<'a>(after: u64, limit: u32) -> Vec<AuditRow>;
-        put_dataset<'a>(dataset: Dataset, audit: AuditNote) -> ();
-        put_key<'a>(key: ApiKey, audit: AuditNote) -> ();
-        keys<'a>() -> Vec<ApiKey>;
-        references<'a>() -> References;
-        check<'a>() -> ();
-    }
-    fn run(&self, tenant: &Tenant, id: RunId) -> BoxFuture<'_, Result<Option<Run>, StoreError>> {
-        self.inner.run(tenant, id)
-    }
-    fn ids_by_prefix(
-        &self,
-        tenant: &Tenant,
-        prefix: &str,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>> {
-        self.inner.ids_by_prefix(tenant, prefix, limit)
-    }
-    fn counts(&self, tenant: &Tenant) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>> {
-        self.inner.counts(tenant)
-    }
-    fn events(
-        &self,
-        tenant: &Tenant,
-        after: Sequence,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        self.inner.events(tenant, after, limit)
-    }
-    fn datasets(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Dataset>, StoreError>> {
-        self.inner.datasets(tenant)
-    }
-    fn remove_dataset(
-        &self,
-        tenant: &Tenant,
-        name: &Name,
-        version: &str,
-        audit: AuditNote,
-    ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.inner.remove_dataset(tenant, name, version, audit)
-    }
-    fn prune_runs(
-        &self,
-        tenant: &Tenant,
-        ended_before: Micros,
-        audit: AuditNote,
-    ) -> BoxFuture<'_, Result<Vec<RunId>, StoreError>> {
-        self.inner.prune_runs(tenant, ended_before, audit)
+        attempt_key(run: RunId) -> Option<ApiKey>;
+        runs(query: RunQuery) -> Vec<Run>;
+        open_runs() -> Vec<Run>;
+        attempts(run: RunId) -> Vec<Attempt>;
+        last_event() -> Sequence;
+        record(event: Option<Event>, audit: Option<AuditNote>) -> ();
+        audit_rows(after: u64, limit: u32) -> Vec<AuditRow>;
+        put_dataset(dataset: Dataset, audit: AuditNote) -> ();
+        put_key(key: ApiKey, audit: AuditNote) -> ();
+        keys() -> Vec<ApiKey>;
+        references() -> References;
+        check() -> ();
+        runs_by_id(tenant: &Tenant, ids: Vec<RunId>) -> Vec<Run>;
+        answered(tenant: &Tenant, key: &str, request_sha256: Digest) -> Option<String>;
+        sweep_counts(tenant: &Tenant, sweep: RunId) -> Option<BTreeMap<Phase, u64>>;
+        pin(pin: Pin, audit: AuditNote) -> bool;
+        unpin(tenant: &Tenant, target: PinTarget, audit: AuditNote) -> bool;
+        pins(tenant: &Tenant) -> Vec<Pin>;
+        run(tenant: &Tenant, id: RunId) -> Option<Run>;
+        ids_by_prefix(tenant: &Tenant, prefix: &str, limit: u32) -> Vec<RunId>;
+        counts(tenant: &Tenant) -> BTreeMap<Phase, u64>;
+        events(tenant: &Tenant, after: Sequence, limit: u32) -> Vec<Event>;
+        datasets(tenant: &Tenant) -> Vec<Dataset>;
+        remove_dataset(tenant: &Tenant, name: &Name, version: &str, audit: AuditNote) -> bool;
+        prune_runs(tenant: &Tenant, ended_before: Micros, audit: AuditNote) -> Vec<RunId>;
     }
 }
 

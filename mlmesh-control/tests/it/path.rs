@@ -245,3 +245,30 @@ async fn values_of_secrets_reach_the_attempt_and_are_gone_with_it() {
     control.wait_idle().await;
     assert!(!file.exists());
 }
+
+#[tokio::test]
+async fn a_fault_of_the_node_waits_says_why_and_uses_no_retry_up() {
+    let house = House::new();
+    let control = house.control().await;
+    let ada = caller();
+    let accepted = control.submit(&ada, submission(&["fault", "1"]), None);
+    let id = accepted.await.unwrap().id;
+    let waiting = loop {
+        let run = house.run(id).await;
+        if run.not_before.is_some() {
+            break run;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (waiting.phase, waiting.cause, waiting.message.as_str()),
+        (Phase::Queued, Some(Cause::NodeFault), "no space left")
+    );
+    control.wait_idle().await;
+    let run = house.run(id).await;
+    assert_eq!((run.phase, run.attempts), (Phase::Completed, 2));
+    assert_eq!((run.cause, run.not_before), (None, None));
+    let attempts = house.store.attempts(id).await.unwrap();
+    assert_eq!(attempts[0].cause, Some(Cause::NodeFault));
+    assert!(attempts[1].leased_at >= waiting.not_before.unwrap());
+}

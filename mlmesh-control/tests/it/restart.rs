@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mlmesh_control::Control;
 use mlmesh_model::*;
 
-use crate::fake::{House, caller, submission, sweep, with};
+use crate::fake::{House, caller, cancel, submission, sweep, with};
 
 /// Runs `life` on a runtime of its own and then kills everything on it.
 fn daemon<T>(life: impl Future<Output = T>) -> T {
@@ -125,6 +125,34 @@ fn a_claim_of_an_earlier_boot_is_not_started_again() {
 }
 
 #[test]
+fn a_retry_waits_for_its_time_under_the_next_daemon_too() {
+    let house = House::new();
+    let (id, not_before) = daemon(async {
+        let control = house.control().await;
+        let lost_twice = with(submission(&["lose", "2"]), |experiment| {
+            experiment.retries = 2
+        });
+        let id = queue(&control, lost_twice).await;
+        // The second delay is two seconds: longer than a restart takes.
+        loop {
+            let run = house.run(id).await;
+            match run.not_before {
+                Some(not_before) if run.attempts == 2 => break (id, not_before),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    daemon(async {
+        let control = house.control().await;
+        control.wait_idle().await;
+        assert_eq!(house.run(id).await.phase, Phase::Completed);
+        let attempts = house.store.attempts(id).await.unwrap();
+        assert_eq!(attempts.len(), 3);
+        assert!(attempts[2].leased_at >= not_before, "{attempts:?}");
+    });
+}
+
+#[test]
 fn ten_thousand_queued_runs_are_taken_up_at_once() {
     let mut house = House::new();
     house.capacity.cpu_milli = 1_000;
@@ -159,7 +187,7 @@ fn a_cancel_that_was_answered_outlives_the_daemon() {
         let id = queue(&control, submission(&["slow"])).await;
         house.reaches(id, Phase::Starting).await;
         // The attempt is being prepared: there is nothing to stop yet.
-        control.cancel(&caller(), id).await.unwrap();
+        cancel(&control, &caller(), id).await.unwrap();
         id
     });
     house.fake.forget_stops();
@@ -174,10 +202,90 @@ fn a_cancel_that_was_answered_outlives_the_daemon() {
         );
         house.fake.forget_stops();
         house.fake.release(id);
-        control.retry(&caller(), id, false).await.unwrap();
+        control.retry(&caller(), id, false, None).await.unwrap();
         control.wait_idle().await;
         assert_eq!(house.run(id).await.phase, Phase::Completed);
     });
+}
+
+#[test]
+fn a_cancel_that_was_cut_and_is_repeated_does_the_same_once() {
+    const POINTS: i64 = 300;
+    // Where the first daemon dies, in turns that it gives others.
+    for turns in [0, 3, 10, 30, 60, 100, 200, 1_000_000] {
+        let mut house = House::new();
+        house.capacity.cpu_milli = 1_000;
+        let (blocker, sweep) = daemon(async {
+            let control = house.control().await;
+            let blocker = queue(&control, submission(&["hold"])).await;
+            house.reaches(blocker, Phase::Running).await;
+            let sweep = queue(&control, sweep(&["true", "${x}"], POINTS)).await;
+            let ada = caller();
+            let cancel = control.cancel(&ada, vec![sweep, blocker], key("cut"));
+            let die = async {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                done = cancel => drop(done.unwrap()),
+                () = die => {}
+            }
+            (blocker, sweep)
+        });
+        daemon(async {
+            let control = house.control().await;
+            let ids = vec![sweep, blocker];
+            let changed = control.cancel(&caller(), ids.clone(), key("cut")).await;
+            let changed = changed.unwrap();
+            let sweep_changed = changed[0].as_ref().unwrap();
+            assert_eq!(sweep_changed.runs.len(), POINTS as usize, "{turns}");
+            assert!(changed[1].is_ok(), "{turns}: {changed:?}");
+            control.wait_idle().await;
+            for id in [sweep, blocker] {
+                assert_eq!(house.run(id).await.phase, Phase::Cancelled, "{turns}");
+            }
+            let again = control.cancel(&caller(), ids, key("cut")).await.unwrap();
+            assert_eq!(again[0].as_ref().unwrap(), sweep_changed);
+            let other = control.cancel(&caller(), vec![blocker], key("cut")).await;
+            assert_eq!(other.unwrap_err().code(), "idempotency_mismatch");
+            let fresh = control.cancel(&caller(), vec![blocker], key("new")).await;
+            let refused = fresh.unwrap().remove(0).unwrap_err();
+            assert_eq!(refused.code(), "phase_not_allowed");
+            let rows = house.store.audit_rows(0, 100).await.unwrap();
+            let cancels = rows.iter().filter(|row| row.note.action == "run.cancel");
+            assert_eq!(cancels.count(), 2, "{turns}: a row for each name");
+        });
+    }
+}
+
+#[test]
+fn a_retry_that_is_repeated_queues_once() {
+    let house = House::new();
+    let (id, first) = daemon(async {
+        let control = house.control().await;
+        let id = queue(&control, sweep(&["exit", "${x}"], 4)).await;
+        control.wait_idle().await;
+        let first = control.retry(&caller(), id, true, key("again")).await;
+        (id, first.unwrap())
+    });
+    assert_eq!(first.runs.len(), 3);
+    daemon(async {
+        let control = house.control().await;
+        control.wait_idle().await;
+        let again = control.retry(&caller(), id, true, key("again")).await;
+        assert_eq!(again.unwrap(), first);
+        control.wait_idle().await;
+        let other = control.retry(&caller(), id, false, key("again")).await;
+        assert_eq!(other.unwrap_err().code(), "idempotency_mismatch");
+        for run in &first.runs {
+            assert_eq!(house.fake.executions(*run), 2);
+        }
+    });
+}
+
+fn key(name: &str) -> Option<String> {
+    Some(name.to_owned())
 }
 
 #[test]

@@ -86,9 +86,9 @@ impl<'a> Job<'a> {
         isolation: Isolation,
         control: OwnedFd,
     ) -> Result<Self, StartError> {
-        let system = |what: &str, error: io::Error| StartError {
-            cause: Cause::PrepareFailed,
-            message: format!("{what}: {error}"),
+        let system = |what: &str, error: io::Error| {
+            let message = format!("{what}: {error}");
+            StartError::of(Cause::PrepareFailed, message, Some(&error))
         };
         let mut hidden = secrets.clone();
         if spec.env.contains_key(TOKEN_FILE) {

@@ -20,6 +20,7 @@ pub(crate) fn job(number: u64) -> Job {
         retries: 0,
         retry_on_exit: false,
         waited_us: 0,
+        delay_us: 0,
     }
 }
 
@@ -66,6 +67,7 @@ pub(crate) fn complete(scheduler: &mut Scheduler, seconds: i64, run: RunId) -> V
     let outcome = mlmesh_sched::Outcome {
         cause: None,
         retries_used: 0,
+        node_faults: 0,
     };
     [
         Event::Started(run),

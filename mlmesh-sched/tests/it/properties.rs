@@ -77,7 +77,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => run().prop_map(Event::Started),
         6 => run().prop_map(Event::Exited),
         6 => (run(), prop::option::of(cause()), 0_u32..3).prop_map(|(run, cause, retries_used)| {
-            Event::Finished { run, outcome: Outcome { cause, retries_used } }
+            Event::Finished { run, outcome: Outcome { cause, retries_used, node_faults: retries_used } }
         }),
         2 => run().prop_map(Event::NeverStarted),
         6 => run().prop_map(Event::Recording),
@@ -180,7 +180,7 @@ proptest! {
                 break;
             };
             held.remove(&run);
-            let outcome = Outcome { cause: Some(Cause::Exit), retries_used: 0 };
+            let outcome = Outcome { cause: Some(Cause::Exit), retries_used: 0, node_faults: 0 };
             for event in [Event::Finished { run, outcome }, Event::Recording(run), Event::Recorded(run)] {
                 scheduler.step(Micros(0), event, &mut effects);
             }
@@ -229,7 +229,7 @@ proptest! {
             scheduler.step(now, Event::Submitted(vec![job]), &mut effects);
             if !live.is_empty() {
                 let run = live.remove(0);
-                let outcome = Outcome { cause: Some(Cause::Exit), retries_used: 0 };
+                let outcome = Outcome { cause: Some(Cause::Exit), retries_used: 0, node_faults: 0 };
                 for event in [Event::Finished { run, outcome }, Event::Recording(run), Event::Recorded(run)] {
                     scheduler.step(now, event, &mut effects);
                 }

@@ -18,6 +18,7 @@ fn finished(run: u64, cause: Option<Cause>) -> Event {
         outcome: Outcome {
             cause,
             retries_used: 0,
+            node_faults: 0,
         },
     }
 }

@@ -1,6 +1,7 @@
 //! What the `Store` port promises, asked of every backend.
 
 mod catalog;
+mod moves;
 mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use mlmesh_testkit::postgres::PostgresServer;
 
 use crate::fixtures::*;
 use catalog::*;
+use moves::*;
 use reads::*;
 
 /// Names the cases once; each backend runs all of them on a fresh store.
@@ -58,6 +60,10 @@ cases! {
     a_run_goes_all_the_way,
     a_requeued_run_is_claimed_again_under_a_new_token,
     unleased_moves_cancel_and_retry,
+    many_runs_move_in_one_transaction,
+    a_request_s_answer_is_kept_with_its_key,
+    what_waits_for_another_try_says_until_when,
+    pins_keep_runs_sweeps_and_trees,
     metrics_keep_every_bit,
     a_sweep_stands_where_its_points_stand,
     lists_are_newest_first_and_paged,
@@ -250,7 +256,7 @@ async fn an_old_token_is_refused_and_changes_nothing(store: Arc<dyn Store>) {
 async fn the_phase_table_is_kept(store: Arc<dyn Store>) {
     let run = submitted(&*store, vec![run()]).await.remove(0);
     let unleased_start = unleased(run.id, Phase::Queued, Phase::Starting);
-    let error = store.move_unleased(unleased_start).await.unwrap_err();
+    let error = move_one(&*store, unleased_start).await.unwrap_err();
     assert!(matches!(error, StoreError::MoveNotAllowed { .. }));
     let attempt = store.claim(claim_of(run.id)).await.unwrap();
     for to in [
@@ -264,10 +270,10 @@ async fn the_phase_table_is_kept(store: Arc<dyn Store>) {
         assert!(matches!(error, StoreError::MoveNotAllowed { .. }), "{to:?}");
     }
     let stop = unleased(run.id, Phase::Starting, Phase::Cancelled);
-    let error = store.move_unleased(stop).await.unwrap_err();
+    let error = move_one(&*store, stop).await.unwrap_err();
     assert!(matches!(error, StoreError::MoveNotAllowed { .. }));
     let cancel = unleased(run.id, Phase::Queued, Phase::Cancelled);
-    let error = store.move_unleased(cancel).await.unwrap_err();
+    let error = move_one(&*store, cancel).await.unwrap_err();
     assert!(matches!(error, StoreError::NotQueued(_)));
     store
         .advance(advance_of(&attempt, &[Phase::Failed]))
@@ -369,7 +375,7 @@ async fn a_requeued_run_is_claimed_again_under_a_new_token(store: Arc<dyn Store>
 async fn unleased_moves_cancel_and_retry(store: Arc<dyn Store>) {
     let run = submitted(&*store, vec![run()]).await.remove(0);
     let cancel = unleased(run.id, Phase::Queued, Phase::Cancelled);
-    let cancelled = store.move_unleased(cancel).await.unwrap();
+    let cancelled = move_one(&*store, cancel).await.unwrap();
     assert_eq!(cancelled.phase, Phase::Cancelled);
     assert_eq!(cancelled.cause, Some(Cause::Cancelled));
     assert_eq!(cancelled.ended_at, Some(Micros(5_000_000)));
@@ -378,7 +384,7 @@ async fn unleased_moves_cancel_and_retry(store: Arc<dyn Store>) {
     let error = store.claim(claim_of(run.id)).await.unwrap_err();
     assert!(matches!(error, StoreError::NotQueued(_)));
     let wrong = unleased(run.id, Phase::Failed, Phase::Queued);
-    let error = store.move_unleased(wrong).await.unwrap_err();
+    let error = move_one(&*store, wrong).await.unwrap_err();
     assert!(matches!(
         error,
         StoreError::MoveNotAllowed {
@@ -387,7 +393,7 @@ async fn unleased_moves_cancel_and_retry(store: Arc<dyn Store>) {
         }
     ));
     let retry = unleased(run.id, Phase::Cancelled, Phase::Queued);
-    let queued = store.move_unleased(retry).await.unwrap();
+    let queued = move_one(&*store, retry).await.unwrap();
     assert_eq!((queued.phase, queued.ended_at), (Phase::Queued, None));
     assert_eq!(store.claim(claim_of(run.id)).await.unwrap().number.0, 1);
     let actions: Vec<_> = store.audit_rows(0, 10).await.unwrap();
@@ -472,7 +478,7 @@ async fn a_sweep_stands_where_its_points_stand(store: Arc<dyn Store>) {
     let failed = advance_of(&second, &[Phase::Failed]);
     store.advance(failed).await.unwrap();
     let cancel = unleased(runs[3].id, Phase::Queued, Phase::Cancelled);
-    store.move_unleased(cancel).await.unwrap();
+    move_one(&*store, cancel).await.unwrap();
     let ended = stored_run(&*store, parent).await;
     assert_eq!(ended.phase, Phase::Failed);
     assert_eq!(ended.ended_at, Some(Micros(5_000_000)));
@@ -484,7 +490,7 @@ async fn a_sweep_stands_where_its_points_stand(store: Arc<dyn Store>) {
     assert_eq!(counted(&*store).await, expected, "parents are not counted");
     for (place, from) in [(2, Phase::Failed), (3, Phase::Cancelled)] {
         let retry = unleased(runs[place].id, from, Phase::Queued);
-        store.move_unleased(retry).await.unwrap();
+        move_one(&*store, retry).await.unwrap();
     }
     let running = stored_run(&*store, parent).await;
     assert_eq!((running.phase, running.ended_at), (Phase::Running, None));

@@ -95,6 +95,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         attempts: 0,
         token: FencingToken(0),
         queued_at: Micros(1_000_000),
+        not_before: None,
         started_at: None,
         ended_at: None,
         trust: Some(Trust {
@@ -105,6 +106,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         outputs: None,
         manifest_sha256: None,
         isolation: None,
+        pinned: false,
     }
 }
 
@@ -179,13 +181,25 @@ pub(crate) fn advance_of(attempt: &Attempt, to: &[Phase]) -> Advance {
 
 pub(crate) fn unleased(run: RunId, from: Phase, to: Phase) -> UnleasedMove {
     UnleasedMove {
-        run,
-        from,
+        runs: vec![(run, from)],
         to,
         time: Micros(5_000_000),
         cause: (to == Phase::Cancelled).then_some(Cause::Cancelled),
         message: "asked for".into(),
-        audit: Some(note("run.move")),
+        asked: Some(Asked {
+            audit: vec![note("run.move")],
+            key: None,
+            tells_live: false,
+        }),
+    }
+}
+
+/// Moves one run, and says why when it cannot be moved.
+pub(crate) async fn move_one(store: &dyn Store, change: UnleasedMove) -> Result<Run, StoreError> {
+    let mut moved = store.move_unleased(change).await?;
+    match moved.refused.pop() {
+        Some((_, error)) => Err(error),
+        None => Ok(moved.runs.remove(0)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Databases of earlier releases: each opens, is brought forward, and holds what
 //! it held. A newer one is refused.
 //!
-//! `golden/v1.db` and `golden/v1.json` were written once by `write_golden` of the
-//! release that introduced the version; they are never written again.
+//! `golden/vN.db` and `golden/vN.json` were written once by `write_golden` of the
+//! release that introduced version N; they are never written again.
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,19 @@ fn golden(name: &str) -> PathBuf {
 
 #[test]
 fn a_database_of_version_1_is_read() {
+    is_read(1);
+}
+
+#[test]
+fn a_database_of_version_2_is_read() {
+    is_read(2);
+}
+
+fn is_read(version: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
-    std::fs::copy(golden("v1.db"), &path).unwrap();
-    let text = std::fs::read_to_string(golden("v1.json")).unwrap();
+    std::fs::copy(golden(&format!("v{version}.db")), &path).unwrap();
+    let text = std::fs::read_to_string(golden(&format!("v{version}.json"))).unwrap();
     let expected: Vec<Run> = serde_json::from_str(&text).unwrap();
     block_on(async {
         let store = SqliteStore::open(&path).unwrap();
@@ -88,7 +97,14 @@ fn write_golden() {
         store.advance(end).await.unwrap();
         store.claim(claim_of(points[2].id)).await.unwrap();
         let cancel = unleased(single.id, Phase::Queued, Phase::Cancelled);
-        store.move_unleased(cancel).await.unwrap();
+        move_one(&*store, cancel).await.unwrap();
+        let pin = Pin {
+            tenant: tenant(),
+            owner: "ada".parse().unwrap(),
+            target: PinTarget::Run(single.id),
+            time: Micros(6_000_000),
+        };
+        store.pin(pin, note("pin.add")).await.unwrap();
         let dataset = Dataset {
             tenant: tenant(),
             owner: "ada".parse().unwrap(),

@@ -240,7 +240,7 @@ async fn work(store: Arc<dyn Store>, worker: u64) {
         acknowledged(id, Phase::Queued);
         if number % 3 == 2 {
             let cancel = unleased(id, Phase::Queued, Phase::Cancelled);
-            store.move_unleased(cancel).await.unwrap();
+            move_one(&*store, cancel).await.unwrap();
             acknowledged(id, Phase::Cancelled);
             continue;
         }

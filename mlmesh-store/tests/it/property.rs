@@ -104,7 +104,7 @@ async fn apply(store: &SqliteStore, ids: &mut Vec<RunId>, operation: Operation) 
         }
         Operation::Move(run, from, to) => {
             if let Some(id) = chosen(ids, run) {
-                expected(store.move_unleased(unleased(id, from, to)).await);
+                expected(move_one(store, unleased(id, from, to)).await);
             }
         }
         Operation::Prune => {

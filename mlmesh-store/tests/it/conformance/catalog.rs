@@ -155,7 +155,7 @@ pub(super) async fn references_name_environments_with_who_has_them(store: Arc<dy
 pub(super) async fn prune_removes_what_ended_long_ago(store: Arc<dyn Store>) {
     let cancel = async |id| {
         let cancel = unleased(id, Phase::Queued, Phase::Cancelled);
-        store.move_unleased(cancel).await.unwrap();
+        move_one(&*store, cancel).await.unwrap();
     };
     let old = submitted(&*store, vec![run()]).await.remove(0);
     let needed = submitted(&*store, vec![run()]).await.remove(0);

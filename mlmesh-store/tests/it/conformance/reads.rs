@@ -41,7 +41,7 @@ pub(super) async fn lists_are_filtered(store: Arc<dyn Store>) {
     store.claim(claim_of(stored[1])).await.unwrap();
     for id in [stored[2], stored[3]] {
         let cancel = unleased(id, Phase::Queued, Phase::Cancelled);
-        store.move_unleased(cancel).await.unwrap();
+        move_one(&*store, cancel).await.unwrap();
     }
     let points = submitted(&*store, sweep(1)).await;
     store.claim(claim_of(points[1].id)).await.unwrap();
@@ -135,7 +135,7 @@ pub(super) async fn open_runs_are_queued_and_live_ones(store: Arc<dyn Store>) {
         .await
         .unwrap();
     let cancel = unleased(points[1].id, Phase::Queued, Phase::Cancelled);
-    store.move_unleased(cancel).await.unwrap();
+    move_one(&*store, cancel).await.unwrap();
     let open: Vec<RunId> = store
         .open_runs()
         .await
