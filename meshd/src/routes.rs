@@ -12,7 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, logs, metrics, objects, runs, scrub, secrets,
+    audit, chores, chunks, datasets, events, health, logs, metrics, objects, pins, runs, scrub,
+    secrets,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -560,6 +561,28 @@ fn catalog_routes() -> Vec<Route> {
                 "forget a dataset; the data stay",
                 Answer::Nothing,
                 || delete(datasets::remove),
+            )
+        },
+        read(
+            "/v1/pins",
+            "what is kept from prune",
+            Answer::Json(schema::<api::PinsDto>),
+            || get(pins::list),
+        ),
+        write(
+            "/v1/pins",
+            "keep a run or a commit from prune",
+            json_body::<api::PinRequestDto>(true),
+            Answer::Json(schema::<api::PinDto>),
+            || post(pins::add),
+        ),
+        Route {
+            method: Method::DELETE,
+            ..read(
+                "/v1/pins/{target}",
+                "let prune take a run or a commit again",
+                Answer::Nothing,
+                || delete(pins::remove),
             )
         },
         Route {

@@ -81,6 +81,10 @@ pub(crate) enum Verb {
     Outputs(Outputs),
     /// Cancel runs or sweeps
     Cancel(Cancel),
+    /// Keep runs and commits from prune; without a name list what is kept
+    Pin(Pin),
+    /// Let prune take runs and commits again
+    Unpin(Unpin),
     /// Remove objects that nothing refers to, and old runs
     Prune(Prune),
     /// Register data and look at the catalog
@@ -312,6 +316,20 @@ pub(crate) struct Cancel {
     /// Runs or sweeps
     #[arg(required = true, value_name = "RUN")]
     pub(crate) runs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pin {
+    /// Runs or sweeps, or commits by their 64 hex digits
+    #[arg(value_name = "RUN|COMMIT")]
+    pub(crate) targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unpin {
+    /// Runs or sweeps, or commits by their 64 hex digits
+    #[arg(required = true, value_name = "RUN|COMMIT")]
+    pub(crate) targets: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -72,6 +72,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Info(verb) => done(verbs::info::info(context, verb)),
         Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
+        Verb::Pin(verb) => done(verbs::pins::pin(context, verb)),
+        Verb::Unpin(verb) => done(verbs::pins::unpin(context, verb)),
         Verb::Prune(verb) => done(verbs::runs::prune(context, verb)),
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),

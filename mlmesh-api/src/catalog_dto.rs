@@ -1,6 +1,6 @@
 //! Datasets, the audit trail, commits, and the daemon's own chores.
 
-use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, RunId};
+use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, Pin, PinTarget, RunId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,10 @@ pub const CHANGED_RUNS_SCHEMA: &str = "mlmesh.changed_runs/1";
 pub const CANCELLED_SCHEMA: &str = "mlmesh.cancelled/1";
 /// Runs that one request to cancel names.
 pub const CANCEL_NAMES_MAX: usize = 1_000;
+/// Schema name of [`PinDto`].
+pub const PIN_SCHEMA: &str = "mlmesh.pin/1";
+/// Schema name of [`PinsDto`].
+pub const PINS_SCHEMA: &str = "mlmesh.pins/1";
 /// Schema name of [`PruneDto`].
 pub const PRUNE_SCHEMA: &str = "mlmesh.prune/1";
 /// Schema name of [`StopDto`].
@@ -253,6 +257,56 @@ pub struct CancelOutcomeDto {
     pub changed: Option<ChangedRunsDto>,
     /// Why nothing of it can be cancelled.
     pub error: Option<ErrorBody>,
+}
+
+/// What to keep from prune.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PinRequestDto {
+    /// A run by id, the beginning of one or `@last`; a commit by its 64 hex digits.
+    pub target: String,
+}
+
+/// A run or a commit that prune keeps: one of both is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PinDto {
+    /// [`PIN_SCHEMA`].
+    pub schema: String,
+    /// The run, which is kept with its record, its tree and its outputs.
+    #[schemars(schema_with = "wire::run_id_or_null")]
+    pub run: Option<RunId>,
+    /// The commit.
+    #[schemars(schema_with = "wire::digest_or_null")]
+    pub commit: Option<CommitId>,
+    /// Who pinned it.
+    pub owner: String,
+    /// When.
+    pub pinned_at: Timestamp,
+}
+
+impl From<&Pin> for PinDto {
+    fn from(pin: &Pin) -> Self {
+        let (run, commit) = match pin.target {
+            PinTarget::Run(run) => (Some(run), None),
+            PinTarget::Commit(commit) => (None, Some(commit)),
+        };
+        Self {
+            schema: PIN_SCHEMA.to_owned(),
+            run,
+            commit,
+            owner: pin.owner.to_string(),
+            pinned_at: pin.time.into(),
+        }
+    }
+}
+
+/// Everything that is pinned, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PinsDto {
+    /// [`PINS_SCHEMA`].
+    pub schema: String,
+    /// The pins.
+    pub pins: Vec<PinDto>,
 }
 
 /// What to remove.

@@ -13,9 +13,10 @@ use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transpor
 use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
     ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint,
-    EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PruneDto,
-    PruneRequestDto, RegisterDatasetDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto,
-    SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto, read_key,
+    EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PinDto,
+    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, RetryDto, RunDto,
+    RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto,
+    UploadDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -342,6 +343,26 @@ impl Client {
     /// Forgets a stored secret.
     pub fn remove_secret(&self, name: &str) -> Result<(), ClientError> {
         let path = format!("/v1/secrets/{}", encoded(name));
+        self.transport
+            .bytes(&call("DELETE", path, CallBody::None))
+            .map(drop)
+    }
+
+    /// What is kept from prune.
+    pub fn pins(&self) -> Result<PinsDto, ClientError> {
+        self.get("/v1/pins".to_owned())
+    }
+
+    /// Keeps a run or a commit from prune.
+    pub fn pin(&self, target: &str, key: &IdempotencyKey) -> Result<PinDto, ClientError> {
+        let target = target.to_owned();
+        let body = PinRequestDto { target };
+        self.post("/v1/pins".to_owned(), &body, Some(key))
+    }
+
+    /// Lets prune take it again.
+    pub fn unpin(&self, target: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/pins/{}", encoded(target));
         self.transport
             .bytes(&call("DELETE", path, CallBody::None))
             .map(drop)

@@ -15,7 +15,9 @@ use mlmesh_api::{
 use mlmesh_cas::PruneOptions;
 use mlmesh_control::Caller;
 use mlmesh_exec::HeldEnvironments;
-use mlmesh_model::{DepsDigest, Micros, ObjectId, Phase, References, RunId, RunQuery, Tenant};
+use mlmesh_model::{
+    DepsDigest, Micros, ObjectId, Phase, PinTarget, References, RunId, RunKind, RunQuery, Tenant,
+};
 
 use super::{note, objects_error};
 use crate::daemon::Daemon;
@@ -162,6 +164,7 @@ fn needed(references: &References, without: &[RunId]) -> HashSet<DepsDigest> {
 }
 
 async fn ended_before(daemon: &Daemon, tenant: &Tenant, before: Micros) -> ApiResult<Vec<RunId>> {
+    let kept = pinned(daemon, tenant).await?;
     let mut found = Vec::new();
     let mut cursor = None;
     loop {
@@ -183,13 +186,33 @@ async fn ended_before(daemon: &Daemon, tenant: &Tenant, before: Micros) -> ApiRe
             .await?;
         let ended = page
             .iter()
-            .filter(|run| run.ended_at.is_some_and(|ended| ended < before));
+            .filter(|run| run.ended_at.is_some_and(|ended| ended < before))
+            .filter(|run| !kept.contains(&run.id));
         found.extend(ended.map(|run| run.id));
         match page.last() {
             Some(last) if page.len() as u32 >= PAGE_ROWS_MAX => cursor = Some(last.seq),
             _ => return Ok(found),
         }
     }
+}
+
+/// Runs that are pinned, and sweeps with a pinned point.
+async fn pinned(daemon: &Daemon, tenant: &Tenant) -> ApiResult<HashSet<RunId>> {
+    let pins = daemon.store.pins(tenant).await?.into_iter();
+    let ids: Vec<RunId> = pins
+        .filter_map(|pin| match pin.target {
+            PinTarget::Run(id) => Some(id),
+            PinTarget::Commit(_) => None,
+        })
+        .collect();
+    let runs = daemon.store.runs_by_id(tenant, ids).await?;
+    Ok(runs
+        .iter()
+        .map(|run| match run.kind {
+            RunKind::Child { parent, .. } => parent,
+            RunKind::Single | RunKind::Parent { .. } => run.id,
+        })
+        .collect())
 }
 
 pub(crate) fn only_owner(caller: &Caller) -> ApiResult<()> {

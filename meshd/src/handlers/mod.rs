@@ -10,6 +10,7 @@ pub(crate) mod health;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod objects;
+pub(crate) mod pins;
 pub(crate) mod run_name;
 pub(crate) mod runs;
 pub(crate) mod scrub;

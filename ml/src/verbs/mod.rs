@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod monitor;
 pub(crate) mod outputs;
+pub(crate) mod pins;
 pub(crate) mod recipe;
 pub(crate) mod runs;
 pub(crate) mod scrub;

@@ -54,6 +54,10 @@ pub(crate) fn runs_table(runs: &[RunSummaryDto], now: Micros) -> Table {
             (_, _, Some(index)) => format!("{} #{index}", run.name),
             _ => run.name.clone(),
         };
+        let name = match run.pinned {
+            true => format!("{name} (pinned)"),
+            false => name,
+        };
         let trust = run.trust.as_ref();
         let ended = run.ended_at.map_or(now, |time| time.0);
         let time = run.started_at.map(|start| ended.since(start.0));

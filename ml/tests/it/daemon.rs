@@ -201,3 +201,59 @@ fn prune_says_what_would_go_and_removes_it() {
     assert!(!environment.exists());
     mesh.ml(&["info"]).exits(4);
 }
+
+#[test]
+fn prune_takes_nothing_that_a_run_or_a_pin_refers_to() {
+    let mesh = Mesh::up();
+    let outputs = "outputs: [model.txt]";
+    let recipe = mesh.recipe("kept", &["ok"], outputs);
+    let queue = |recipe: &str| {
+        let queued = mesh.ml(&["queue", "-q", "--wait", recipe]).exits(0);
+        queued.stdout.trim().to_owned()
+    };
+    let kept = queue(&recipe);
+    let commit = mesh.ml(&["info", &kept, "--json"]).exits(0).json()["commit"].clone();
+    let commit = commit.as_str().unwrap().to_owned();
+    let gone = queue(&mesh.recipe("gone", &["other"], outputs));
+
+    let pinned = mesh.ml(&["pin", &kept, "--json"]).exits(0).json();
+    let commit_pinned = mesh.ml(&["pin", &commit, "--json"]).exits(0).json();
+    mesh.ml(&["pin", &kept]).exits(0);
+    for unknown in ["aaaaaaaaaaaa", "no-run", &"0".repeat(64)] {
+        mesh.ml(&["pin", unknown]).exits(4);
+        mesh.ml(&["unpin", unknown]).exits(4);
+    }
+    let listed = mesh.ml(&["pin", "--json"]).exits(0).json();
+    assert_eq!(listed["pins"].as_array().unwrap().len(), 2);
+    assert!(mesh.ml(&["list"]).exits(0).stdout.contains("kept (pinned)"));
+    assert!(mesh.ml(&["info", &kept]).exits(0).stdout.contains("pinned"));
+
+    let dry = ["prune", "--older-than", "0s", "--dry-run", "--json"];
+    let dry = mesh.ml(&dry).exits(0).json();
+    assert_eq!(dry["runs"], serde_json::json!([gone]));
+    mesh.ml(&["prune", "--older-than", "0s"]).exits(0);
+    mesh.ml(&["info", &gone]).exits(4);
+    let folder = mesh.place.path("out");
+    mesh.ml(&["outputs", &kept, "-o", folder.to_str().unwrap()])
+        .exits(0);
+    mesh.ml(&["unpin", &kept]).exits(0);
+    let unpinned = mesh.ml(&["unpin", &commit, "--json"]).exits(0).json();
+    mesh.ml(&["unpin", &commit]).exits(4);
+    mesh.ml(&["prune", "--older-than", "0s"]).exits(0);
+    mesh.ml(&["info", &kept]).exits(4);
+    let trail = mesh.ml(&["audit", "list", "--json"]).exits(0).stdout;
+    assert_eq!(trail.matches("\"pin.add\"").count(), 2);
+    assert_eq!(trail.matches("\"pin.remove\"").count(), 2);
+
+    let mut text = String::new();
+    for (verb, value) in [
+        ("pin RUN", &pinned),
+        ("pin COMMIT", &commit_pinned),
+        ("pin", &listed),
+        ("unpin COMMIT", &unpinned),
+    ] {
+        let shape = crate::shape::shape(value);
+        text.push_str(&format!("$ ml {verb} --json\n{shape:#}\n\n"));
+    }
+    crate::golden::check("pins.txt", &text);
+}

@@ -24,6 +24,8 @@ const VERBS: &[&[&str]] = &[
     &["info"],
     &["outputs"],
     &["cancel"],
+    &["pin"],
+    &["unpin"],
     &["prune"],
     &["data"],
     &["data", "add"],

@@ -139,7 +139,10 @@ pub(super) async fn what_waits_for_another_try_says_until_when(store: Arc<dyn St
     back.not_before = Some(Micros(9_000_000));
     let waiting = store.advance(back.clone()).await.unwrap();
     assert_eq!(waiting.not_before, Some(Micros(9_000_000)));
-    assert_eq!(store.open_runs().await.unwrap(), [waiting.clone()]);
+    assert_eq!(
+        store.open_runs().await.unwrap(),
+        std::slice::from_ref(&waiting)
+    );
     assert_eq!(stored_run(&*store, run.id).await, waiting);
     assert_eq!(store.runs(query()).await.unwrap(), [waiting]);
     let attempt = store.claim(claim_of(run.id)).await.unwrap();
