@@ -1,6 +1,7 @@
 //! What explain and queue see of the world, and the way of a run as its trace shows it.
 
 use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 
 use mlmesh_control::{ControlError, PATH};
 use mlmesh_model::*;
@@ -185,7 +186,9 @@ async fn datasets_are_those_of_the_tenant() {
 }
 
 /// Gathers the `step` of each event on the job path.
-struct Trace(Arc<Mutex<Vec<String>>>);
+struct Trace(Arc<Mutex<Steps>>);
+
+type Steps = Vec<(ThreadId, String)>;
 
 impl tracing::Subscriber for Trace {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -197,18 +200,21 @@ impl tracing::Subscriber for Trace {
     fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Step(&mut self.0.lock().unwrap()));
+        event.record(&mut Step(
+            std::thread::current().id(),
+            &mut self.0.lock().unwrap(),
+        ));
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-struct Step<'a>(&'a mut Vec<String>);
+struct Step<'a>(ThreadId, &'a mut Steps);
 
 impl Visit for Step<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "step" {
-            self.0.push(value.to_owned());
+            self.1.push((self.0, value.to_owned()));
         }
     }
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
@@ -216,26 +222,29 @@ impl Visit for Step<'_> {
 
 #[test]
 fn a_run_goes_through_the_steps_of_the_job_path_in_order() {
-    let steps = Arc::new(Mutex::new(Vec::new()));
-    let trace = Trace(Arc::clone(&steps));
-    // All tasks of a current-thread runtime see the subscriber of this thread.
-    tracing::subscriber::with_default(trace, || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
+    // One subscriber for the whole process: those of single threads race for the
+    // cache of what is enabled. All tasks of a current-thread runtime are on this one.
+    let steps = Arc::new(Mutex::new(Steps::new()));
+    tracing::subscriber::set_global_default(Trace(Arc::clone(&steps))).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let house = House::new();
+        let control = house.control().await;
+        control
+            .submit(&caller(), submission(&["true"]), None)
+            .await
             .unwrap();
-        runtime.block_on(async {
-            let house = House::new();
-            let control = house.control().await;
-            control
-                .submit(&caller(), submission(&["true"]), None)
-                .await
-                .unwrap();
-            control.wait_idle().await;
-        });
+        control.wait_idle().await;
     });
+    let here = std::thread::current().id();
+    let steps = steps.lock().unwrap();
+    let steps = steps.iter().filter(|(thread, _)| *thread == here);
+    let steps: Vec<&str> = steps.map(|(_, step)| step.as_str()).collect();
     let expected = [
         "admit", "plan", "queue", "lease", "start", "watch", "record",
     ];
-    assert_eq!(*steps.lock().unwrap(), expected);
+    assert_eq!(steps, expected);
 }
