@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mlmesh_model::{Cause, Micros, Run, RunId, RunKind, Tenant};
-use mlmesh_sched::{BACKOFF_MAX_MS, Effect, Event, Job, Scheduler, Verdict};
+use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict, delay_ms_max};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -286,8 +286,8 @@ impl State {
 }
 
 /// A run as the scheduler sees it, at this calendar time. A run that waits for its
-/// next try waits on, also under another daemon, but never longer than the longest
-/// delay: the calendar may have been moved.
+/// next try waits on, also under another daemon, but never longer than it can have
+/// been told to: the calendar may have been moved.
 pub(crate) fn job(run: &Run, now: Micros) -> Job {
     let delay_us = run.not_before.map_or(0, |until| until.since(now));
     let resources = run.plan.as_ref().map(|plan| plan.resources);
@@ -305,7 +305,7 @@ pub(crate) fn job(run: &Run, now: Micros) -> Job {
             .retry_on
             .contains(&mlmesh_model::RetryOn::Exit),
         waited_us: now.since(run.queued_at).max(0),
-        delay_us: delay_us.clamp(0, (BACKOFF_MAX_MS * 1_000) as i64),
+        delay_us: delay_us.clamp(0, (delay_ms_max(run.attempts) * 1_000) as i64),
     }
 }
 

@@ -128,6 +128,11 @@ fn is_retried(cause: Cause, on_exit: bool) -> bool {
     }
 }
 
+/// The longest delay that a run which has had so many attempts can have before it.
+pub fn delay_ms_max(attempts: u32) -> u64 {
+    backoff_ms(attempts.saturating_sub(1))
+}
+
 fn backoff_ms(retries_used: u32) -> u64 {
     BACKOFF_FIRST_MS
         .saturating_mul(1_u64.checked_shl(retries_used).unwrap_or(u64::MAX))
@@ -205,6 +210,7 @@ mod tests {
         assert_eq!([0, 1, 2].map(backoff_ms), [1_000, 2_000, 4_000]);
         assert_eq!(backoff_ms(40), BACKOFF_MAX_MS);
         assert_eq!(backoff_ms(400), BACKOFF_MAX_MS);
+        assert_eq!([0, 1, 2, 3].map(delay_ms_max), [1_000, 1_000, 2_000, 4_000]);
     }
 
     fn attempts(causes: &[Option<Cause>]) -> Vec<Attempt> {
