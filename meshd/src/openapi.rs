@@ -134,6 +134,10 @@ fn path_parameters(path: &str) -> Vec<Value> {
                     json!({"type": "string", "pattern": "^(sha256:)?[0-9a-f]{64}$"}),
                     "64 hex digits",
                 ),
+                "name" if path.starts_with("/v1/secrets/") => (
+                    json!({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"}),
+                    "name of a variable",
+                ),
                 _ => (json!({"type": "string", "minLength": 1}), "as registered"),
             };
             json!({

@@ -32,7 +32,7 @@ fn points(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "properties": {
             "name": {"type": "string", "minLength": 1, "maxLength": 256},
             "value": {"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]},
-            "step": {"type": ["integer", "null"]},
+            "step": {"type": ["integer", "null"], "minimum": i64::MIN, "maximum": i64::MAX},
             "time": {"type": ["number", "null"]},
         },
     }})

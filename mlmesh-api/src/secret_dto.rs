@@ -38,6 +38,6 @@ pub struct SecretsDto {
 #[serde(deny_unknown_fields)]
 pub struct SetSecretDto {
     /// The value, not empty and without a NUL.
-    #[schemars(with = "String", length(min = 1))]
+    #[schemars(with = "String", regex(pattern = r"^[^\u0000]+$"))]
     pub value: SecretText,
 }
