@@ -17,9 +17,8 @@ use tokio::time::Instant;
 
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
-use crate::private_file::run_folder;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, reconcile, secrets, token};
+use crate::{crash, gpus, reconcile, secrets, token};
 
 /// Metric summaries of a live attempt are written at most this often.
 const METRICS_EVERY: Duration = Duration::from_secs(2);
@@ -161,7 +160,7 @@ impl Task {
             .clone()
             .ok_or_else(|| failed("the run has no plan".into()))?;
         if !gpus.is_empty() {
-            note_gpus(&self.inner, self.ledger.lease, &gpus)
+            gpus::note(&self.inner, self.ledger.lease, &gpus)
                 .await
                 .map_err(|error| failed(format!("note the gpus: {error}")))?;
         }
@@ -591,26 +590,5 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn gpus_file(inner: &Inner, lease: AttemptRef) -> std::path::PathBuf {
-    run_folder(&inner.config.data_dir, lease.run).join(format!("gpus-{}.json", lease.number.0))
-}
-
-/// Notes which GPUs an attempt holds, for the next daemon's account.
-async fn note_gpus(inner: &Inner, lease: AttemptRef, gpus: &[String]) -> std::io::Result<()> {
-    let path = gpus_file(inner, lease);
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    tokio::fs::write(path, serde_json::to_vec(gpus)?).await
-}
-
-/// The GPUs that an attempt of an earlier daemon holds.
-pub(crate) async fn held_gpus(inner: &Inner, lease: AttemptRef) -> Vec<String> {
-    match tokio::fs::read(gpus_file(inner, lease)).await {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-        Err(_) => Vec::new(),
     }
 }

@@ -19,6 +19,7 @@ mod config;
 mod control;
 mod crash;
 mod error;
+mod gpus;
 mod ledger;
 mod machine;
 mod persist;

@@ -14,7 +14,7 @@ use mlmesh_sched::Event;
 use crate::persist::persist;
 use crate::private_file::{CANCEL, run_folder};
 use crate::reactor::{Inner, State, job};
-use crate::{attempt, private_file};
+use crate::{attempt, gpus, private_file};
 
 /// Before a run is looked at again whose lease was lost.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -116,7 +116,7 @@ impl Held {
     async fn of(inner: &Inner, run: &Run) -> Self {
         let gpus = match run.plan.as_ref().map_or(0, |plan| plan.resources.gpus) {
             0 => Vec::new(),
-            _ => attempt::held_gpus(inner, lease(run)).await,
+            _ => gpus::held(inner, lease(run)).await,
         };
         let folder = run_folder(&inner.config.data_dir, run.id);
         let looked =

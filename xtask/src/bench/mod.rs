@@ -8,6 +8,7 @@ mod cli;
 mod idle;
 mod jobs;
 mod snapshot;
+mod status;
 mod submit;
 
 use anyhow::{Result, bail};
@@ -44,6 +45,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "jobs",
         run: jobs::run,
+        everyday: true,
+    },
+    Bench {
+        name: "status",
+        run: status::run,
         everyday: true,
     },
     Bench {
