@@ -31,6 +31,9 @@ use crate::logs::LogFile;
 use crate::reply::{AnsweredCode, ApiError, ApiResult};
 use crate::routes::{ATTEMPT_ROUTES, OPEN_ROUTES};
 
+/// Target of the trace of what each request passes, one `step` after the other.
+const WAY: &str = "meshd::way";
+
 /// The middleware around every route and around what is no route.
 pub(crate) async fn front(
     State(daemon): State<Arc<Daemon>>,
@@ -42,7 +45,10 @@ pub(crate) async fn front(
     let mut record = AccessRecord::of(&daemon, &request, id.clone());
     let checked = check(&daemon, &mut request, &mut record).await;
     let mut response = match checked {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            tracing::debug!(target: WAY, step = "handle", request = record.id);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     };
     let duration = begun.elapsed();
@@ -53,6 +59,7 @@ pub(crate) async fn front(
         .remove::<AnsweredCode>()
         .map(|code| code.0);
     daemon.metrics.request(record.status, duration);
+    tracing::debug!(target: WAY, step = "record", request = record.id, status = record.status);
     if let Ok(mut line) = serde_json::to_vec(&record) {
         line.push(b'\n');
         daemon.logs.line(LogFile::Access, line);
@@ -76,6 +83,7 @@ async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord
             "ask for less at once",
         ));
     }
+    tracing::debug!(target: WAY, step = "bound", request = record.id);
     let open = request
         .extensions()
         .get::<MatchedPath>()
@@ -123,10 +131,12 @@ async fn admitted(
     };
     let key = key.ok_or_else(|| unauthenticated("the API key is not known"))?;
     record.key = Some(key.name.clone());
+    tracing::debug!(target: WAY, step = "authenticate", request = record.id, key = key.name);
     let attempt = match key.class {
         KeyClass::Attempt => Some(own_attempt(&key, request)?),
         KeyClass::Interactive | KeyClass::Bulk => None,
     };
+    tracing::debug!(target: WAY, step = "authorise", request = record.id);
     let caller = Caller {
         daemon_owner: attempt.is_none() && key.name == OWNER_KEY_NAME,
         tenant: key.tenant,

@@ -8,7 +8,7 @@ use mlmesh_model::{Cause, Phase};
 use mlmesh_testkit::daemon::{Daemon, Start, refused_start};
 use serde_json::Value;
 
-use crate::wire::{client, request, store_tree, submission, until, until_ended};
+use crate::wire::{client, request, request_with, store_tree, submission, until, until_ended};
 
 #[test]
 fn a_second_daemon_on_one_directory_is_refused() {
@@ -234,6 +234,54 @@ fn logs_are_json_lines_and_tell_who_asked_what() {
     );
     let audit = lines(&logs.join("audit.log"));
     assert_eq!(audit[0]["action"], "key.put");
+}
+
+/// Bounds before the key, the key before what it may do, both before the work; and
+/// every request is recorded, whatever stopped it.
+#[test]
+fn each_request_passes_the_front_step_by_step() {
+    let mut daemon = Daemon::start_with(&Start {
+        environment: &[("MLMESH_LOG_LEVEL", "debug")],
+        ..Start::default()
+    });
+    let long = format!("/v1/runs?owner={}", "a".repeat(20_000));
+    let wrong = "Authorization: Bearer mlmesh_wrong\r\n";
+    let cases: [(_, &[&str]); 5] = [
+        (
+            request(&daemon, "GET", "/v1/status", None),
+            &["bound", "authenticate", "authorise", "handle", "record"],
+        ),
+        (
+            request_with(&daemon, "GET", "/v1/status", None, wrong),
+            &["bound", "record"],
+        ),
+        (
+            request_with(&daemon, "GET", "/v1/status", None, ""),
+            &["bound", "record"],
+        ),
+        (
+            request_with(&daemon, "GET", "/health/live", None, ""),
+            &["bound", "handle", "record"],
+        ),
+        (request(&daemon, "GET", &long, None), &["record"]),
+    ];
+    daemon.terminate();
+    daemon.wait();
+    let app = lines(&daemon.data_dir().join("logs/app.log"));
+    for (answer, expected) in cases {
+        let id = answer
+            .head
+            .lines()
+            .find_map(|line| line.strip_prefix("x-request-id: "));
+        let id = id.expect("every answer names its request");
+        let steps: Vec<&str> = app
+            .iter()
+            .map(|line| &line["fields"])
+            .filter(|fields| fields["request"] == id)
+            .filter_map(|fields| fields["step"].as_str())
+            .collect();
+        assert_eq!(steps, expected, "{}", answer.head);
+    }
 }
 
 fn lines(path: &Path) -> Vec<Value> {
