@@ -206,7 +206,16 @@ fn isolation(run: &RunDto) -> String {
     }
     for limit in &isolation.limits {
         parts.push(match limit.held {
-            Some(held) => format!("{} ≤ {held} ({})", limit.name, limit.by),
+            Some(held) => {
+                let held = match limit.name.as_str() {
+                    // Thousandths of one.
+                    "cpu" => format!("{}", held as f64 / 1000.0),
+                    "memory" => output::bytes(held),
+                    "time" => format!("{held} s"),
+                    _ => held.to_string(),
+                };
+                format!("{} ≤ {held} ({})", limit.name, limit.by)
+            }
             None => format!("{} not limited ({})", limit.name, limit.by),
         });
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::cli;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{Table, Tone};
+use crate::output::{self, Table, Tone};
 
 /// Bytes that are read; the daemon takes fewer and says how many.
 const VALUE_BYTES_MAX: u64 = 48 * 1024;
@@ -134,7 +134,7 @@ fn list(context: &Context) -> Outcome {
         table.row([
             (secret.name.clone(), Tone::Plain),
             (secret.owner.clone(), Tone::Plain),
-            (secret.set_at.to_string(), Tone::Dim),
+            (output::date_time(secret.set_at), Tone::Dim),
         ]);
     }
     if table.is_empty() {
