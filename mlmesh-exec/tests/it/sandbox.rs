@@ -170,7 +170,7 @@ async fn files_of_the_host_are_out_of_reach() {
         format!("cat /proc/1/root{data}/owner.key"),
         format!("cat /proc/1/cwd/..{data}/owner.key"),
         "ls -d /proc/1/root/root".to_owned(),
-        "cat /mlmesh/work/../../root/.bashrc".to_owned(),
+        "cat ../../root/.bashrc".to_owned(),
         "cat ../journal".to_owned(),
     ];
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
