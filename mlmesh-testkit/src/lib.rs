@@ -3,4 +3,5 @@
 pub mod daemon;
 pub mod fuzz;
 pub mod kill;
+pub mod place;
 pub mod postgres;

@@ -7,7 +7,7 @@ use mlmesh_api::IdempotencyKey;
 use mlmesh_model::Phase;
 use mlmesh_testkit::daemon::{Daemon, Start};
 
-use crate::wire::{client, store_tree, submission, until, until_ended};
+use crate::wire::{client, said, store_tree, submission, until, until_ended};
 
 /// Everything below `top` that group or others may use, a live attempt's own folders
 /// apart: what lies in those is the job's.
@@ -58,13 +58,7 @@ fn no_file_of_the_data_directory_is_open_to_others() {
     assert_eq!(open_to_others(daemon.data_dir()), Vec::<String>::new());
 
     // The job has the mask of whoever started the daemon, not the daemon's own.
-    let log = here.logs(&id, None, 0, None, std::time::Duration::ZERO);
-    let said: String = log
-        .unwrap()
-        .lines
-        .iter()
-        .map(|line| line.text.clone())
-        .collect();
+    let said = said(&here, &id);
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ours = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     assert_eq!(said.trim(), ours.unwrap().trim());

@@ -8,7 +8,7 @@ use mlmesh_testkit::daemon::{Daemon, Start};
 use serde_json::{Value, json};
 
 use crate::wire::{
-    Answer, client, request, request_with, store_tree, submission, until, until_ended,
+    Answer, client, request, request_with, said, store_tree, submission, until, until_ended,
 };
 
 /// A run whose job posts a point, tells its token to both streams, and waits.
@@ -319,13 +319,7 @@ fn a_token_outlives_the_daemon_and_dies_with_its_attempt() {
         Vec::<PathBuf>::new()
     );
     let here = client(&daemon);
-    let log = here.logs(&job.id, None, 0, None, std::time::Duration::ZERO);
-    let said: String = log
-        .unwrap()
-        .lines
-        .iter()
-        .map(|line| line.text.clone())
-        .collect();
+    let said = said(&here, &job.id);
     assert_eq!(said.matches("token [redacted]").count(), 2, "{said}");
 }
 

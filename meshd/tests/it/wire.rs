@@ -4,12 +4,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlmesh_api::{Client, IdempotencyKey, RunDto};
 use mlmesh_cas::{FrameWriter, Tree, TreeEntry};
 use mlmesh_model::{CommitId, Digest, ObjectId, Submission};
 use mlmesh_testkit::daemon::Daemon;
+use mlmesh_testkit::place::wait;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
@@ -142,18 +143,20 @@ pub(crate) fn client(daemon: &Daemon) -> Client {
 }
 
 /// Waits for something that other processes do.
+#[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "waited in vain: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut found = None;
+    wait(what, || {
+        found = look();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// What a run has written so far, both streams in their order.
+pub(crate) fn said(client: &Client, run: &str) -> String {
+    let log = client.logs(run, None, 0, None, Duration::ZERO).unwrap();
+    log.lines.into_iter().map(|line| line.text).collect()
 }
 
 /// Stores a tree of one file and returns its commit.

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::mesh::Mesh;
-use crate::program::Place;
+use crate::program::place;
 
 #[test]
 fn up_is_said_once_and_down_ends_the_process() {
@@ -59,7 +59,7 @@ fn two_starts_at_once_make_one_daemon() {
 
 #[test]
 fn a_daemon_that_cannot_start_says_why() {
-    let place = Place::new();
+    let place = place();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let answer = place.ml(&["up", "--port", &port, "--json"]).exits(1);

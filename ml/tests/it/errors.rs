@@ -1,7 +1,7 @@
 //! What is said when something cannot be done, and the exit code of it.
 
 use crate::golden;
-use crate::program::Place;
+use crate::program::{Place, place};
 
 /// Each call, what it exits with, and its error code.
 const CASES: &[(&[&str], i32, &str)] = &[
@@ -38,8 +38,8 @@ const BAD: &str = "experiment:\n  name: a\n  comand: [python]\n  command: [\"tru
 const WORSE: &str =
     "experiment:\n  name: a\n  comand: [python]\n  sede: 1\n  command: [\"true\"]\n";
 
-fn place() -> Place {
-    let place = Place::new();
+fn prepared() -> Place {
+    let place = place();
     place.write("good.yaml", GOOD);
     place.write("bad.yaml", BAD);
     place.write("worse.yaml", WORSE);
@@ -49,7 +49,7 @@ fn place() -> Place {
 
 #[test]
 fn errors_teach_and_exit_codes_are_the_documented_ones() {
-    let place = place();
+    let place = prepared();
     let mut text = String::new();
     for (arguments, code, _) in CASES {
         let answer = place.ml(arguments);
@@ -63,7 +63,7 @@ fn errors_teach_and_exit_codes_are_the_documented_ones() {
 
 #[test]
 fn with_json_an_error_is_one_line_with_its_code() {
-    let place = place();
+    let place = prepared();
     for (arguments, exit, code) in CASES {
         let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
         let answer = place.ml(&arguments).exits(*exit);
@@ -74,7 +74,7 @@ fn with_json_an_error_is_one_line_with_its_code() {
 
 #[test]
 fn a_recipes_errors_stand_in_the_details_with_their_places() {
-    let place = place();
+    let place = prepared();
     let error = place
         .ml(&["recipe", "check", "worse.yaml", "--json"])
         .exits(2)
@@ -96,7 +96,7 @@ fn a_recipes_errors_stand_in_the_details_with_their_places() {
 #[test]
 fn a_key_that_others_may_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let place = place();
+    let place = prepared();
     let data = place.data();
     std::fs::create_dir_all(data.join("tls")).unwrap();
     let key = data.join("owner.key");
@@ -120,7 +120,7 @@ fn a_key_that_others_may_read_is_refused() {
 
 #[test]
 fn no_data_directory_can_be_found_without_a_home() {
-    let place = place();
+    let place = prepared();
     let mut command = place.command(&["status", "--json"]);
     command.env_remove("HOME").env_remove("MLMESH_DATA_DIR");
     let answer = crate::program::answer(&mut command).exits(2);
@@ -129,7 +129,7 @@ fn no_data_directory_can_be_found_without_a_home() {
 
 #[test]
 fn a_setting_that_is_none_is_refused_with_the_nearest_one() {
-    let place = place();
+    let place = prepared();
     place.write("mlmesh.toml", "[client]\nrepro_polcy = \"relaxed\"\n");
     let answer = place.ml(&["config", "explain", "--json"]).exits(2);
     let error = answer.error();

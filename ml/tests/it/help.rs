@@ -1,7 +1,7 @@
 //! Help, version, completions and man pages.
 
 use crate::golden;
-use crate::program::Place;
+use crate::program::place;
 
 const VERBS: &[&[&str]] = &[
     &[],
@@ -51,7 +51,7 @@ const VERBS: &[&[&str]] = &[
 
 #[test]
 fn help_is_the_documented_one() {
-    let place = Place::new();
+    let place = place();
     let mut text = String::new();
     for verb in VERBS {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
@@ -68,7 +68,7 @@ fn help_is_the_documented_one() {
 
 #[test]
 fn every_verb_of_the_help_is_in_the_golden_file() {
-    let place = Place::new();
+    let place = place();
     let help = place.ml(&["--help"]).exits(0).stdout;
     let listed: Vec<&str> = help
         .lines()
@@ -88,7 +88,7 @@ fn every_verb_of_the_help_is_in_the_golden_file() {
 
 #[test]
 fn the_version_needs_nothing() {
-    let place = Place::new();
+    let place = place();
     let mut command = place.command(&["--version"]);
     command.env_remove("HOME").env_remove("MLMESH_DATA_DIR");
     let answer = crate::program::answer(&mut command).exits(0);
@@ -97,7 +97,7 @@ fn the_version_needs_nothing() {
 
 #[test]
 fn completions_name_the_verbs_and_not_the_hidden_one() {
-    let place = Place::new();
+    let place = place();
     for shell in ["bash", "zsh", "fish"] {
         let answer = place.ml(&["completions", shell]).exits(0);
         assert!(answer.stdout.contains("repro-policy"), "{shell}");
@@ -114,7 +114,7 @@ fn completions_name_the_verbs_and_not_the_hidden_one() {
 
 #[test]
 fn man_pages_are_written() {
-    let place = Place::new();
+    let place = place();
     for arguments in [["man", "pages"].as_slice(), &["man", "--out", "pages"]] {
         let answer = place.ml(arguments).exits(0);
         assert!(
@@ -130,7 +130,7 @@ fn man_pages_are_written() {
 
 #[test]
 fn a_closed_pipe_is_no_error() {
-    let place = Place::new();
+    let place = place();
     let mut schema = place.command(&["recipe", "schema"]);
     let mut schema = schema
         .stdout(std::process::Stdio::piped())

@@ -1,9 +1,8 @@
 //! A daemon of a test's own, started and stopped by `ml`.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use crate::program::{Answer, Place};
+use crate::program::{Answer, Place, place};
 
 /// A place with a daemon, which goes away with it.
 pub(crate) struct Mesh {
@@ -44,9 +43,7 @@ impl Mesh {
             "{} is not there; hint: `cargo build --bins`",
             meshd.display()
         );
-        let mesh = Self {
-            place: Place::new(),
-        };
+        let mesh = Self { place: place() };
         mesh.place
             .write("mlmesh.toml", "[client]\nrepro_policy = \"relaxed\"\n");
         mesh.place.write("job.py", JOB);
@@ -91,16 +88,9 @@ impl Mesh {
         });
     }
 
-    /// Waits for a condition, for half a minute at most.
+    /// Waits for a condition.
     pub(crate) fn wait(&self, what: &str, reached: impl Fn() -> bool) {
-        let started = Instant::now();
-        while !reached() {
-            assert!(
-                started.elapsed() < Duration::from_secs(30),
-                "waited for {what}"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        mlmesh_testkit::place::wait(what, reached);
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -4,11 +4,11 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::program::{Place, answer};
+use crate::program::{Place, answer, place};
 
 #[test]
 fn init_writes_what_is_missing_and_keeps_the_rest() {
-    let place = Place::new();
+    let place = place();
     place.write("new/.mlignore", "mine\n");
     let made = place.ml(&["init", "new", "--json"]).exits(0).json();
     assert_eq!(made["schema"], "mlmesh.init/1");
@@ -39,7 +39,7 @@ fn init_writes_what_is_missing_and_keeps_the_rest() {
 
 #[test]
 fn the_example_of_the_project_is_valid() {
-    let place = Place::new();
+    let place = place();
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/train.yaml");
     let checked = place
         .ml(&["recipe", "check", recipe, "--json"])
@@ -50,7 +50,7 @@ fn the_example_of_the_project_is_valid() {
 
 #[test]
 fn the_schema_of_recipes_is_json_schema() {
-    let place = Place::new();
+    let place = place();
     let schema = place.ml(&["recipe", "schema"]).exits(0).json();
     assert_eq!(
         schema["$schema"],
@@ -64,7 +64,7 @@ fn the_schema_of_recipes_is_json_schema() {
 
 #[test]
 fn each_setting_says_where_its_value_comes_from() {
-    let place = Place::new();
+    let place = place();
     std::fs::create_dir(place.path("home/config")).unwrap();
     std::fs::write(
         place.path("home/config/mlmesh.toml"),
@@ -129,7 +129,7 @@ fn assert_broken(findings: &Value, check: &str, word: &str) {
 
 #[test]
 fn doctor_finds_a_taken_port_and_an_absent_python() {
-    let place = Place::new();
+    let place = place();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let findings = doctor(&place, 1, |command| {
@@ -143,7 +143,7 @@ fn doctor_finds_a_taken_port_and_an_absent_python() {
 
 #[test]
 fn doctor_finds_no_space_and_a_folder_that_is_none() {
-    let place = Place::new();
+    let place = place();
     std::fs::write(place.data(), "a file").unwrap();
     let findings = doctor(&place, 1, |command| {
         command.env("MLMESH_DISK_RESERVE", "1000000TiB");
@@ -155,7 +155,7 @@ fn doctor_finds_no_space_and_a_folder_that_is_none() {
 #[test]
 fn doctor_finds_open_keys_a_stale_daemon_and_a_clock_that_went_back() {
     use std::os::unix::fs::PermissionsExt;
-    let place = Place::new();
+    let place = place();
     let data = place.data();
     std::fs::create_dir_all(&data).unwrap();
     let key = data.join("owner.key");
@@ -189,14 +189,14 @@ fn doctor_finds_open_keys_a_stale_daemon_and_a_clock_that_went_back() {
 
 #[test]
 fn down_without_a_daemon_is_no_error() {
-    let place = Place::new();
+    let place = place();
     let down = place.ml(&["down", "--json"]).exits(0).json();
     assert_eq!(down["was_running"], false);
 }
 
 #[test]
 fn nothing_is_coloured_off_a_terminal() {
-    let place = Place::new();
+    let place = place();
     for arguments in [["doctor"].as_slice(), &["--help"], &["statsu"], &["status"]] {
         let answer = place.ml(arguments);
         let text = answer.stdout + &answer.stderr;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use crate::mesh::Mesh;
-use crate::program::Place;
+use crate::program::{Place, place};
 
 /// `ml WORDS` on a terminal of its own, which `script` makes.
 fn on_terminal(place: &Place, words: &str) -> Command {
@@ -31,7 +31,7 @@ fn text(command: &mut Command) -> String {
 
 #[test]
 fn colour_appears_on_a_terminal_and_not_with_no_color() {
-    let place = Place::new();
+    let place = place();
     let painted = text(&mut on_terminal(&place, "doctor"));
     assert!(painted.contains("\u{1b}[32mgood\u{1b}[0m"), "{painted}");
     for (name, value) in [("NO_COLOR", "1"), ("TERM", "dumb")] {
@@ -45,7 +45,7 @@ fn colour_appears_on_a_terminal_and_not_with_no_color() {
 
 #[test]
 fn the_next_step_is_said_to_people_only() {
-    let place = Place::new();
+    let place = place();
     let said = text(&mut on_terminal(&place, "init"));
     assert!(
         said.contains("hint: ") && said.contains("ml run train.yaml"),

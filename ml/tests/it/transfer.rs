@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use mlmesh_testkit::place::noise;
 use serde_json::Value;
 
 use crate::mesh::Mesh;
@@ -14,20 +15,6 @@ fn sync(mesh: &Mesh) -> Value {
     assert_eq!(keys, ["bytes_sent", "commit", "files", "schema"]);
     assert_eq!(synced["schema"], "mlmesh.sync/1");
     synced
-}
-
-/// Bytes that do not repeat, the same in each call.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
-    }
-    noise.truncate(bytes);
-    noise
 }
 
 #[test]
@@ -110,7 +97,7 @@ fn an_edit_becomes_a_commit_within_two_seconds() {
     assert_eq!(commit()["files"], 2);
     let edited = Instant::now();
     for number in 0..20 {
-        mesh.place.write("new/deep/file.txt", &format!("{number}"));
+        mesh.place.write("new/deep/file.txt", number.to_string());
     }
     assert_eq!(commit()["files"], 3);
     assert!(

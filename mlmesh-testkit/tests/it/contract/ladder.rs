@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use super::place::{Place, codes, python_version};
+use super::place::{Place, Refusals, codes, python_version};
 use serde_json::{Value, json};
 
 /// Level and words of a run's trust, which the manifest repeats.

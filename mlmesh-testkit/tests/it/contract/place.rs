@@ -1,29 +1,24 @@
 //! A home, a project, a data directory and a daemon for one test.
 
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use mlmesh_testkit::daemon::program;
+pub(crate) use mlmesh_testkit::place::{Answer, answer, noise, wait};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Goes away with its daemon at the end of a test.
-pub(crate) struct Place {
-    folder: TempDir,
-}
+pub(crate) struct Place(mlmesh_testkit::place::Place);
 
-/// What a program left.
-pub(crate) struct Answer {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+impl Deref for Place {
+    type Target = mlmesh_testkit::place::Place;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Place {
@@ -37,37 +32,10 @@ impl Place {
     /// A place without a daemon. The project has an empty lock, which pins that
     /// nothing but Python's own library is there.
     pub(crate) fn down() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("ml-contract-")
-            .tempdir()
-            .unwrap();
-        for name in ["home", "project"] {
-            std::fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let place = Self { folder };
+        let place = Self(mlmesh_testkit::place::Place::new(program("ml")));
         place.write("mlmesh.toml", "");
         place.write("requirements.lock", "");
         place
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
-        self.path("data")
-    }
-
-    pub(crate) fn project(&self) -> PathBuf {
-        self.path("project")
-    }
-
-    /// Writes a file below the project.
-    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.project().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path
     }
 
     /// Writes `NAME.yaml`, which runs `NAME.py`, seeded and in the locked
@@ -90,25 +58,6 @@ impl Place {
         let file = format!("{name}.yaml");
         self.write(&file, format!("experiment:\n  name: {name}\n{lines}"));
         file
-    }
-
-    /// `ml ARGUMENTS`, in the project and with no variable of this test.
-    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(program("ml"));
-        command
-            .args(arguments)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.path("home"))
-            .env("MLMESH_DATA_DIR", self.data())
-            .env("MLMESH_CONFIG_DIR", self.path("home/config"))
-            .current_dir(self.project())
-            .stdin(Stdio::null());
-        command
-    }
-
-    pub(crate) fn ml<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Answer {
-        answer(&mut self.command(arguments))
     }
 
     /// `ml ARGUMENTS --json` to an end with code 0: its data.
@@ -155,37 +104,15 @@ impl Drop for Place {
     }
 }
 
-impl Answer {
-    #[track_caller]
-    pub(crate) fn exits(self, code: i32) -> Self {
-        assert_eq!(
-            self.code, code,
-            "\n-- stdout\n{}\n-- stderr\n{}",
-            self.stdout, self.stderr
-        );
-        self
-    }
-
-    /// Standard output as one JSON value.
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}\n-- stderr\n{}", self.stdout, self.stderr))
-    }
-
-    /// Standard error as the one line of JSON that an error is.
-    #[track_caller]
-    pub(crate) fn error(&self) -> Value {
-        assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
-        let error: Value = serde_json::from_str(&self.stderr).unwrap();
-        let keys: Vec<&String> = error.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["code", "details", "hint", "message"]);
-        error
-    }
-
+/// What a refusal says.
+pub(crate) trait Refusals {
     /// Codes of a refusal's reasons; each has a message and a hint.
+    fn refusals(&self) -> Vec<String>;
+}
+
+impl Refusals for Answer {
     #[track_caller]
-    pub(crate) fn refusals(&self) -> Vec<String> {
+    fn refusals(&self) -> Vec<String> {
         let error = self.error();
         let refusals = error["details"]["refusals"].as_array();
         codes(refusals.unwrap_or_else(|| panic!("{error:#}")))
@@ -210,16 +137,6 @@ pub(crate) fn codes(reasons: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// Runs a command to its end.
-pub(crate) fn answer(command: &mut Command) -> Answer {
-    let output = command.output().unwrap();
-    Answer {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
 /// What a piece of Python prints, the last line's end apart.
 #[track_caller]
 pub(crate) fn python<S: AsRef<OsStr>>(code: &str, arguments: &[S]) -> String {
@@ -235,16 +152,6 @@ pub(crate) fn python_version() -> &'static str {
         let code = "import sys; print('%d.%d' % sys.version_info[:2])";
         python::<&str>(code, &[])
     })
-}
-
-/// Waits for a condition.
-#[track_caller]
-pub(crate) fn wait(what: &str, reached: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !reached() {
-        assert!(started.elapsed() < PATIENCE, "waited for {what}");
-        std::thread::sleep(LOOK_INTERVAL);
-    }
 }
 
 /// Every file below a folder that holds these bytes.

@@ -1,6 +1,6 @@
 //! One digest from `ml explain` to the manifest, which anybody can recompute.
 
-use super::place::{Place, python};
+use super::place::{Place, Refusals, python};
 use serde_json::Value;
 
 /// `plan_sha256` of a run or of a point.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use super::place::{Place, answer};
+use super::place::{Place, answer, noise};
 use serde_json::{Value, json};
 
 const LARGE_BYTES: usize = 64 << 20;
@@ -148,18 +148,4 @@ fn caches_may_vanish_at_any_time() {
     let mut outside = place.command(&["sync", "--json"]);
     let outside = answer(outside.current_dir(place.path("home")));
     assert!(outside.code == 0 || !outside.stderr.is_empty());
-}
-
-/// Bytes that do not repeat, the same in each call.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
-    }
-    noise.truncate(bytes);
-    noise
 }

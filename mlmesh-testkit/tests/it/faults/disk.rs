@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mlmesh_cas::ObjectStore;
 use mlmesh_testkit::daemon::{Start, refused_start};
+use mlmesh_testkit::place::noise;
 use serde_json::json;
 
 use crate::site::{Site, WAIT_FOR_GO};
@@ -179,16 +180,4 @@ fn a_read_only_data_directory_is_refused_in_words() {
     site.disk().set_read_only(false);
     site.start();
     assert_eq!(site.info(&run)["phase"], "completed");
-}
-
-/// Bytes that do not compress and do not repeat.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = (0..length.div_ceil(8)).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.take(length).collect()
 }
