@@ -244,10 +244,14 @@ fn read_secrets() -> Result<BTreeMap<String, SecretText>, ExecError> {
     let stdin = Path::new("standard input");
     let mut bytes = Vec::new();
     let mut buffer = [0_u8; 4096];
-    while !bytes.contains(&b'\n') && bytes.len() < SECRETS_BYTES_MAX {
+    let mut whole = false;
+    while !whole && bytes.len() < SECRETS_BYTES_MAX {
         match std::io::stdin().lock().read(&mut buffer) {
             Ok(0) => break,
-            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+            Ok(length) => {
+                whole = buffer[..length].contains(&b'\n');
+                bytes.extend_from_slice(&buffer[..length]);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).doing("read", stdin),
         }
