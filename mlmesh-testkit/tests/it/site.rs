@@ -66,12 +66,23 @@ impl Site {
     /// Puts the data directory on a small disk of its own; `None` where this user
     /// may not mount one.
     pub(crate) fn on_disk_of(mebibytes: u32) -> Option<Self> {
+        Self::with_disk_at("data", mebibytes)
+    }
+
+    /// Puts the folders of runs alone on a small disk of their own.
+    pub(crate) fn with_runs_on_disk_of(mebibytes: u32) -> Option<Self> {
+        Self::with_disk_at("data/data/experiments", mebibytes)
+    }
+
+    fn with_disk_at(place: &str, mebibytes: u32) -> Option<Self> {
         let mut site = Self::new();
-        site.disk = Some(Disk::mount(&site.data_dir(), mebibytes)?);
+        let place = site.path(place);
+        std::fs::create_dir_all(&place).expect("a folder");
+        site.disk = Some(Disk::mount(&place, mebibytes)?);
         Some(site)
     }
 
-    /// The disk that the data directory is on.
+    /// The small disk.
     pub(crate) fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("a disk of its own")
     }

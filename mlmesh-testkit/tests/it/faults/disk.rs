@@ -8,7 +8,7 @@ use mlmesh_testkit::daemon::{Start, refused_start};
 use mlmesh_testkit::place::noise;
 use serde_json::json;
 
-use crate::site::{Site, WAIT_FOR_GO};
+use crate::site::{Site, WAIT_FOR_GO, wait};
 
 /// For this long nothing fits: longer than a few tries take.
 const FULL: Duration = Duration::from_secs(6);
@@ -149,6 +149,32 @@ fn a_full_disk_while_committing_loses_no_run_and_no_result() {
     site.wait_for_phase(&later, "completed");
     assert_eq!(site.count("completed"), 3, "what was refused is not there");
     site.ml(&["audit", "verify"]).exits(0);
+    site.app_log();
+}
+
+#[test]
+fn a_run_that_finds_no_space_to_begin_in_waits_for_it() {
+    let Some(mut site) = Site::with_runs_on_disk_of(16) else {
+        return;
+    };
+    site.start();
+    site.write("large.bin", noise(3 << 20));
+    let recipe = site.recipe("large", "cksum large.bin\necho x >>\"$W/runs\"\n", "");
+    site.disk().fill(1 << 20);
+    let run = site.queue(&recipe);
+    let mut info = json!(null);
+    wait("an attempt that found no space", || {
+        info = site.info(&run);
+        info["attempts"].as_u64() > Some(0) && info["phase"] == "queued"
+    });
+    assert_eq!(info["cause"], "node_fault", "{info}");
+    let said = site.ml(&["info", &run]).exits(0).stdout;
+    assert!(said.contains("No space left on device"), "{said}");
+    assert_eq!(site.json(&["status"])["counts"]["queued"], 1);
+    site.disk().free();
+    let info = site.wait_for_phase(&run, "completed");
+    assert_eq!(info["exit_code"], 0);
+    assert_eq!(site.wait_for_file("runs"), "x", "its command began once");
     site.app_log();
 }
 
