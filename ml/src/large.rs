@@ -34,6 +34,11 @@ impl Sent {
         Self(stat_cache.map(|path| path.with_extension("sent")))
     }
 
+    /// Whether anything is remembered.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.as_ref().is_none_or(|path| path.exists())
+    }
+
     /// Tells a snapshot what its changed files were when they were last sent.
     pub(crate) fn add_to(&self, snapshot: &mut Snapshot) {
         let bytes = self.0.as_ref().and_then(|path| fs::read(path).ok());
@@ -41,7 +46,7 @@ impl Sent {
             return;
         };
         let mut previous: HashMap<usize, ObjectId> = snapshot.previous.drain(..).collect();
-        for (index, entry) in snapshot.tree.entries.iter().enumerate() {
+        for (index, entry) in snapshot.tree().entries.iter().enumerate() {
             if entry.size < CHUNKED_BYTES_MIN {
                 continue;
             }
@@ -58,7 +63,7 @@ impl Sent {
         let Some(path) = &self.0 else {
             return;
         };
-        let large = snapshot.tree.entries.iter();
+        let large = snapshot.tree().entries.iter();
         let large = large.filter(|entry| entry.size >= CHUNKED_BYTES_MIN);
         let Ok(tree) = Tree::from_entries(large.cloned().collect()) else {
             return;

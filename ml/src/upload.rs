@@ -76,33 +76,37 @@ pub(crate) fn sync(
     let mut snapshot = first;
     let mut bytes_sent = 0;
     let mut attempt = 1;
+    let sent = Sent::beside(stat_cache(&snapshot.root, data_dir).as_deref());
     loop {
-        let sent = Sent::beside(stat_cache(&snapshot.root, data_dir).as_deref());
+        // A commit that is there is complete, so that nothing is sent for it.
+        if client.have(&[ObjectId(snapshot.commit.0)])? == [true] {
+            if snapshot.files_hashed > 0 || !sent.is_known() {
+                sent.remember(&snapshot);
+            }
+            break;
+        }
         sent.add_to(&mut snapshot);
         match send(output, client, &snapshot, &mut bytes_sent) {
             Ok(()) => {
                 sent.remember(&snapshot);
-                return Ok(Synced {
-                    snapshot,
-                    bytes_sent,
-                });
+                break;
             }
             Err(failure) if attempt < ATTEMPTS_MAX && is_moving(&failure) => attempt += 1,
             Err(failure) => return Err(failure),
         }
         snapshot = take_again()?;
     }
+    Ok(Synced {
+        snapshot,
+        bytes_sent,
+    })
 }
 
-/// Makes a snapshot complete at the daemon. A commit that is there is complete, so
-/// that nothing is sent for an unchanged tree.
+/// Makes a snapshot complete at the daemon.
 fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut u64) -> Outcome {
-    if client.have(&[ObjectId(snapshot.commit.0)])? == [true] {
-        return Ok(());
-    }
     let missing = missing(client, snapshot)?;
     let plan = snapshot.plan_sync(&missing);
-    let size = |index: &usize| snapshot.tree.entries[*index].size;
+    let size = |index: &usize| snapshot.tree().entries[*index].size;
     let large = plan
         .pieces
         .iter()
@@ -118,14 +122,14 @@ fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut 
         progress.add(frame.iter().map(size).sum());
     }
     for (index, before) in &plan.chunked {
-        let entry = &snapshot.tree.entries[*index];
+        let entry = &snapshot.tree().entries[*index];
         *bytes_sent += large::send_changed(client, snapshot, entry, *before, &mut progress)?;
     }
     for index in &plan.pieces {
-        let entry = &snapshot.tree.entries[*index];
+        let entry = &snapshot.tree().entries[*index];
         *bytes_sent += large::send_pieces(client, snapshot, entry, &mut progress)?;
     }
-    let listing = snapshot.tree.canonical_bytes();
+    let listing = snapshot.tree().canonical_bytes();
     client.commit(&listing, &IdempotencyKey::random()?)?;
     *bytes_sent += listing.len() as u64;
     Ok(())
@@ -133,8 +137,8 @@ fn send(output: &Output, client: &Client, snapshot: &Snapshot, bytes_sent: &mut 
 
 /// Objects of the tree that the daemon lacks.
 fn missing(client: &Client, snapshot: &Snapshot) -> Outcome<Vec<ObjectId>> {
-    let mut seen = HashSet::with_capacity(snapshot.tree.entries.len());
-    let objects = snapshot.tree.entries.iter().map(|entry| entry.object);
+    let mut seen = HashSet::with_capacity(snapshot.tree().entries.len());
+    let objects = snapshot.tree().entries.iter().map(|entry| entry.object);
     let objects: Vec<ObjectId> = objects.filter(|object| seen.insert(*object)).collect();
     let mut missing = Vec::new();
     for part in objects.chunks(HAVE_IDS) {

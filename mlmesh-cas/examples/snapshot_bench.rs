@@ -68,12 +68,12 @@ fn sync(project: &Path, store: &ObjectStore, options: &Options) -> Result<()> {
     if store.has_commit(seen.commit)? {
         return Ok(());
     }
-    let missing = store.missing_objects(&seen.tree)?;
+    let missing = store.missing_objects(seen.tree())?;
     for indices in seen.plan_sync(&missing).frames {
         let frame = seen.write_frame(&indices, Vec::new())?;
         store.receive(&frame[..], FrameLimits::default())?;
     }
-    store.put_listing(seen.commit, &seen.tree.canonical_bytes())?;
+    store.put_listing(seen.commit, &seen.tree().canonical_bytes())?;
     Ok(())
 }
 

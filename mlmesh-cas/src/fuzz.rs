@@ -16,12 +16,14 @@ use mlmesh_model::{CommitId, Digest, ObjectId};
 use mlmesh_testkit::fuzz::{border, folder};
 
 use crate::chunks::ChunkManifest;
+use crate::compare::{Comparison, remembered_tree};
 use crate::format::{self, Location};
 use crate::frame::{FrameLimits, FrameReader, FrameWriter};
 use crate::rules::{self, FolderRules};
-use crate::stat_cache::StatCache;
+use crate::stat_cache::{FileStat, StatCache};
 use crate::store::ObjectStore;
 use crate::tree::{Mode, Tree, TreeEntry, check_path, parse_line};
+use crate::walk::Seen;
 
 fn id(content: &[u8]) -> ObjectId {
     ObjectId(Digest::of(content))
@@ -373,8 +375,9 @@ fn fuzz_chunks() {
 
 #[test]
 fn fuzz_stat_caches() {
-    let mut cache = b"mlstat\0\x01".to_vec();
+    let mut cache = b"mlstat\0\x02".to_vec();
     cache.extend_from_slice(&77_i64.to_le_bytes());
+    cache.extend_from_slice(&[9; 32]);
     cache.extend_from_slice(&2_u64.to_le_bytes());
     for path in ["a", "b/c"] {
         cache.extend_from_slice(&(path.len() as u16).to_le_bytes());
@@ -383,16 +386,22 @@ fn fuzz_stat_caches() {
     }
     cache.extend_from_slice(&[0; 32]);
     let sample = signed(&cache, 32);
-    assert_eq!(StatCache::parse(&sample).entries.len(), 2);
-    border("stat caches", &[&sample], &[b"mlstat\0\x01"], |bytes| {
-        StatCache::parse(bytes);
+    assert_eq!(StatCache::parse(&sample).entries().count(), 2);
+    border("stat caches", &[&sample], &[b"mlstat\0\x02"], |bytes| {
+        assert_eq!(StatCache::parse(bytes).commit.is_some(), bytes == sample);
         let signed = signed(bytes, 32);
         let cache = StatCache::parse(&signed);
-        assert!(
-            cache
-                .entries
-                .is_sorted_by(|left, right| left.path < right.path)
-        );
+        // What is not the walk's own is not believed, whatever the checksum says.
+        let mut comparison = Comparison::new(&cache);
+        comparison.see(&Seen {
+            path: "a",
+            stat: FileStat::of_link("b"),
+            target: Some("b"),
+            demanded: false,
+        });
+        assert_eq!(comparison.same_commit(), None);
+        assert_eq!(comparison.found.len(), 1);
+        remembered_tree(&cache);
     });
 }
 

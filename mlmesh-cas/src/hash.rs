@@ -10,10 +10,11 @@ use mlmesh_model::Digest;
 use rustix::fs::{FileType, OFlags, fstat};
 use sha2::{Digest as _, Sha256};
 
+use crate::compare::Found;
 use crate::secrets::{self, SCAN_OVERLAP_BYTES};
 use crate::snapshot::SnapshotError;
 use crate::stat_cache::FileStat;
-use crate::walk::{Found, open_beneath};
+use crate::walk::open_beneath;
 
 /// What hashing a file has told.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +37,7 @@ const READS_MAX: usize = 4;
 /// Hashes the files `found[index]` for each of `pending`, in that order.
 pub(crate) fn hash_all(
     root: BorrowedFd<'_>,
-    found: &[Found],
+    found: &[Found<'_>],
     pending: &[usize],
     threads: usize,
 ) -> Result<Vec<Hashed>, SnapshotError> {
@@ -101,7 +102,7 @@ fn thread_count(asked: usize) -> usize {
 /// digest belongs to the stat under which the cache remembers it.
 fn hash_file(
     root: BorrowedFd<'_>,
-    found: &Found,
+    found: &Found<'_>,
     buffer: &mut [u8],
 ) -> Result<Hashed, SnapshotError> {
     let error = |source: io::Error| SnapshotError::read(&found.path, source);
@@ -127,7 +128,7 @@ fn hash_file(
         stat = after;
     }
     Err(SnapshotError::Changing {
-        path: found.path.clone(),
+        path: found.path.to_string(),
     })
 }
 
@@ -172,7 +173,6 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
-    use crate::walk::FoundKind;
 
     #[test]
     fn a_file_that_changed_since_the_walk_is_hashed_as_it_is_now() {
@@ -188,8 +188,9 @@ mod tests {
         let found = Found {
             path: "grown".into(),
             stat: seen,
-            kind: FoundKind::File,
             demanded: false,
+            digest: Digest::from_bytes([0; 32]),
+            holds_private_key: false,
         };
         let hashed = hash_all(root.as_fd(), &[found], &[0], 1).unwrap()[0];
         assert_eq!(

@@ -17,6 +17,7 @@
 mod checkout;
 mod chunks;
 mod commits;
+mod compare;
 mod damage;
 mod error;
 mod fault;

@@ -57,7 +57,7 @@ impl NodeSnapshots {
             let keep = || -> io::Result<()> {
                 fs::create_dir_all(&self.listings)?;
                 let temporary = listing.with_extension("tmp");
-                place::write_synced(&temporary, &seen.tree.canonical_bytes())?;
+                place::write_synced(&temporary, &seen.tree().canonical_bytes())?;
                 fs::rename(&temporary, &listing)?;
                 place::sync_folder(&self.listings)
             };
@@ -75,7 +75,7 @@ impl NodeSnapshots {
         let Ok(before) = Tree::parse(&listing) else {
             return (None, String::new());
         };
-        let all = before.changes_to(&seen.tree);
+        let all = before.changes_to(seen.tree());
         let words: Vec<_> = all
             .iter()
             .take(3)

@@ -1,7 +1,8 @@
 //! Snapshots: from a folder on disk to a tree and its commit id.
 //!
 //! ```text
-//! folder ── walk ──▶ files + stat ── stat cache ──▶ unchanged: known digest
+//! folder ── walk ──▶ files + stat ── stat cache ──▶ all unchanged: known commit id
+//!                                        ├────────▶ unchanged: known digest
 //!                                        └────────▶ the rest ── hash pool ──▶ digest
 //!                                   tree ◀── sorted ──┘   cache ◀── replaced
 //! ```
@@ -13,14 +14,15 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use mlmesh_model::{CommitId, Digest, ObjectId};
 use rustix::fs::{CWD, Mode as Permissions, OFlags, fstat, openat};
 
-use crate::hash::{self, Hashed};
-use crate::stat_cache::{self, CacheEntry, CacheReplacement, FileStat, StatCache};
-use crate::tree::{Mode, Tree, TreeEntry, TreeError};
-use crate::walk::{self, Found, FoundKind};
+use crate::compare::{self, Comparison, Found};
+use crate::stat_cache::{self, CacheReplacement, FileStat, StatCache};
+use crate::tree::{Tree, TreeEntry, TreeError};
+use crate::walk::{self, Seen, Walk};
 
 /// How a snapshot is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,10 +51,13 @@ pub enum Rules {
 pub struct Snapshot {
     /// The folder.
     pub root: PathBuf,
-    /// Its listing.
-    pub tree: Tree,
+    listing: Listing,
     /// The identity of the listing.
     pub commit: CommitId,
+    /// Files and links in it.
+    pub files: u64,
+    /// Bytes of all contents together.
+    pub content_bytes: u64,
     /// Files whose contents were read this time.
     pub files_hashed: u64,
     /// Bytes that were read for it.
@@ -62,6 +67,14 @@ pub struct Snapshot {
     pub previous: Vec<(usize, ObjectId)>,
     /// What a person may want to know, such as a pattern that was left out.
     pub warnings: Vec<String>,
+}
+
+/// A tree, which of an unchanged folder is made when somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listing {
+    tree: OnceLock<Tree>,
+    /// The stat cache that holds it while there is no tree.
+    cache: Vec<u8>,
 }
 
 /// The checksum of a dataset, which is one file or a folder.
@@ -171,39 +184,44 @@ pub fn snapshot(root: &Path, options: &Options) -> Result<Snapshot, SnapshotErro
     };
     let descriptor = open_root(root, OFlags::DIRECTORY).map_err(root_error)?;
     let device = fstat(&descriptor).map_err(root_error)?.st_dev;
-    let mut warnings = Vec::new();
-    let (cache_bytes, replacement) = open_cache(options, device, &mut warnings);
-    let mut walk = walk::walk(descriptor.as_fd(), options)?;
-    warnings.append(&mut walk.warnings);
-    let looked = look(
-        descriptor.as_fd(),
-        &walk.found,
-        &cache_bytes,
-        replacement,
-        options.threads,
-        &mut warnings,
-    )?;
-
-    if options.rules == Rules::Project {
-        refuse_secrets(&walk, &looked.facts)?;
-    }
-    let (files_hashed, bytes_hashed, previous) =
-        (looked.files_hashed, looked.bytes_hashed, looked.previous);
-    let entries = walk
-        .found
-        .into_iter()
-        .zip(looked.facts)
-        .map(|(found, hashed)| entry(found, &hashed));
-    let tree = Tree::from_entries(entries.collect())?;
-    let commit = tree.commit_id();
+    let cache_bytes = options.stat_cache.as_deref().map(stat_cache::read);
+    let cache_bytes = cache_bytes.unwrap_or_default();
+    let cache = StatCache::parse(&cache_bytes);
+    let mut comparison = Comparison::new(&cache);
+    let mut walk = walk::walk(descriptor.as_fd(), options, |seen| comparison.see(&seen))?;
+    let known = match comparison.same_commit() {
+        Some(commit) => {
+            refuse_secrets(options.rules, &walk, &comparison.found)?;
+            Known::of(commit)
+        }
+        None => learn(
+            descriptor.as_fd(),
+            device,
+            options,
+            &mut comparison,
+            &mut walk,
+        )?,
+    };
+    let files = comparison.found.len() as u64;
+    let sizes = comparison.found.iter().map(|found| found.stat.size);
+    let content_bytes = sizes.fold(0, u64::saturating_add);
+    let cache = match known.tree.get() {
+        Some(_) => Vec::new(),
+        None => cache_bytes,
+    };
     Ok(Snapshot {
         root: root.to_owned(),
-        tree,
-        commit,
-        files_hashed,
-        bytes_hashed,
-        previous,
-        warnings,
+        commit: known.commit,
+        files,
+        content_bytes,
+        files_hashed: known.files_hashed,
+        bytes_hashed: known.bytes_hashed,
+        previous: known.previous,
+        warnings: walk.warnings,
+        listing: Listing {
+            tree: known.tree,
+            cache,
+        },
     })
 }
 
@@ -236,25 +254,23 @@ pub fn checksum(path: &Path, options: &Options) -> Result<Checksum, SnapshotErro
     let file = walk::open_beneath(&descriptor, name, OFlags::empty())
         .map_err(|errno| error(errno.into()))?;
     let stat = fstat(&file).map_err(|errno| error(errno.into()))?;
-    let found = [Found {
-        path: name.to_owned(),
+    let cache_bytes = options.stat_cache.as_deref().map(stat_cache::read);
+    let cache_bytes = cache_bytes.unwrap_or_default();
+    let cache = StatCache::parse(&cache_bytes);
+    let mut comparison = Comparison::new(&cache);
+    comparison.see(&Seen {
+        path: name,
         stat: FileStat::of(&stat),
-        kind: FoundKind::File,
+        target: None,
         demanded: true,
-    }];
-    let (cache_bytes, replacement) = open_cache(options, stat.st_dev, &mut Vec::new());
-    let looked = look(
-        descriptor.as_fd(),
-        &found,
-        &cache_bytes,
-        replacement,
-        1,
-        &mut Vec::new(),
-    )?;
-    let hashed = looked.facts[0];
+    });
+    let replacement = begin_cache(options, stat.st_dev, &mut Vec::new());
+    comparison.learn(descriptor.as_fd(), 1)?;
+    save_cache(replacement, &comparison, None, &mut Vec::new());
+    let found = &comparison.found[0];
     Ok(Checksum::File {
-        object: ObjectId(hashed.digest),
-        size: hashed.stat.size,
+        object: ObjectId(found.digest),
+        size: found.stat.size,
     })
 }
 
@@ -279,6 +295,12 @@ impl Options {
 }
 
 impl Snapshot {
+    /// The listing.
+    pub fn tree(&self) -> &Tree {
+        let Listing { tree, cache } = &self.listing;
+        tree.get_or_init(|| compare::remembered_tree(&StatCache::parse(cache)))
+    }
+
     /// Where `entry` lies on disk.
     pub fn path_of(&self, entry: &TreeEntry) -> PathBuf {
         self.root.join(&entry.path)
@@ -298,7 +320,7 @@ impl Checksum {
     pub fn content_bytes(&self) -> u64 {
         match self {
             Self::File { size, .. } => *size,
-            Self::Folder(snapshot) => snapshot.tree.content_bytes(),
+            Self::Folder(snapshot) => snapshot.content_bytes,
         }
     }
 }
@@ -312,153 +334,90 @@ impl SnapshotError {
     }
 }
 
-/// What is known of each found file after cache and hashing, in the same order.
-struct Looked {
-    facts: Vec<Hashed>,
+/// What is known of the folder as a whole.
+struct Known {
+    commit: CommitId,
+    tree: OnceLock<Tree>,
     files_hashed: u64,
     bytes_hashed: u64,
     previous: Vec<(usize, ObjectId)>,
 }
 
-fn look(
+impl Known {
+    /// The commit of a cache that was met again.
+    const fn of(commit: CommitId) -> Self {
+        Self {
+            commit,
+            tree: OnceLock::new(),
+            files_hashed: 0,
+            bytes_hashed: 0,
+            previous: Vec::new(),
+        }
+    }
+}
+
+/// Hashes what the cache does not prove, lists the folder and replaces the cache.
+/// What was hashed is kept also when the folder is refused.
+fn learn(
     root: BorrowedFd<'_>,
-    found: &[Found],
-    cache_bytes: &[u8],
-    replacement: Option<CacheReplacement>,
-    threads: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Looked, SnapshotError> {
-    let cache = StatCache::parse(cache_bytes);
-    let mut facts = Vec::with_capacity(found.len());
-    let mut pending = Vec::new();
-    let mut previous = Vec::new();
-    let mut cached = cache.entries.iter().peekable();
-    for (index, file) in found.iter().enumerate() {
-        if let FoundKind::Symlink { target } = &file.kind {
-            let digest = Digest::of(target.as_bytes());
-            facts.push(Hashed {
-                digest,
-                stat: file.stat,
-                holds_private_key: false,
-            });
-            continue;
-        }
-        // Both lists are sorted by path.
-        while cached
-            .next_if(|entry| entry.path < file.path.as_str())
-            .is_some()
-        {}
-        let known = cached.next_if(|entry| entry.path == file.path);
-        if let Some(entry) = known {
-            let fact = Hashed {
-                digest: entry.digest,
-                stat: entry.stat,
-                holds_private_key: entry.holds_private_key,
-            };
-            facts.push(fact);
-            if cache.proves(entry, &file.stat) {
-                continue;
-            }
-            previous.push((index, ObjectId(entry.digest)));
-        } else {
-            let digest = Digest::from_bytes([0; 32]);
-            facts.push(Hashed {
-                digest,
-                stat: file.stat,
-                holds_private_key: false,
-            });
-        }
-        pending.push(index);
-    }
-    let hashed = hash::hash_all(root, found, &pending, threads)?;
-    let bytes_hashed = hashed.iter().map(|hashed| hashed.stat.size).sum();
-    for (index, hashed) in pending.iter().zip(hashed) {
-        facts[*index] = hashed;
-    }
-    previous.retain(|(index, before)| facts[*index].digest != before.0);
-    let files = found
-        .iter()
-        .filter(|file| file.kind == FoundKind::File)
-        .count();
-    if !pending.is_empty() || files != cache.entries.len() {
-        save_cache(replacement, found, &facts, warnings);
-    }
-    Ok(Looked {
-        facts,
-        files_hashed: pending.len() as u64,
-        bytes_hashed,
-        previous,
-    })
+    device: u64,
+    options: &Options,
+    comparison: &mut Comparison<'_>,
+    walk: &mut Walk,
+) -> Result<Known, SnapshotError> {
+    let replacement = begin_cache(options, device, &mut walk.warnings);
+    let (files_hashed, bytes_hashed) = comparison.learn(root, options.threads)?;
+    let listed = refuse_secrets(options.rules, walk, &comparison.found)
+        .and_then(|()| Ok(comparison.tree()?))
+        .map(|(tree, previous)| Known {
+            commit: tree.commit_id(),
+            tree: OnceLock::from(tree),
+            files_hashed,
+            bytes_hashed,
+            previous,
+        });
+    let commit = listed.as_ref().ok().map(|known| known.commit);
+    save_cache(replacement, comparison, commit, &mut walk.warnings);
+    listed
 }
 
 /// A cache that cannot be written makes the next snapshot slower, no more.
-fn open_cache(
+fn begin_cache(
     options: &Options,
     device: u64,
     warnings: &mut Vec<String>,
-) -> (Vec<u8>, Option<CacheReplacement>) {
-    let Some(path) = &options.stat_cache else {
-        return (Vec::new(), None);
-    };
-    let replacement = CacheReplacement::begin(path, device)
+) -> Option<CacheReplacement> {
+    let path = options.stat_cache.as_ref()?;
+    CacheReplacement::begin(path, device)
         .map_err(|error| warnings.push(format!("stat cache `{}`: {error}", path.display())))
-        .ok();
-    (stat_cache::read(path), replacement)
+        .ok()
 }
 
 fn save_cache(
     replacement: Option<CacheReplacement>,
-    found: &[Found],
-    facts: &[Hashed],
+    comparison: &Comparison<'_>,
+    commit: Option<CommitId>,
     warnings: &mut Vec<String>,
 ) {
-    let Some(replacement) = replacement else {
-        return;
-    };
-    let files = found
-        .iter()
-        .zip(facts)
-        .filter(|(found, _)| found.kind == FoundKind::File);
-    let entries: Vec<_> = files
-        .map(|(found, hashed)| CacheEntry {
-            path: &found.path,
-            stat: hashed.stat,
-            holds_private_key: hashed.holds_private_key,
-            digest: hashed.digest,
-        })
-        .collect();
-    if let Err(error) = replacement.commit(&entries) {
+    let saved = replacement.map(|replacement| comparison.save(replacement, commit));
+    if let Some(Err(error)) = saved {
         warnings.push(format!("stat cache: {error}"));
     }
 }
 
-fn refuse_secrets(walk: &walk::Walk, facts: &[Hashed]) -> Result<(), SnapshotError> {
-    let mut paths = walk.secrets.clone();
-    for (found, hashed) in walk.found.iter().zip(facts) {
-        if hashed.holds_private_key && !found.demanded {
-            paths.push(found.path.clone());
-        }
+fn refuse_secrets(rules: Rules, walk: &Walk, found: &[Found<'_>]) -> Result<(), SnapshotError> {
+    if rules != Rules::Project {
+        return Ok(());
     }
+    let mut paths = walk.secrets.clone();
+    let found = found.iter();
+    let found = found.filter(|found| found.holds_private_key && !found.demanded);
+    paths.extend(found.map(|found| found.path.to_string()));
     if paths.is_empty() {
         return Ok(());
     }
     paths.sort_unstable();
     Err(SnapshotError::Secrets { paths })
-}
-
-fn entry(found: Found, hashed: &Hashed) -> TreeEntry {
-    const OWNER_MAY_EXECUTE: u32 = 0o100;
-    let mode = match found.kind {
-        FoundKind::Symlink { .. } => Mode::Symlink,
-        FoundKind::File if hashed.stat.mode & OWNER_MAY_EXECUTE != 0 => Mode::Executable,
-        FoundKind::File => Mode::File,
-    };
-    TreeEntry {
-        path: found.path,
-        mode,
-        size: hashed.stat.size,
-        object: ObjectId(hashed.digest),
-    }
 }
 
 fn open_root(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {

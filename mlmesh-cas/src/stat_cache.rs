@@ -3,28 +3,34 @@
 //! One file, little-endian, replaced as a whole:
 //!
 //! ```text
-//! "mlstat" 0 1            magic, zero, format byte
+//! "mlstat" 0 2            magic, zero, format byte
 //! i64 hashed_after_ns     the file system's clock before anything was hashed
+//! [u8; 32] commit id      of exactly these entries; zeros when they made no commit
 //! u64 count
-//! count times, sorted by path, each path once:
+//! count times, in the order of the walk, each path once:
 //!   u16 path length, u8 flags (1: holds a private key), u32 st_mode,
 //!   u64 size, i64 mtime, i64 ctime (both ns), u64 inode, [u8; 32] digest, path
 //! [u8; 32] SHA-256 of everything before
 //! ```
 //!
+//! A link has a size, a mode and the digest of its target, and zeros otherwise.
+//!
 //! **Racy-clean rule.** A file may change after it was hashed within the same
 //! tick of the file system's clock and keep its times. So an entry counts only
 //! when its mtime and ctime are older than `hashed_after_ns`, which is the mtime
-//! of the temporary file that becomes the cache, created before the walk.
+//! of the temporary file that becomes the cache, created before the first file is
+//! hashed. The commit id counts when a walk meets every entry, each of them
+//! counts, and nothing else is found.
 //!
-//! A cache that does not read is an empty cache: it costs time, never truth.
+//! A cache that does not read, another version's too, is an empty cache: it costs
+//! time, never truth.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use mlmesh_model::Digest;
-use rustix::fs::{Mode as Permissions, OFlags, fstat, open};
+use mlmesh_model::{CommitId, Digest};
+use rustix::fs::{FileType, Mode as Permissions, OFlags, fstat, open};
 
 /// What a file's change shows in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +51,23 @@ pub(crate) struct CacheEntry<'a> {
     pub(crate) digest: Digest,
 }
 
-/// The entries of a cache file, sorted by path.
+/// A cache file whose checksum is right. Its entries are read as they are asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct StatCache<'a> {
     hashed_after_ns: i64,
-    pub(crate) entries: Vec<CacheEntry<'a>>,
+    /// The commit that exactly these entries make, if they make one.
+    pub(crate) commit: Option<CommitId>,
+    /// How many entries there are.
+    pub(crate) count: usize,
+    entries: &'a [u8],
 }
 
-const MAGIC: &[u8; 8] = b"mlstat\0\x01";
+/// The entries of a cache, in the order of the walk.
+#[derive(Debug, Clone)]
+pub(crate) struct Entries<'a>(Fields<'a>);
+
+const MAGIC: &[u8; 8] = b"mlstat\0\x02";
+const NO_COMMIT: [u8; 32] = [0; 32];
 const CHECKSUM_BYTES: usize = 32;
 const RECORD_BYTES: usize = 2 + 1 + 4 + 8 + 8 + 8 + 8 + 32;
 /// A larger file is no cache of ours.
@@ -72,6 +87,17 @@ impl FileStat {
             mode: stat.st_mode,
         }
     }
+
+    /// A link is what it leads to, and nothing else of it counts.
+    pub(crate) fn of_link(target: &str) -> Self {
+        Self {
+            size: target.len() as u64,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            inode: 0,
+            mode: FileType::Symlink.as_raw_mode(),
+        }
+    }
 }
 
 /// Reads the file at `path`; what cannot be read is empty.
@@ -86,6 +112,11 @@ impl<'a> StatCache<'a> {
     /// Reads the byte form; anything else is an empty cache.
     pub(crate) fn parse(bytes: &'a [u8]) -> Self {
         parse(bytes).unwrap_or_default()
+    }
+
+    /// The entries in the order of the walk; ends where one does not read.
+    pub(crate) const fn entries(&self) -> Entries<'a> {
+        Entries(Fields(self.entries))
     }
 
     /// Whether `entry` proves that a file with `stat` now has its digest.
@@ -106,24 +137,25 @@ fn parse(bytes: &[u8]) -> Option<StatCache<'_>> {
     }
     let mut fields = Fields(&body[MAGIC.len()..]);
     let hashed_after_ns = i64::from_le_bytes(fields.take()?);
+    let commit = fields.take()?;
     let count = usize::try_from(u64::from_le_bytes(fields.take()?)).ok()?;
-    if count > fields.0.len() / RECORD_BYTES {
-        return None;
-    }
-    let mut entries: Vec<CacheEntry<'_>> = Vec::with_capacity(count);
-    for _ in 0..count {
-        let entry = fields.entry()?;
-        if entries.last().is_some_and(|last| last.path >= entry.path) {
-            return None;
-        }
-        entries.push(entry);
-    }
-    fields.0.is_empty().then_some(StatCache {
+    (count <= fields.0.len() / RECORD_BYTES).then_some(StatCache {
         hashed_after_ns,
-        entries,
+        commit: (commit != NO_COMMIT).then_some(CommitId(Digest::from_bytes(commit))),
+        count,
+        entries: fields.0,
     })
 }
 
+impl<'a> Iterator for Entries<'a> {
+    type Item = CacheEntry<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.entry()
+    }
+}
+
+#[derive(Debug, Clone)]
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -203,10 +235,15 @@ impl CacheReplacement {
         })
     }
 
-    /// Writes `entries`, which are sorted by path, and takes the old one's place.
-    /// A crash leaves the old cache or one whose checksum tells.
-    pub(crate) fn commit(mut self, entries: &[CacheEntry<'_>]) -> io::Result<()> {
-        let bytes = encode(self.hashed_after_ns, entries);
+    /// Writes `entries`, which are in the order of the walk and make `commit`, and
+    /// takes the old one's place. A crash leaves the old cache or one whose checksum
+    /// tells.
+    pub(crate) fn commit(
+        mut self,
+        commit: Option<CommitId>,
+        entries: &[CacheEntry<'_>],
+    ) -> io::Result<()> {
+        let bytes = encode(self.hashed_after_ns, commit, entries);
         self.file.write_all(&bytes)?;
         fs::rename(&self.temporary, &self.path)
     }
@@ -219,11 +256,20 @@ impl Drop for CacheReplacement {
     }
 }
 
-fn encode(hashed_after_ns: i64, entries: &[CacheEntry<'_>]) -> Vec<u8> {
+pub(crate) fn encode(
+    hashed_after_ns: i64,
+    commit: Option<CommitId>,
+    entries: &[CacheEntry<'_>],
+) -> Vec<u8> {
     let paths: usize = entries.iter().map(|entry| entry.path.len()).sum();
-    let mut bytes = Vec::with_capacity(64 + paths + entries.len() * RECORD_BYTES);
+    let mut bytes = Vec::with_capacity(128 + paths + entries.len() * RECORD_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&hashed_after_ns.to_le_bytes());
+    bytes.extend_from_slice(
+        commit
+            .as_ref()
+            .map_or(&NO_COMMIT, |commit| commit.0.as_bytes()),
+    );
     bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
     for entry in entries {
         // Paths of a tree have at most 4096 bytes.
@@ -267,13 +313,18 @@ mod tests {
 
     #[test]
     fn entries_survive_the_byte_form_and_any_flipped_bit_empties_the_cache() {
-        let entries = [entry("a", 1), entry("b", 2)];
-        let bytes = encode(9, &entries);
-        let cache = StatCache::parse(&bytes);
-        assert_eq!(
-            (cache.hashed_after_ns, &cache.entries[..]),
-            (9, &entries[..])
-        );
+        let entries = [entry("b", 1), entry("a/b", 2)];
+        let commit = Some(CommitId(Digest::of(b"commit")));
+        for commit in [None, commit] {
+            let bytes = encode(9, commit, &entries);
+            let cache = StatCache::parse(&bytes);
+            assert_eq!(
+                (cache.hashed_after_ns, cache.commit, cache.count),
+                (9, commit, 2)
+            );
+            assert_eq!(cache.entries().collect::<Vec<_>>(), entries);
+        }
+        let bytes = encode(9, commit, &entries);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -290,7 +341,7 @@ mod tests {
         let second = 1_000_000_000;
         let cache = StatCache {
             hashed_after_ns: 100 * second + 5,
-            entries: Vec::new(),
+            ..StatCache::default()
         };
         let proves = |stat: FileStat| {
             cache.proves(

@@ -42,7 +42,7 @@ impl Snapshot {
         let previous: HashMap<usize, ObjectId> = self.previous.iter().copied().collect();
         let mut plan = SyncPlan::default();
         let (mut frame, mut frame_bytes) = (Vec::new(), 0);
-        for (index, entry) in self.tree.entries.iter().enumerate() {
+        for (index, entry) in self.tree().entries.iter().enumerate() {
             if !missing.remove(&entry.object) {
                 continue;
             }
@@ -73,7 +73,7 @@ impl Snapshot {
         let mut frame = FrameWriter::new(output)?;
         for entry in indices
             .iter()
-            .filter_map(|index| self.tree.entries.get(*index))
+            .filter_map(|index| self.tree().entries.get(*index))
         {
             if entry.mode == Mode::Symlink {
                 let target =

@@ -134,11 +134,16 @@ pub enum PathRule {
 
 impl Tree {
     /// Sorts `entries` and checks every rule of a tree.
-    pub fn from_entries(mut entries: Vec<TreeEntry>) -> Result<Self, TreeError> {
-        entries.sort_unstable_by(|left, right| left.path.cmp(&right.path));
-        let tree = Self { entries };
+    pub fn from_entries(entries: Vec<TreeEntry>) -> Result<Self, TreeError> {
+        let tree = Self::sorted(entries);
         tree.check()?;
         Ok(tree)
+    }
+
+    /// Sorts `entries` that make a tree.
+    pub(crate) fn sorted(mut entries: Vec<TreeEntry>) -> Self {
+        entries.sort_unstable_by(|left, right| left.path.cmp(&right.path));
+        Self { entries }
     }
 
     /// The byte form described at the head of this file.
@@ -202,11 +207,14 @@ impl Tree {
 
     /// The entry at `path`.
     pub fn entry(&self, path: &str) -> Option<&TreeEntry> {
-        let index = self
-            .entries
+        self.entries.get(self.index(path)?)
+    }
+
+    /// Where the entry at `path` stands.
+    pub(crate) fn index(&self, path: &str) -> Option<usize> {
+        self.entries
             .binary_search_by(|entry| entry.path.as_str().cmp(path))
-            .ok()?;
-        self.entries.get(index)
+            .ok()
     }
 
     /// What is different in `later`, in order of the paths.

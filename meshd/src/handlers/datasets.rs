@@ -110,8 +110,8 @@ fn look_at(path: &Path, snapshots: &NodeSnapshots, private: &Path) -> ApiResult<
         Checksum::Folder(snapshot) => Found {
             checksum: snapshot.commit.0,
             directory: true,
-            bytes: snapshot.tree.content_bytes(),
-            files: snapshot.tree.entries.len() as u64,
+            bytes: snapshot.content_bytes,
+            files: snapshot.files,
         },
     };
     Ok((text, found))

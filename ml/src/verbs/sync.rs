@@ -77,7 +77,7 @@ impl Project<'_> {
 
     fn print(&self, synced: &Synced) -> Outcome {
         let output = &self.context.output;
-        let (commit, files) = (synced.snapshot.commit, synced.snapshot.tree.entries.len());
+        let (commit, files) = (synced.snapshot.commit, synced.snapshot.files);
         if output.json {
             return output.json(&json!({
                 "schema": "mlmesh.sync/1",
@@ -89,7 +89,7 @@ impl Project<'_> {
         output.line(commit)?;
         output.say(format_args!(
             "{files} files, {}, sent {}",
-            output::bytes(synced.snapshot.tree.content_bytes()),
+            output::bytes(synced.snapshot.content_bytes),
             output::bytes(synced.bytes_sent)
         ));
         Ok(())

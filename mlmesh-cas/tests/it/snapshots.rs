@@ -17,7 +17,7 @@ fn take(root: &Path) -> Snapshot {
 
 fn paths(snapshot: &Snapshot) -> Vec<&str> {
     snapshot
-        .tree
+        .tree()
         .entries
         .iter()
         .map(|entry| entry.path.as_str())
@@ -79,7 +79,10 @@ fn same_files_elsewhere_have_the_same_commit() {
     .unwrap();
     let (one, two) = (take(first.path()), take(second.path()));
     assert_eq!(one.commit, two.commit);
-    assert_eq!(Tree::parse(&one.tree.canonical_bytes()).unwrap(), one.tree);
+    assert_eq!(
+        Tree::parse(&one.tree().canonical_bytes()).unwrap(),
+        *one.tree()
+    );
 
     fs::set_permissions(
         second.path().join("train.py"),
@@ -138,12 +141,12 @@ fn ignore_files_of_the_tree_are_honoured_and_no_others() {
     assert!(
         left_out_before
             .iter()
-            .all(|path| all.tree.entry(path).is_some()),
+            .all(|path| all.tree().entry(path).is_some()),
         "{:?}",
         paths(&all)
     );
     assert_eq!(
-        all.tree.entries.len(),
+        all.tree().entries.len(),
         10,
         "what is skipped always stays out: {:?}",
         paths(&all)
@@ -290,8 +293,11 @@ fn the_stat_cache_saves_reading_and_never_hides_a_change() {
     assert_ne!(second.commit, first.commit);
     assert_eq!(second.commit, take(folder.path()).commit);
     let (index, before) = second.previous[0];
-    assert_eq!(second.tree.entries[index].path, "folder-001/file-00150.txt");
-    assert_eq!(before, first.tree.entries[index].object);
+    assert_eq!(
+        second.tree().entries[index].path,
+        "folder-001/file-00150.txt"
+    );
+    assert_eq!(before, first.tree().entries[index].object);
 
     let leftovers = fs::read_dir(cache.path().join("sub")).unwrap().count();
     assert_eq!(leftovers, 1, "temporary files are removed");
@@ -300,6 +306,162 @@ fn the_stat_cache_saves_reading_and_never_hides_a_change() {
         snapshot(folder.path(), &options).unwrap().commit,
         second.commit
     );
+}
+
+/// Snapshots until the cache proves every file, so that the next one may trust it.
+fn settle(root: &Path, options: &Options) -> Snapshot {
+    loop {
+        let seen = snapshot(root, options).unwrap();
+        if seen.files_hashed == 0 {
+            return snapshot(root, options).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_unchanged_folder_keeps_its_commit_and_every_change_moves_it() {
+    type Edit = fn(&Path);
+    let edits: &[(&str, Edit)] = &[
+        ("removed", |root| {
+            fs::remove_file(root.join("train.py")).unwrap();
+        }),
+        ("last one removed", |root| {
+            fs::remove_file(root.join("tools/run.sh")).unwrap();
+        }),
+        ("added", |root| fs::write(root.join("zzz"), "").unwrap()),
+        ("renamed", |root| {
+            fs::rename(root.join("src-1"), root.join("src-2")).unwrap();
+        }),
+        ("swapped", |root| {
+            let name = |name: &str| root.join(name);
+            fs::rename(name("train.py"), name("src/swap")).unwrap();
+            fs::rename(name("src-1"), name("train.py")).unwrap();
+            fs::rename(name("src/swap"), name("src-1")).unwrap();
+        }),
+        ("made executable", |root| {
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(root.join("train.py"), mode).unwrap();
+        }),
+        ("link moved", |root| {
+            fs::remove_file(root.join("tools/latest")).unwrap();
+            symlink("../src/deeq", root.join("tools/latest")).unwrap();
+        }),
+        ("link made a file", |root| {
+            fs::remove_file(root.join("tools/latest")).unwrap();
+            fs::write(root.join("tools/latest"), "../src/deep").unwrap();
+        }),
+        ("file made a link", |root| {
+            fs::remove_file(root.join("train.py")).unwrap();
+            symlink("src-1", root.join("train.py")).unwrap();
+        }),
+        ("file made a folder", |root| {
+            fs::remove_file(root.join("src-1")).unwrap();
+            write_files(root, &[("src-1/a", "sorts before src/")]);
+        }),
+        ("same size and mtime", |root| {
+            let path = root.join("train.py");
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, "print(2)\n").unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(before).unwrap();
+        }),
+        ("ignored from now on", |root| {
+            fs::write(root.join(".mlignore"), "src-1\n").unwrap();
+        }),
+    ];
+    for (name, edit) in edits {
+        let (folder, cache) = (tempdir().unwrap(), tempdir().unwrap());
+        write_files(folder.path(), SAMPLE);
+        let options = Options::project(Some(cache.path().join("stat")));
+        let fresh = take(folder.path());
+        let settled = settle(folder.path(), &options);
+        assert_eq!(settled.commit, fresh.commit, "before: {name}");
+        assert_eq!(settled.tree(), fresh.tree(), "before: {name}");
+        assert_eq!(settled.files, fresh.tree().entries.len() as u64);
+        assert_eq!(settled.content_bytes, fresh.tree().content_bytes());
+
+        edit(folder.path());
+        let seen = snapshot(folder.path(), &options).unwrap();
+        let now = take(folder.path());
+        assert_ne!(now.commit, fresh.commit, "{name}");
+        assert_eq!(seen.commit, now.commit, "{name}");
+        assert_eq!(seen.tree(), now.tree(), "{name}");
+        assert_eq!(settle(folder.path(), &options).commit, now.commit, "{name}");
+    }
+}
+
+#[test]
+fn a_cache_of_other_rules_gives_no_commit_to_these() {
+    let (folder, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    write_files(folder.path(), SAMPLE);
+    write_files(folder.path(), &[(".gitignore", "src-1\n"), ("x", "y")]);
+    let project = Options::project(Some(cache.path().join("stat")));
+    let rest = |options: &Options| Options {
+        stat_cache: None,
+        ..options.clone()
+    };
+    let without = Options {
+        exclude: vec!["x".to_owned()],
+        ..project.clone()
+    };
+    let dataset = Options::dataset(project.stat_cache.clone());
+    let all = [project, without, dataset];
+    for first in &all {
+        for second in &all {
+            settle(folder.path(), first);
+            let seen = snapshot(folder.path(), second).unwrap();
+            let fresh = snapshot(folder.path(), &rest(second)).unwrap();
+            assert_eq!(seen.commit, fresh.commit, "{first:?} then {second:?}");
+        }
+    }
+}
+
+#[test]
+fn a_private_key_is_refused_again_from_the_cache() {
+    let (folder, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n";
+    write_files(folder.path(), &[("a.txt", key), ("b", "x")]);
+    write_files(folder.path(), &[(".mlignore", "!a.txt\n")]);
+    let options = Options::project(Some(cache.path().join("stat")));
+    settle(folder.path(), &options);
+    fs::remove_file(folder.path().join(".mlignore")).unwrap();
+    for _ in 0..3 {
+        let refused = snapshot(folder.path(), &options);
+        assert!(matches!(refused, Err(SnapshotError::Secrets { .. })));
+    }
+}
+
+#[test]
+fn a_cache_that_lies_or_is_of_another_version_changes_no_result() {
+    let (folder, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    let path = cache.path().join("stat");
+    write_files(folder.path(), &[("a/b", "1"), ("c", "-> a/b"), ("d", "")]);
+    let options = Options::project(Some(path.clone()));
+    let commit = settle(folder.path(), &options).commit;
+    let good = fs::read(&path).unwrap();
+    assert!(good.windows(32).any(|bytes| bytes == commit.0.as_bytes()));
+    for place in 0..good.len() {
+        let mut damaged = good.clone();
+        damaged[place] ^= 1 << (place % 8);
+        fs::write(&path, &damaged).unwrap();
+        let seen = snapshot(folder.path(), &options).unwrap();
+        assert_eq!(
+            (seen.commit, seen.files_hashed),
+            (commit, 2),
+            "byte {place}"
+        );
+        fs::write(&path, &good[..place]).unwrap();
+        assert_eq!(snapshot(folder.path(), &options).unwrap().commit, commit);
+    }
+    let mut older = good.clone();
+    older[7] = 1;
+    let checked = older.len() - 32;
+    let checksum = mlmesh_model::Digest::of(&older[..checked]);
+    older[checked..].copy_from_slice(checksum.as_bytes());
+    fs::write(&path, &older).unwrap();
+    let seen = snapshot(folder.path(), &options).unwrap();
+    assert_eq!((seen.commit, seen.files_hashed), (commit, 2), "rebuilt");
+    assert_eq!(settle(folder.path(), &options).commit, commit);
 }
 
 #[test]
@@ -311,7 +473,7 @@ fn a_change_within_one_tick_of_the_clock_is_seen() {
         fs::write(&file, round.to_le_bytes()).unwrap();
         let seen = snapshot(folder.path(), &options).unwrap();
         assert_eq!(
-            seen.tree.entries[0].object.0,
+            seen.tree().entries[0].object.0,
             mlmesh_model::Digest::of(&round.to_le_bytes())
         );
     }

@@ -83,7 +83,7 @@ pub(crate) fn tree_of(objects: &[(ObjectId, Vec<u8>)]) -> Tree {
 /// Stores what a snapshot of `root` lists, and its listing.
 pub(crate) fn store_folder(store: &ObjectStore, root: &Path) -> Tree {
     let seen = snapshot(root, &Options::project(None)).unwrap();
-    for entry in &seen.tree.entries {
+    for entry in &seen.tree().entries {
         let path = seen.path_of(entry);
         if entry.mode == Mode::Symlink {
             let target = fs::read_link(path)
@@ -97,8 +97,8 @@ pub(crate) fn store_folder(store: &ObjectStore, root: &Path) -> Tree {
                 .unwrap();
         }
     }
-    assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
-    seen.tree
+    assert_eq!(store.put_tree(seen.tree()).unwrap(), seen.commit);
+    seen.tree().clone()
 }
 
 /// Bytes of all files below `folder`.

@@ -26,7 +26,7 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
         let mut frame = FrameWriter::new(Vec::new()).unwrap();
         for id in missing {
             let entry = seen
-                .tree
+                .tree()
                 .entries
                 .iter()
                 .find(|entry| entry.object == *id)
@@ -41,7 +41,7 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
         }
         frame.finish().unwrap()
     };
-    let missing = store.missing_objects(&seen.tree).unwrap();
+    let missing = store.missing_objects(seen.tree()).unwrap();
     assert_eq!(missing.len(), 121, "each object once");
     let body = send(&missing);
     let cut = &body[..body.len() / 2];
@@ -49,7 +49,7 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
         store.receive(cut, FrameLimits::default()),
         Err(StoreError::Frame(_))
     ));
-    let rest = store.missing_objects(&seen.tree).unwrap();
+    let rest = store.missing_objects(seen.tree()).unwrap();
     assert!(
         rest.len() < missing.len() && !rest.is_empty(),
         "{} of {}",
@@ -59,8 +59,8 @@ fn only_missing_objects_travel_and_a_cut_body_is_gone_on_with() {
     let body = send(&rest);
     let added = store.receive(&body[..], FrameLimits::default()).unwrap();
     assert_eq!(added.objects, rest.len() as u64);
-    assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
-    assert_eq!(store.missing_objects(&seen.tree).unwrap(), []);
+    assert_eq!(store.put_tree(seen.tree()).unwrap(), seen.commit);
+    assert_eq!(store.missing_objects(seen.tree()).unwrap(), []);
     assert_eq!(
         store
             .receive(&body[..], FrameLimits::default())
@@ -97,13 +97,13 @@ fn a_plan_sends_each_missing_object_once_and_in_the_way_that_fits() {
     }
     let sync = || {
         let seen = snapshot(project.path(), &options).unwrap();
-        let plan = seen.plan_sync(&store.missing_objects(&seen.tree).unwrap());
+        let plan = seen.plan_sync(&store.missing_objects(seen.tree()).unwrap());
         for indices in &plan.frames {
             let body = seen.write_frame(indices, Vec::new()).unwrap();
             store.receive(&body[..], FrameLimits::default()).unwrap();
         }
         for index in &plan.pieces {
-            let entry = &seen.tree.entries[*index];
+            let entry = &seen.tree().entries[*index];
             let file = fs::File::open(seen.path_of(entry)).unwrap();
             assert_eq!(
                 store.upload(entry.object, entry.size, 0, file).unwrap(),
@@ -111,7 +111,7 @@ fn a_plan_sends_each_missing_object_once_and_in_the_way_that_fits() {
             );
         }
         for (index, before) in &plan.chunked {
-            let path = seen.path_of(&seen.tree.entries[*index]);
+            let path = seen.path_of(&seen.tree().entries[*index]);
             let manifest = chunk_manifest(&path).unwrap();
             let wanted = store.missing_chunks(&manifest, &[*before]).unwrap();
             let mut frame = FrameWriter::new(Vec::new()).unwrap();
@@ -124,7 +124,7 @@ fn a_plan_sends_each_missing_object_once_and_in_the_way_that_fits() {
                 .put_from_chunks(&manifest, &[*before], &frame.finish().unwrap()[..])
                 .unwrap();
         }
-        assert_eq!(store.put_tree(&seen.tree).unwrap(), seen.commit);
+        assert_eq!(store.put_tree(seen.tree()).unwrap(), seen.commit);
         plan
     };
     // a b c d huge sub/link weights
