@@ -10,6 +10,7 @@ mod jobs;
 mod snapshot;
 mod status;
 mod submit;
+mod warm;
 
 use anyhow::{Result, bail};
 
@@ -45,6 +46,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "jobs",
         run: jobs::run,
+        everyday: true,
+    },
+    Bench {
+        name: "warm",
+        run: warm::run,
         everyday: true,
     },
     Bench {
