@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::process::read_short;
+
 /// The limits that control groups can enforce, with their controllers.
 pub(crate) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -198,7 +200,8 @@ fn set_cpu(version: u8, group: &Path, file: &Path, asked_milli: u64) -> io::Resu
 }
 
 fn number(file: &Path) -> io::Result<u64> {
-    parse(Some(fs::read_to_string(file)?.trim()))
+    let text = read_short(file)?;
+    parse(Some(String::from_utf8_lossy(&text).trim()))
 }
 
 fn parse(text: Option<&str>) -> io::Result<u64> {

@@ -152,6 +152,13 @@ impl Appender {
         Ok(Self { file, path, torn })
     }
 
+    /// What all writers have added so far.
+    pub(crate) fn read(&self) -> Result<Journal, ExecError> {
+        read_whole(&self.file)
+            .map(|bytes| Journal::of(&bytes))
+            .doing("read", &self.path)
+    }
+
     /// Adds one line in one write. After a refusal, such as that of a full disk, the
     /// same line may be tried again.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<(), ExecError> {
@@ -180,6 +187,12 @@ impl Appender {
         }
         Ok(())
     }
+}
+
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn ends_torn(file: &File) -> io::Result<bool> {
@@ -224,6 +237,8 @@ mod tests {
         append(&dir, &stop(5)).unwrap();
         supervisor.add(&Entry::Begun(identity(7))).unwrap();
         append(&dir, &stop(3)).unwrap();
+        let seen = supervisor.read().unwrap();
+        assert_eq!(seen.stop.map(|stop| stop.grace_ms), Some(3));
         let journal = Journal::read(&dir).unwrap();
         assert_eq!(journal.stop.map(|stop| stop.grace_ms), Some(3));
         assert_eq!(journal.marker, Some(Marker::By(Some(identity(7)))));

@@ -5,8 +5,8 @@
 //! time and the boot it names one process for ever.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -43,9 +43,18 @@ impl ProcessIdentity {
 
 /// Identity of this boot.
 pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    let text = read_short(Path::new("/proc/sys/kernel/random/boot_id"))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// Reads a file of the kernel's that is shorter than a page. It has no length to be
+/// asked for, and says all that it has in one read.
+pub(crate) fn read_short(path: &Path) -> io::Result<Vec<u8>> {
+    const BYTES_MAX: usize = 4096;
+    let mut text = vec![0; BYTES_MAX];
+    let length = File::open(path)?.read(&mut text)?;
+    text.truncate(length);
+    Ok(text)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +66,7 @@ pub(crate) struct Stat {
 
 impl Stat {
     fn of(pid: i32) -> io::Result<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat"))?)
+        Self::parse(&read_short(Path::new(&format!("/proc/{pid}/stat")))?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown form of stat"))
     }
 

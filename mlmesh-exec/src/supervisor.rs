@@ -29,7 +29,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::cgroup;
 use crate::clock::SystemClock;
-use crate::journal::{Appender, Entry, Journal, Running};
+use crate::journal::{Appender, Entry, Running};
 use crate::prepare::exec_failed;
 use crate::process::ProcessIdentity;
 use crate::record::{
@@ -106,7 +106,7 @@ struct Attempt {
 
 impl Attempt {
     fn run(&self) -> Result<(), ExecError> {
-        let journal = Journal::read(&self.dir)?;
+        let journal = self.journal.borrow().read()?;
         let spec = journal.spec.ok_or_else(|| ExecError::Io {
             action: "find the attempt's spec".to_owned(),
             source: std::io::ErrorKind::NotFound.into(),

@@ -8,6 +8,7 @@ use std::path::Path;
 use mlmesh_model::{
     Cause, Clock, Ended, Exit, Isolation, LogStream, Micros, SecretText, StartError,
 };
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -17,7 +18,6 @@ use super::Attempt;
 use super::end::{end_message, exit_text, own_cause};
 use super::launch::{Launched, start};
 use crate::channel::{Inbox, JobEnvironment, Message, receive};
-use crate::journal::Journal;
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
 use crate::prepare::TOKEN_FILE;
@@ -238,7 +238,8 @@ impl<'a> Job<'a> {
     /// Reads what is there, at most one buffer per stream, so that no stream and
     /// no signal waits for another.
     fn read_streams(&mut self) {
-        let mut buffer = [0_u8; READ_BYTES];
+        // Not zeroed: most reads find little, and memory is paid for when it is touched.
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         for (place, stream) in [LogStream::Stdout, LogStream::Stderr]
             .into_iter()
             .enumerate()
@@ -246,11 +247,12 @@ impl<'a> Job<'a> {
             let Some(fd) = &self.streams[place] else {
                 continue;
             };
-            match rustix::io::read(fd, &mut buffer) {
+            buffer.clear();
+            match rustix::io::read(fd, spare_capacity(&mut buffer)) {
                 Ok(0) => self.streams[place] = None,
-                Ok(length) => {
+                Ok(_) => {
                     let time = self.attempt.now();
-                    self.log.push(stream, time, &buffer[..length]);
+                    self.log.push(stream, time, &buffer);
                     let wait = self.now_us().saturating_add(PIECE_WAIT_US);
                     self.piece_due_us = self.log.has_pending().then_some(wait);
                 }
@@ -343,7 +345,7 @@ impl<'a> Job<'a> {
     fn read_control(&mut self) {
         let mut buffer = [0_u8; 64];
         while matches!(rustix::io::read(&self.control, &mut buffer), Ok(length) if length > 0) {}
-        let journal = Journal::read(&self.attempt.dir);
+        let journal = self.attempt.journal.borrow().read();
         if let Some(request) = journal.ok().and_then(|journal| journal.stop) {
             self.stop(request.cause, request.grace_ms);
         }
