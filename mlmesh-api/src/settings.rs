@@ -5,6 +5,7 @@
 //! is not in the table is refused, and so is a value that its type does not take.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -221,6 +222,12 @@ pub enum SettingError {
         /// The variable that may hold it.
         env: &'static str,
     },
+    /// More bytes than a file of settings has.
+    #[error("`{path}` has more than {FILE_BYTES_MAX} bytes, a file of settings has at most these")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file cannot be read.
     #[error("read `{path}`: {reason}")]
     Read {
@@ -301,6 +308,8 @@ impl Settings {
     }
 }
 
+/// The longest file of settings.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What stands before a password among the parameters of a connection.
 const PASSWORD: &str = "password=";
 
@@ -331,10 +340,20 @@ pub fn shown(value: &str) -> String {
 
 /// Reads `[section] key = value` pairs into `section.key`, as text.
 fn read_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> {
-    let text = std::fs::read_to_string(path).map_err(|error| SettingError::Read {
+    let failed = |reason: String| SettingError::Read {
         path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+        reason,
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(SettingError::TooLong {
+            path: path.to_owned(),
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| SettingError::Form {
@@ -580,6 +599,18 @@ mod tests {
                 "{key} = {value}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_longer_than_settings_are_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mlmesh.toml");
+        let of_bytes = |bytes: u64| std::fs::write(&path, "#".repeat(bytes as usize)).unwrap();
+        of_bytes(FILE_BYTES_MAX);
+        assert!(Settings::resolve(Some(&path), none, &[]).is_ok());
+        of_bytes(FILE_BYTES_MAX + 1);
+        let error = Settings::resolve(Some(&path), none, &[]).unwrap_err();
+        assert_eq!(error, SettingError::TooLong { path });
     }
 
     #[test]

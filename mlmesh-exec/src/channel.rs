@@ -53,8 +53,27 @@ pub(crate) enum Message {
 /// The job's environment, as it is handed over.
 pub(crate) type JobEnvironment = BTreeMap<String, String>;
 
-/// Longest line that is accepted.
-const LINE_BYTES_MAX: u64 = 32 << 20;
+/// Longest line with a job's environment. The system takes less, and says which
+/// value is too much of it.
+const ENVIRONMENT_BYTES_MAX: u64 = 32 << 20;
+/// Longest line to the supervisor: one that fails quotes the job's PATH.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// What comes over the channel is no line of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LineError {
+    /// More bytes than a message may have.
+    #[error(
+        "a line over the launch channel has more than {MESSAGE_BYTES_MAX} bytes, that is the most that is read"
+    )]
+    MessageTooLong,
+    /// More bytes than an environment may have.
+    #[error(
+        "the job's environment has more than {ENVIRONMENT_BYTES_MAX} bytes, that is the most that is handed over\n\
+         hint: write large values into files"
+    )]
+    EnvironmentTooLong,
+}
 
 /// Writes one line.
 pub(crate) fn send<T: Serialize>(channel: impl AsFd, value: &T) -> io::Result<()> {
@@ -124,9 +143,15 @@ pub(crate) fn receive(
 
 /// Reads one line; the environment is the only one that comes this way.
 pub(crate) fn receive_environment(channel: OwnedFd) -> io::Result<JobEnvironment> {
+    read_environment(std::fs::File::from(channel))
+}
+
+fn read_environment(channel: impl Read) -> io::Result<JobEnvironment> {
     let mut line = Vec::new();
-    BufReader::new(std::fs::File::from(channel).take(LINE_BYTES_MAX))
-        .read_until(b'\n', &mut line)?;
+    BufReader::new(channel.take(ENVIRONMENT_BYTES_MAX + 1)).read_until(b'\n', &mut line)?;
+    if line.len() as u64 > ENVIRONMENT_BYTES_MAX {
+        return Err(io::Error::other(LineError::EnvironmentTooLong));
+    }
     Ok(serde_json::from_slice(&line)?)
 }
 
@@ -136,14 +161,17 @@ pub(crate) struct Inbox(Vec<u8>);
 
 impl Inbox {
     /// Takes bytes in; returns the messages that are whole now.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Message> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Message>, LineError> {
         self.0.extend_from_slice(bytes);
         let mut messages = Vec::new();
         while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.0.drain(..=end).collect();
             messages.extend(serde_json::from_slice::<Message>(&line).ok());
         }
-        messages
+        if self.0.len() > MESSAGE_BYTES_MAX {
+            return Err(LineError::MessageTooLong);
+        }
+        Ok(messages)
     }
 }
 
@@ -169,10 +197,28 @@ mod tests {
     #[test]
     fn messages_are_put_together_from_pieces() {
         let mut inbox = Inbox::default();
-        assert!(inbox.push(b"\"star").is_empty());
+        assert_eq!(inbox.push(b"\"star"), Ok(vec![]));
         assert_eq!(
             inbox.push(b"ted\"\n{\"init\":{\"pid\":4}}\n{"),
-            [Message::Started, Message::Init { pid: 4 }]
+            Ok(vec![Message::Started, Message::Init { pid: 4 }])
         );
+    }
+
+    #[test]
+    fn a_line_that_does_not_end_is_refused_at_its_limit() {
+        let mut inbox = Inbox::default();
+        let piece = [b'x'; 4096];
+        let pieces = MESSAGE_BYTES_MAX / piece.len();
+        for _ in 0..pieces {
+            assert_eq!(inbox.push(&piece), Ok(vec![]));
+        }
+        assert_eq!(inbox.push(b"x"), Err(LineError::MessageTooLong));
+
+        let error = read_environment(io::repeat(b'x')).unwrap_err().to_string();
+        assert!(error.contains("33554432 bytes"), "{error}");
+        let environment = BTreeMap::from([("A".to_owned(), "b\nc".to_owned())]);
+        let mut line = serde_json::to_vec(&environment).unwrap();
+        line.extend_from_slice(b"\nrest");
+        assert_eq!(read_environment(&line[..]).unwrap(), environment);
     }
 }

@@ -190,12 +190,12 @@ fn fuzz_messages() {
         b"}",
     ];
     border("messages to the supervisor", &[&sample], words, |bytes| {
-        let whole = Inbox::default().push(bytes);
+        let whole = Inbox::default().push(bytes).unwrap();
         // Pieces give what the whole gives.
         let mut inbox = Inbox::default();
         let pieces: Vec<Message> = bytes
             .chunks(7)
-            .flat_map(|piece| inbox.push(piece))
+            .flat_map(|piece| inbox.push(piece).unwrap())
             .collect();
         assert_eq!(pieces, whole);
     });

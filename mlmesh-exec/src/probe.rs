@@ -136,7 +136,10 @@ fn read_all(channel: OwnedFd) -> io::Result<(Vec<Message>, usize)> {
     loop {
         match receive(&channel, &mut buffer, &mut descriptors) {
             Ok(0) | Err(Errno::CONNRESET) => return Ok((messages, descriptors.len())),
-            Ok(length) => messages.extend(inbox.push(&buffer[..length])),
+            Ok(length) => {
+                let whole = inbox.push(&buffer[..length]).map_err(io::Error::other)?;
+                messages.extend(whole);
+            }
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

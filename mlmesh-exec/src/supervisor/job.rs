@@ -282,7 +282,13 @@ impl<'a> Job<'a> {
                     (Launch::Plain | Launch::NetworkNone, _) => self.command_runs(),
                 };
             }
-            Ok(length) => inbox.push(&buffer[..length]),
+            Ok(length) => match inbox.push(&buffer[..length]) {
+                Ok(messages) => messages,
+                Err(error) => {
+                    self.end_tree();
+                    return Err(isolation_failed(error.to_string()));
+                }
+            },
             Err(_) => return Ok(()),
         };
         for message in messages {
