@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::moved::ExpectedPlan;
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default())
     .usage(AnsiColor::Yellow.on_default())
@@ -191,9 +193,10 @@ pub(crate) struct Submit {
     /// Where to run
     #[arg(long, value_name = "WHERE", default_value = "process")]
     pub(crate) on: Executor,
-    /// Refuse unless the plan still has this digest
-    #[arg(long, value_name = "SHA256")]
-    pub(crate) plan: Option<mlmesh_model::PlanDigest>,
+    /// Refuse unless the plan still has this digest, or is that of a file which
+    /// `ml explain --json` wrote; a refusal then says what has moved
+    #[arg(long, value_name = "SHA256|FILE")]
+    pub(crate) plan: Option<ExpectedPlan>,
     /// Start only after this run has completed; repeatable
     #[arg(long, value_name = "RUN")]
     pub(crate) after: Vec<String>,

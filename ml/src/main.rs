@@ -16,6 +16,7 @@ mod error;
 mod follow;
 mod fuzz;
 mod large;
+mod moved;
 mod output;
 mod project;
 mod submission;

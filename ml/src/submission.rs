@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use mlmesh_api::ExplanationDto;
 use mlmesh_cas::Snapshot;
 use mlmesh_model::{
     CurrentEnvironment, Environment, ExecutorKind, Experiment, LockFacts, Refusal, ReproPolicy,
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use crate::cli;
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome, plain};
+use crate::moved::{self, ExpectedPlan};
 use crate::project::{self, RecipeFile};
 use crate::upload;
 use crate::verbs::recipe::invalid;
@@ -40,6 +42,8 @@ pub(crate) struct Prepared {
     pub(crate) submission: Submission,
     /// The tree as it was when the recipe was read.
     pub(crate) snapshot: Snapshot,
+    /// What the caller saw before, if `--plan` names a file.
+    pub(crate) seen_before: Option<ExplanationDto>,
     root: PathBuf,
     data_dir: PathBuf,
     exclude: Vec<String>,
@@ -47,6 +51,14 @@ pub(crate) struct Prepared {
 
 /// Reads a recipe and everything that only the caller's machine knows.
 pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepared> {
+    let (expected_plan, seen_before) = match &submit.plan {
+        None => (None, None),
+        Some(ExpectedPlan::Digest(digest)) => (Some(*digest), None),
+        Some(ExpectedPlan::File(path)) => {
+            let (digest, explanation) = moved::read(path)?;
+            (Some(digest), Some(explanation))
+        }
+    };
     let recipe = project::read_recipe(&submit.recipe)?;
     let workload = workload(&recipe, submit)?;
     let Workload::Experiment(experiment) = &workload;
@@ -75,12 +87,13 @@ pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepar
             cli::Executor::Process => ExecutorKind::Process,
         }),
         priority: submit.priority,
-        expected_plan: submit.plan,
+        expected_plan,
         workload,
     };
     Ok(Prepared {
         submission,
         snapshot,
+        seen_before,
         root: recipe.root,
         data_dir,
         exclude,

@@ -481,7 +481,8 @@ pub(crate) fn moved(expected: Option<PlanDigest>, seen: Option<PlanDigest>) -> O
     Some(Refusal::new(
         "plan_moved",
         format!("the plan is {now} now, not sha256:{expected} as expected"),
-        "`ml explain` shows commit, environment, data and resources as they are now",
+        "`ml explain` shows commit, environment, data and resources as they are now; with the file that \
+         `ml explain --json` wrote before, `--plan` says which of them have moved",
     ))
 }
 

@@ -7,8 +7,9 @@ use crate::cli;
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};
 use crate::follow::{self, Patient, Verdict};
+use crate::moved;
 use crate::output::{self, Output, Table, Tone};
-use crate::submission;
+use crate::submission::{self, Prepared};
 use crate::verbs::logs;
 
 /// Shows what would run. Exit code 3 when it would be refused.
@@ -23,7 +24,8 @@ pub(crate) fn explain(context: &Context, verb: &cli::Explain) -> Outcome<Exit> {
     if explanation.admitted {
         return Ok(Exit::Done);
     }
-    Err(would_be_refused(&explanation.refusals))
+    let failure = would_be_refused(&explanation.refusals);
+    Err(with_moved(failure, &prepared, Some(&explanation)))
 }
 
 /// Queues a recipe; with `--wait` returns when it has ended.
@@ -109,16 +111,51 @@ fn submit(context: &Context, verb: &cli::Submit) -> Outcome<(AcceptedDto, Client
     let reasons = reasons(&error);
     let only_the_tree = reasons.iter().all(|reason| reason.code == NOT_SYNCED);
     if reasons.is_empty() || !only_the_tree {
-        return Err(refusal(error, reasons));
+        return Err(explained(&client, &prepared, refusal(error, reasons)));
     }
     prepared.upload(context, &client)?;
     match client.submit(&prepared.submission, &key) {
         Ok(accepted) => Ok((accepted, client)),
         Err(error) => {
             let reasons = self::reasons(&error);
-            Err(refusal(error, reasons))
+            Err(explained(&client, &prepared, refusal(error, reasons)))
         }
     }
+}
+
+/// Preflight's word for a plan that is not the expected one.
+const PLAN_MOVED: &str = "plan_moved";
+
+/// A refusal because the plan has moved also says what of it, when the caller has
+/// named the explanation that it saw. When nothing can be asked, the refusal stands.
+fn explained(client: &Client, prepared: &Prepared, failure: Failure) -> Failure {
+    let now = match &prepared.seen_before {
+        Some(_) => client.explain(&prepared.submission).ok(),
+        None => None,
+    };
+    with_moved(failure, prepared, now.as_ref())
+}
+
+fn with_moved(mut failure: Failure, prepared: &Prepared, now: Option<&ExplanationDto>) -> Failure {
+    let refusals = failure.details["refusals"].as_array();
+    let has_moved = |reason: &Value| reason["code"] == PLAN_MOVED;
+    let (Some(before), Some(now), Some(true)) = (
+        &prepared.seen_before,
+        now,
+        refusals.map(|refusals| refusals.iter().any(has_moved)),
+    ) else {
+        return failure;
+    };
+    let (moved, all) = moved::compare(before, now);
+    for value in &moved {
+        failure.message.push_str(&format!("\n  moved: {value}"));
+    }
+    if all > moved.len() {
+        let more = all - moved.len();
+        failure.message.push_str(&format!("\n  and {more} more"));
+    }
+    failure.details["moved"] = json!(moved);
+    failure
 }
 
 /// Preflight's reasons in an error of the daemon.

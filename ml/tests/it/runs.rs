@@ -236,6 +236,57 @@ fn a_plan_that_moved_is_refused() {
 }
 
 #[test]
+fn a_plan_that_moved_says_which_groups_did() {
+    let mesh = Mesh::up();
+    let recipe = mesh.recipe("moving", &["${word}"], "params: {word: ok}");
+    let explained = mesh.ml(&["explain", &recipe, "--json"]).exits(0);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("plan.json");
+    std::fs::write(&file, &explained.stdout).unwrap();
+    let plan = ["--plan", file.to_str().unwrap()];
+    let queue = |more: &[&str]| {
+        let words = [&["queue", &recipe, "--json"], &plan[..], more].concat();
+        mesh.ml(&words)
+    };
+    let moved = |error: &serde_json::Value| -> Vec<String> {
+        let moved = error["details"]["moved"].as_array().unwrap().iter();
+        let place = |key: &str, of: &serde_json::Value| of[key].as_str().unwrap().to_owned();
+        moved
+            .map(|moved| format!("{} {}", place("group", moved), place("path", moved)))
+            .collect()
+    };
+    queue(&["--wait"]).exits(0);
+
+    let error = queue(&["--set", "word=other"]).exits(3).error();
+    assert_eq!(
+        moved(&error),
+        ["experiment argv[2]", "experiment params.word"]
+    );
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("moved: experiment.params.word: `ok` before, `other` now"),
+        "{message}"
+    );
+    mesh.place.write("job.py", "print('other')\n");
+    let error = queue(&[]).exits(3).error();
+    assert_eq!(
+        moved(&error),
+        ["experiment commit", "snapshot id", "snapshot sha256"]
+    );
+    let words = [&["explain", &recipe, "--json"], &plan[..]].concat();
+    assert_eq!(moved(&mesh.ml(&words).exits(3).error()), moved(&error));
+
+    std::fs::write(&file, "{\"schema\": \"mlmesh.accepted/1\"}").unwrap();
+    let refused = queue(&[]).exits(2).error();
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("no explanation")
+    );
+}
+
+#[test]
 fn runs_are_named_by_prefix_and_last_and_unknown_ones_are_not_found() {
     let mesh = Mesh::up();
     for verb in [
