@@ -180,17 +180,11 @@ impl From<ControlError> for ApiError {
         let message = error.to_string();
         match error {
             ControlError::Refused(refusals) => {
-                let code = match refusals.first() {
-                    Some(first) if first.code == error_code::PLAN_CHANGED => {
-                        error_code::PLAN_CHANGED
-                    }
-                    _ => error_code::REFUSED,
-                };
                 let hint = refusals.first().map(|first| first.hint.clone());
                 let details = serde_json::json!({ "refusals": refusals });
                 let mut refused = Self::new(
                     StatusCode::CONFLICT,
-                    code,
+                    error_code::REFUSED,
                     message,
                     hint.unwrap_or_default(),
                 );

@@ -27,7 +27,7 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
 }
 
-/// Exit codes of our own (DESIGN §6).
+/// Exit codes of our own, as `docs/errors.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done.

@@ -60,7 +60,7 @@ impl ClientError {
         }
     }
 
-    /// The exit code of DESIGN §6: 1 failed, 2 bad usage, 3 refused, 4 not found,
+    /// The exit code that `ml` ends with: 1 failed, 2 bad usage, 3 refused, 4 not found,
     /// 5 unreachable.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -70,7 +70,6 @@ impl ClientError {
             Self::Answer { .. } | Self::Files(_) => 1,
             Self::Api { body, .. } => match body.code.as_str() {
                 error_code::REFUSED
-                | error_code::PLAN_CHANGED
                 | error_code::FORBIDDEN
                 | error_code::WRONG_PHASE
                 | error_code::DATASET_EXISTS => 3,

@@ -24,8 +24,6 @@ pub const BODY_TOO_LARGE: &str = "body_too_large";
 pub const REQUEST_TIMEOUT: &str = "request_timeout";
 /// Preflight refuses; `details.refusals` has each reason.
 pub const REFUSED: &str = "refused";
-/// `--plan` names another plan than what the recipe gives now.
-pub const PLAN_CHANGED: &str = "plan_changed";
 /// The idempotency key was used for another request.
 pub const IDEMPOTENCY_MISMATCH: &str = "idempotency_mismatch";
 /// Name and version of a dataset are taken by other data.
@@ -82,7 +80,6 @@ pub const ERROR_CODES: &[&str] = &[
     BODY_TOO_LARGE,
     REQUEST_TIMEOUT,
     REFUSED,
-    PLAN_CHANGED,
     IDEMPOTENCY_MISMATCH,
     DATASET_EXISTS,
     DATASET_UNREADABLE,
