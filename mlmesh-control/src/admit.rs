@@ -1,6 +1,7 @@
 //! From a submission to runs on disk: admit → plan → queue.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use mlmesh_model::{
     AuditNote, Digest, FencingToken, Phase, PlanDigest, Refusal, Run, RunId, RunKind, RunQuery,
@@ -68,14 +69,14 @@ pub(crate) async fn submit(
         runs,
     };
     let secrets = submission.secret_values.clone();
-    // A task of its own: a caller that goes away in the middle must not leave a run
-    // on disk that the scheduler has not heard of.
-    let writer = Arc::clone(inner);
-    inner
-        .tasks
-        .spawn(async move { write(writer, submit, secrets).await })
-        .await
-        .map_err(joined)?
+    // Where the store writes at once, this is all over when it has been polled once.
+    let mut writing = Box::pin(write(Arc::clone(inner), submit, secrets));
+    if let Poll::Ready(accepted) = futures_util::poll!(&mut writing) {
+        return accepted;
+    }
+    // Else a task of its own: a caller that goes away in the middle must not leave a
+    // run on disk that the scheduler has not heard of.
+    inner.tasks.spawn(writing).await.map_err(joined)?
 }
 
 /// The digest of what may be enqueued; everything that speaks against it.

@@ -8,7 +8,7 @@
 //!   Store ─► port ─┬─► write, catalog ─► laws        what changes
 //!                  └─► read ─► rows                  Run ⇄ columns
 //!                        │
-//!                       sql (trait) ─┬─ sqlite    one file, WAL, one writer thread
+//!                       sql (trait) ─┬─ sqlite    one file, WAL, one writing connection
 //!                        │           └─ postgres  a server, several daemons
 //!                      group          many writes, one commit
 //! ```

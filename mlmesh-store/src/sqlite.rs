@@ -1,15 +1,21 @@
-//! SQLite: one file in WAL mode with full synchronisation, one writer thread that
-//! commits in groups, a few reader connections on blocking threads.
+//! SQLite: one file in WAL mode with full synchronisation, one connection that
+//! writes in groups, a few reader connections on blocking threads.
 //!
 //! ```text
-//!   write ──► bounded channel ──► writer thread ── its connection ──► meshd.db-wal, fdatasync
-//!   read  ──► permit ──► blocking thread ── a connection of the pool (query_only)
+//!   write ─┬► bounded channel ──► writer thread ─┬► the pen: its connection ──► meshd.db-wal,
+//!          └─ nobody waits: on this thread ──────┘                             fdatasync
+//!   read ──► permit ──► blocking thread ── a connection of the pool (query_only)
 //! ```
+//!
+//! A thread of the runtime that writes gives its other tasks away first, so that they
+//! go on however long the disk takes; one at most does so at a time.
 //!
 //! A connection that failed is dropped; the writer opens another one for the next
 //! group, so the store works again when the disk does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +24,7 @@ use mlmesh_model::{BoxFuture, Sequence, StoreError};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::audit::AuditHead;
@@ -55,12 +62,14 @@ impl SqliteStore {
         let newest = ready(prepare(&mut session))?;
         let (writer, waiting) = Writer::new();
         let (committed_now, committed) = watch::channel(newest);
+        let pen = Arc::new(Pen::new(path, session, committed_now));
+        let writer = writer.with_way_past({
+            let pen = Arc::clone(&pen);
+            Box::new(move |job| pen.write_here(job))
+        });
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn({
-                let path = path.to_owned();
-                move || write_groups(&path, session, waiting, &committed_now)
-            })
+            .spawn(move || pen.write_groups(waiting))
             .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
@@ -143,33 +152,94 @@ async fn prepare(session: &mut SqliteSession) -> Result<Sequence, StoreError> {
     Ok(newest)
 }
 
-/// The writer thread: until the store is dropped.
-fn write_groups(
-    path: &Path,
-    session: SqliteSession,
-    mut waiting: mpsc::Receiver<Job<SqliteSession>>,
-    committed: &watch::Sender<Sequence>,
-) {
-    let mut tx = Some(Tx::new(session));
-    while let Some(first) = waiting.blocking_recv() {
-        let group = gathered(first, &mut waiting);
-        if tx.is_none() {
-            match SqliteSession::open(path) {
-                Ok(session) => tx = Some(Tx::new(session)),
+/// The connection that writes. Whoever holds its lock is the one writer: the writer's
+/// thread, or a thread that asks while that has nothing to do.
+struct Pen {
+    path: PathBuf,
+    hand: Mutex<Hand>,
+    /// The thread has jobs and holds the lock or waits for it.
+    is_taken: AtomicBool,
+    committed: watch::Sender<Sequence>,
+}
+
+struct Hand {
+    /// `None` after a failure: to be opened again.
+    tx: Option<Tx<SqliteSession>>,
+    /// Writes of the newest group.
+    last_group: usize,
+}
+
+impl Pen {
+    fn new(path: &Path, session: SqliteSession, committed: watch::Sender<Sequence>) -> Self {
+        let tx = Some(Tx::new(session));
+        Self {
+            path: path.to_owned(),
+            hand: Mutex::new(Hand { tx, last_group: 0 }),
+            is_taken: AtomicBool::new(false),
+            committed,
+        }
+    }
+
+    /// The writer thread: until the store is dropped, or a write panicked.
+    fn write_groups(&self, mut waiting: mpsc::Receiver<Job<SqliteSession>>) {
+        while let Some(first) = waiting.blocking_recv() {
+            self.is_taken.store(true, Ordering::Release);
+            // What a write that panicked left behind is used by nobody.
+            let Ok(mut hand) = self.hand.lock() else {
+                return;
+            };
+            let group = gathered(first, &mut waiting);
+            self.write(&mut hand, group);
+            drop(hand);
+            self.is_taken.store(false, Ordering::Release);
+        }
+    }
+
+    /// Writes a job on this thread when nobody else writes or is about to, and gives it
+    /// back otherwise. While the newest group had several, callers come faster than the
+    /// disk: then they wait for each other, and share flushes.
+    fn write_here(&self, job: Job<SqliteSession>) -> Option<Job<SqliteSession>> {
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        // A runtime of one thread has nobody to give its other tasks to.
+        if !matches!(flavor, Ok(RuntimeFlavor::MultiThread))
+            || self.is_taken.load(Ordering::Acquire)
+        {
+            return Some(job);
+        }
+        let Ok(mut hand) = self.hand.try_lock() else {
+            return Some(job);
+        };
+        if hand.last_group > 1 {
+            return Some(job);
+        }
+        // A panic leaves the lock poisoned and the caller without an answer, just as
+        // one on the writer's thread: the store is gone.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            tokio::task::block_in_place(|| self.write(&mut hand, vec![job]));
+            drop(hand);
+        }));
+        None
+    }
+
+    fn write(&self, hand: &mut Hand, group: Vec<Job<SqliteSession>>) {
+        hand.last_group = group.len();
+        if hand.tx.is_none() {
+            match SqliteSession::open(&self.path) {
+                Ok(session) => hand.tx = Some(Tx::new(session)),
                 Err(error) => {
                     tracing::error!(%error, "store cannot be opened again");
                     for job in group {
                         job.refuse(&reason_of(&error));
                     }
-                    continue;
+                    return;
                 }
             }
         }
-        if let Some(open) = &mut tx
-            && let Err(error) = ready(run_group(open, group, committed))
+        if let Some(open) = &mut hand.tx
+            && let Err(error) = ready(run_group(open, group, &self.committed))
         {
             tracing::error!(%error, "store write failed");
-            tx = None;
+            hand.tx = None;
         }
     }
 }
@@ -352,5 +422,34 @@ fn store_error(error: rusqlite::Error) -> StoreError {
         StoreError::Unavailable(format!("SQLite: {error}"))
     } else {
         StoreError::Damaged(format!("SQLite: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::WriteKind;
+
+    fn is_gone(outcome: &Result<(), StoreError>) -> bool {
+        matches!(outcome, Err(StoreError::Unavailable(_)))
+    }
+
+    #[test]
+    fn after_a_write_that_panicked_there_is_no_store() {
+        for first in [WriteKind::Submit, WriteKind::Other] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = SqliteStore::open(&directory.path().join("meshd.db")).unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+            runtime.block_on(async {
+                let torn = store
+                    .writer
+                    .write::<(), _>(first, |_| panic!("a write that is a bug"));
+                assert!(is_gone(&torn.await));
+                for kind in [WriteKind::Submit, WriteKind::Other, WriteKind::Submit] {
+                    let next = store.writer.write(kind, |_| Box::pin(async { Ok(()) }));
+                    assert!(is_gone(&next.await), "{first:?}, {kind:?}");
+                }
+            });
+        }
     }
 }

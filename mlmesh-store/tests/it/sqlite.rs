@@ -1,7 +1,12 @@
 //! What SQLite promises beyond the port: durability of the file, query plans,
 //! faults of the disk.
 
-use mlmesh_model::Store;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use mlmesh_model::{Phase, Store};
 use mlmesh_store::{SqliteStore, verify_chain};
 
 use crate::fixtures::*;
@@ -92,16 +97,9 @@ fn callers_may_leave_and_readers_may_crowd() {
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
         let store = SqliteStore::open(&directory.path().join("meshd.db")).unwrap();
-        let left = run();
-        let id = left.id;
-        let mut submit = store.submit(submission(vec![left]));
+        let id = submitted(&*store, vec![run()]).await.remove(0).id;
         // Handed to the writer by the first poll, then forgotten.
-        tokio::select! {
-            biased;
-            _ = &mut submit => {}
-            () = std::future::ready(()) => {}
-        }
-        drop(submit);
+        drop(store.claim(claim_of(id)).now_or_never());
         let mut reads = tokio::task::JoinSet::new();
         for _ in 0..100 {
             let store = std::sync::Arc::clone(&store);
@@ -109,6 +107,92 @@ fn callers_may_leave_and_readers_may_crowd() {
         }
         assert_eq!(reads.join_all().await.len(), 100);
         store.check().await.unwrap();
-        stored_run(&*store, id).await;
+        assert_eq!(stored_run(&*store, id).await.phase, Phase::Starting);
+    });
+}
+
+/// A submission that finds nobody at the store is over when it has been polled once:
+/// no other thread had to be woken for it.
+#[test]
+fn who_finds_the_store_idle_writes_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        let submitted = store.submit(submission(vec![run()])).now_or_never();
+        submitted.expect("not written by this thread").unwrap();
+        // The job path's writes go to the writer, whom the lock keeps waiting.
+        let disk = rusqlite::Connection::open(&path).unwrap();
+        disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut check = store.check();
+        assert!((&mut check).now_or_never().is_none());
+        disk.execute_batch("COMMIT").unwrap();
+        check.await.unwrap();
+    });
+    // A thread that is a whole runtime blocks for nobody.
+    let one = tokio::runtime::Builder::new_current_thread().build();
+    one.unwrap().block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        let disk = rusqlite::Connection::open(&path).unwrap();
+        disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut submit = store.submit(submission(vec![run()]));
+        assert!((&mut submit).now_or_never().is_none());
+        disk.execute_batch("COMMIT").unwrap();
+        submit.await.unwrap();
+    });
+}
+
+/// One thread runs everything, and writes to a disk that keeps it waiting until
+/// another task has done something.
+#[test]
+fn a_write_that_hangs_holds_up_no_task_and_gathers_others_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        let disk = rusqlite::Connection::open(&path).unwrap();
+        disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (hangs, writer) = (Arc::new(AtomicBool::new(false)), Arc::clone(&store));
+        let begun = Arc::clone(&hangs);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            begun.store(true, Ordering::SeqCst);
+            let submitted = writer.submit(submission(vec![run()])).now_or_never();
+            submitted.expect("not written by its own thread").unwrap();
+        });
+        tasks.spawn(async move {
+            while !hangs.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            let mut behind: Vec<_> = (0..8)
+                .map(|_| store.submit(submission(vec![run()])))
+                .collect();
+            for submit in &mut behind {
+                assert!(submit.now_or_never().is_none());
+            }
+            disk.execute_batch("COMMIT").unwrap();
+            for submitted in join_all(behind).await {
+                submitted.unwrap();
+            }
+            // They shared a flush, so the next one waits for company, and then no more.
+            disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let mut next = store.submit(submission(vec![run()]));
+            assert!((&mut next).now_or_never().is_none());
+            disk.execute_batch("COMMIT").unwrap();
+            next.await.unwrap();
+            let mut alone = store.submit(submission(vec![run()]));
+            while (&mut alone).now_or_never().is_none() {
+                alone.await.unwrap();
+                alone = store.submit(submission(vec![run()]));
+            }
+        });
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
     });
 }
