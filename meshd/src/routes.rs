@@ -380,7 +380,7 @@ fn run_routes() -> Vec<Route> {
         ),
         write(
             "/v1/runs/{run}/metrics",
-            "add metric points to the run of the attempt whose token is shown",
+            "add metric points to the run of the attempt whose token is shown (`Idempotency-Key` makes it repeatable)",
             Body::Json {
                 schema: schema::<api::PostMetricsDto>,
                 required: true,

@@ -3,7 +3,7 @@
 //! Everything that touches disk or starts processes runs on the runtime's threads
 //! for blocking work; waiting for an end is a file descriptor of the supervisor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -27,10 +27,11 @@ use crate::journal::{Entry, Journal, Marker, Running, StopRequest, append};
 use crate::look::{Look, give_up, look};
 use crate::metrics::Metrics;
 use crate::outputs::{self, OUTPUT_DIR};
+use crate::posted::Keys;
 use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
 use crate::record::{AttemptDir, Doing, Durable, Report};
-use crate::{log, metrics, probe};
+use crate::{log, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
 pub const LOG_BYTES_MAX_DEFAULT: u64 = 256 << 20;
@@ -70,7 +71,7 @@ pub(crate) struct Inner {
     /// Supervisors that this process has started and must reap.
     children: Mutex<HashMap<Key, Child>>,
     /// Held while points are added to an attempt that lives.
-    posting: Mutex<()>,
+    posting: Mutex<HashMap<Key, Keys>>,
     /// How far metrics were read.
     metrics: Mutex<HashMap<Key, Metrics>>,
 }
@@ -336,7 +337,7 @@ impl Inner {
             .map(|dataset| dataset.mount.trim_end_matches('/').to_owned())
             .collect();
         // The attempt has ended, so that nothing is added after those who hold this.
-        drop(locked(&self.posting));
+        locked(&self.posting).remove(&key(attempt));
         let metrics = self.collect_metrics(attempt, &work)?;
         let found =
             outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
@@ -405,31 +406,21 @@ impl Inner {
     fn post_metrics(
         &self,
         attempt: AttemptRef,
+        key_sent: Option<&str>,
         lines: &[u8],
         bytes_max: u64,
     ) -> Result<Posted, ExecError> {
-        let dir = self.dir(attempt);
-        let path = dir.path().join(crate::METRICS_FILE);
-        let _posting = locked(&self.posting);
+        let path = self.dir(attempt).path().join(crate::METRICS_FILE);
+        let mut posting = locked(&self.posting);
         let Look::Alive { .. } = self.look(attempt)? else {
             return Ok(Posted::Ended);
         };
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .doing("open", &path)?;
-        let used = file.metadata().doing("look at", &path)?.len();
-        if used.saturating_add(lines.len() as u64) > bytes_max.min(metrics::FILE_BYTES_MAX) {
-            return Ok(Posted::OverBudget { used });
-        }
-        if let Err(error) = file.write_all(lines) {
-            // All or nothing: a part would be a torn line to those that follow.
-            file.set_len(used).doing("cut back", &path)?;
-            return Err(error).doing("write", &path);
-        }
-        Ok(Posted::Kept)
+        let keys = match posting.entry(key(attempt)) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(free) => free.insert(Keys::read(&path).doing("read", &path)?),
+        };
+        keys.append(&path, key_sent, lines, bytes_max)
+            .doing("write", &path)
     }
 
     fn metrics(&self, attempt: AttemptRef) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
@@ -612,10 +603,15 @@ impl Executor for ProcessExecutor {
     fn post_metrics(
         &self,
         attempt: AttemptRef,
+        key: Option<String>,
         lines: Vec<u8>,
         bytes_max: u64,
     ) -> BoxFuture<'_, Result<Posted, ExecError>> {
-        Box::pin(self.blocking(move |inner| inner.post_metrics(attempt, &lines, bytes_max)))
+        Box::pin(
+            self.blocking(move |inner| {
+                inner.post_metrics(attempt, key.as_deref(), &lines, bytes_max)
+            }),
+        )
     }
 
     fn metrics(

@@ -31,6 +31,7 @@ mod look;
 mod metrics;
 mod namespace;
 mod outputs;
+mod posted;
 mod prepare;
 mod probe;
 mod process;

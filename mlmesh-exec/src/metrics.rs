@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use mlmesh_model::{MetricPoint, MetricSummary, MetricValue};
 use rustix::fs::OFlags;
 
+use crate::posted::is_mark;
+
 /// Name of the file that jobs write.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// Longest line that is read.
@@ -124,7 +126,7 @@ impl Metrics {
     }
 
     fn line(&mut self, line: &[u8], each: &mut dyn FnMut(&MetricPoint)) {
-        if line.trim_ascii().is_empty() {
+        if line.trim_ascii().is_empty() || is_mark(line) {
             return;
         }
         let point = (line.len() <= LINE_BYTES_MAX)

@@ -62,10 +62,12 @@ pub trait Executor: Send + Sync {
     ) -> BoxFuture<'_, Result<LogPage, ExecError>>;
 
     /// Adds lines of metric points, each whole, to those of a live attempt, as if the
-    /// job had written them itself. At most `bytes_max` bytes come this way.
+    /// job had written them itself. At most `bytes_max` bytes come this way. The same
+    /// lines under the same `key` are added once.
     fn post_metrics(
         &self,
         attempt: AttemptRef,
+        key: Option<String>,
         lines: Vec<u8>,
         bytes_max: u64,
     ) -> BoxFuture<'_, Result<Posted, ExecError>>;
@@ -247,6 +249,8 @@ pub enum Posted {
         /// Bytes of earlier ones.
         used: u64,
     },
+    /// Other points came under the same key before; none was taken.
+    OtherUnderKey,
     /// The attempt does not live any more; none was taken.
     Ended,
 }

@@ -12,6 +12,7 @@ use mlmesh_api::{POSTED_METRICS_SCHEMA, PostMetricsDto, PostedMetricsDto, error_
 use mlmesh_model::{AttemptRef, MetricPoint, Posted};
 
 use crate::daemon::Daemon;
+use crate::handlers::runs::idempotency_key;
 use crate::http::body::{clipped, read_json};
 use crate::limits::METRICS_BYTES_MAX;
 use crate::reply::{ApiError, ApiResult, ok};
@@ -38,11 +39,12 @@ pub(crate) async fn post(
             "a job with `api: true` finds its token in the file that MLMESH_TOKEN_FILE names",
         )
     })?;
+    let key = idempotency_key(&headers)?;
     let lines = lines(&asked.points)?;
     let bytes_max = daemon.attempt_bytes_max;
     match daemon
         .executor
-        .post_metrics(attempt, lines, bytes_max)
+        .post_metrics(attempt, key, lines, bytes_max)
         .await?
     {
         Posted::Kept => Ok(ok(&PostedMetricsDto {
@@ -56,6 +58,12 @@ pub(crate) async fn post(
                 "an attempt may post {bytes_max} bytes; {used} are used, and these points do not fit"
             ),
             "post fewer points; `daemon.attempt_bytes_max` sets the budget",
+        )),
+        Posted::OtherUnderKey => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            error_code::IDEMPOTENCY_MISMATCH,
+            "other points came under the same idempotency key; these were not taken",
+            "give each new request a key of its own",
         )),
         Posted::Ended => Err(ApiError::new(
             StatusCode::CONFLICT,

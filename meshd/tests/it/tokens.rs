@@ -86,13 +86,14 @@ impl Caller {
     }
 
     fn post(&self, daemon: &Daemon, points: Value) -> Answer {
+        self.post_with(daemon, points, "")
+    }
+
+    fn post_with(&self, daemon: &Daemon, points: Value, header: &str) -> Answer {
         let body = json!({ "points": points }).to_string();
-        self.call(
-            daemon,
-            "POST",
-            &format!("/v1/runs/{}/metrics", self.id),
-            Some(&body),
-        )
+        let target = format!("/v1/runs/{}/metrics", self.id);
+        let headers = format!("Authorization: Bearer {}\r\n{header}", self.token);
+        request_with(daemon, "POST", &target, Some(&body), &headers)
     }
 }
 
@@ -280,8 +281,18 @@ fn a_token_outlives_the_daemon_and_dies_with_its_attempt() {
         let answer = job.post(&daemon, points.clone());
         assert_eq!(answer.status, status, "{points}: {answer:?}");
     }
-    daemon.kill_and_restart(&start);
-    let mut kept = 2;
+    let once = "Idempotency-Key: once\r\n";
+    for _ in 0..2 {
+        let again = json!([{"name": "loss", "value": 0.5}]);
+        assert_eq!(job.post_with(&daemon, again, once).status, 200);
+        daemon.kill_and_restart(&start);
+    }
+    let other = job.post_with(&daemon, json!([{"name": "loss", "value": 1}]), once);
+    assert_eq!(
+        (other.status, other.code().as_str()),
+        (409, "idempotency_mismatch")
+    );
+    let mut kept = 3;
     let over = loop {
         let answer = job.post(&daemon, json!([{"name": "loss", "value": 1}]));
         if answer.status != 200 {

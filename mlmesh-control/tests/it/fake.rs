@@ -339,6 +339,7 @@ impl Executor for Fake {
     fn post_metrics(
         &self,
         _: AttemptRef,
+        _: Option<String>,
         _: Vec<u8>,
         _: u64,
     ) -> BoxFuture<'_, Result<Posted, ExecError>> {
