@@ -35,6 +35,8 @@ pub(crate) enum Message {
         /// Its pid.
         pid: i32,
     },
+    /// The run's tracking listens; its socket comes with this line, before any door's.
+    Tracking,
     /// Every door listens; its socket comes with this line.
     Doors,
     /// The command was executed.

@@ -365,7 +365,7 @@ impl Inner {
         attempt: AttemptRef,
         work: &Path,
     ) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
-        let mut metrics = Metrics::of(&self.metric_folders(attempt));
+        let mut metrics = self.metrics_of(attempt);
         let mut lines = Vec::new();
         metrics
             .finish(&mut |point| {
@@ -396,11 +396,13 @@ impl Inner {
         Ok(metrics.summaries())
     }
 
-    /// Where points are read: two files of the job, and one of what it posted.
-    fn metric_folders(&self, attempt: AttemptRef) -> [PathBuf; 3] {
+    /// Where points are read: two files of the job, one of what it posted, and what it
+    /// has logged through MLflow.
+    fn metrics_of(&self, attempt: AttemptRef) -> Metrics {
         let dir = self.dir(attempt);
         let work = dir.work();
-        [work.clone(), work.join(OUTPUT_DIR), dir.path().to_owned()]
+        Metrics::of(&[work.clone(), work.join(OUTPUT_DIR), dir.path().to_owned()])
+            .and_spool(dir.path(), attempt.run)
     }
 
     fn post_metrics(
@@ -431,7 +433,7 @@ impl Inner {
         let work = dir.work();
         // Taken out while it reads, so that one long file does not hold up others.
         let known = locked(&self.metrics).remove(&key(attempt));
-        let mut metrics = known.unwrap_or_else(|| Metrics::of(&self.metric_folders(attempt)));
+        let mut metrics = known.unwrap_or_else(|| self.metrics_of(attempt));
         metrics.read(&mut |_| {}).doing("read metrics in", &work)?;
         let summaries = metrics.summaries();
         locked(&self.metrics).insert(key(attempt), metrics);

@@ -19,10 +19,10 @@ use mlmesh_model::{Cause, StartError};
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
-use crate::channel::{JobEnvironment, Message, receive_environment, send};
+use crate::channel::{JobEnvironment, Message, receive_environment, send, send_with};
 use crate::journal::Journal;
 use crate::record::{AttemptDir, Launch, LimitMeans, Spec};
-use crate::{cgroup, namespace};
+use crate::{cgroup, mlflow, namespace};
 
 /// Runs the launcher; returns only when the command did not take its place.
 pub(crate) fn launch(dir: &Path) -> Result<(), StartError> {
@@ -159,14 +159,32 @@ fn become_command(spec: &Spec, channel: &OwnedFd) -> Result<(), StartError> {
     let own_end = channel
         .try_clone()
         .map_err(|error| isolation_failed(error.to_string()))?;
-    let environment = receive_environment(own_end)
+    let mut environment = receive_environment(own_end)
         .map_err(|error| isolation_failed(format!("receive the environment: {error}")))?;
+    offer_tracking(spec, channel, &mut environment)?;
     let mut command = command(spec, &environment)?;
     // Outlives the execution: should the supervisor be killed, the command ends at
     // once, and not only when the next daemon looks. Its children wait for that.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let error = command.exec();
     Err(not_executed(spec, &environment, &error))
+}
+
+/// Listens for the job's MLflow client in the namespace that the caller is in, and
+/// hands the socket to the supervisor, which answers.
+pub(crate) fn offer_tracking(
+    spec: &Spec,
+    channel: &OwnedFd,
+    environment: &mut JobEnvironment,
+) -> Result<(), StartError> {
+    if !spec.tracking {
+        return Ok(());
+    }
+    let offered = mlflow::listen_inside().and_then(|listener| {
+        mlflow::point_to(&listener, environment)?;
+        send_with(channel, &Message::Tracking, &[listener.as_fd()])
+    });
+    offered.map_err(|error| isolation_failed(format!("offer the run's tracking: {error}")))
 }
 
 fn start_init(dir: &AttemptDir, network_none: bool, channel: &OwnedFd) -> Result<(), StartError> {

@@ -29,6 +29,7 @@ mod launcher;
 mod log;
 mod look;
 mod metrics;
+mod mlflow;
 mod namespace;
 mod outputs;
 mod posted;

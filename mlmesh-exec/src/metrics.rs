@@ -1,5 +1,6 @@
 //! Metric points of a job, one object a line: `metrics.jsonl` in its working directory
-//! and in its output directory, and in the attempt's folder what it posted.
+//! and in its output directory, and in the attempt's folder what it posted and what it
+//! has logged through MLflow.
 //!
 //! Reading goes on where it stopped, so that a live run costs what it has written
 //! since. A torn last line waits for its rest; a line that is no point is counted
@@ -11,9 +12,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use mlmesh_model::{MetricPoint, MetricSummary, MetricValue};
+use mlmesh_model::{MetricPoint, MetricSummary, MetricValue, RunId};
 use rustix::fs::OFlags;
 
+use crate::mlflow;
 use crate::posted::is_mark;
 
 /// Name of the file that jobs write.
@@ -46,8 +48,28 @@ struct Series {
 #[derive(Debug)]
 struct Tail {
     path: PathBuf,
+    kind: Kind,
     offset: u64,
     rest: Vec<u8>,
+}
+
+/// What the lines of a file are.
+#[derive(Debug)]
+enum Kind {
+    /// Points.
+    Points,
+    /// What the MLflow client has logged; those with this beginning are points of the
+    /// run.
+    Spool(Vec<u8>),
+}
+
+impl Kind {
+    fn bytes_max(&self) -> u64 {
+        match self {
+            Self::Points => FILE_BYTES_MAX,
+            Self::Spool(_) => mlflow::SPOOL_BYTES_MAX,
+        }
+    }
 }
 
 impl Metrics {
@@ -55,6 +77,7 @@ impl Metrics {
     pub(crate) fn of(folders: &[PathBuf]) -> Self {
         let files = folders.iter().map(|folder| Tail {
             path: folder.join(METRICS_FILE),
+            kind: Kind::Points,
             offset: 0,
             rest: Vec::new(),
         });
@@ -62,6 +85,18 @@ impl Metrics {
             files: files.collect(),
             ..Self::default()
         }
+    }
+
+    /// Reads the spool of an attempt, too.
+    pub(crate) fn and_spool(mut self, attempt: &Path, run: RunId) -> Self {
+        let prefix = mlflow::metric_prefix(&run.to_string(), None);
+        self.files.push(Tail {
+            path: mlflow::spool_path(attempt),
+            kind: Kind::Spool(prefix.into_bytes()),
+            offset: 0,
+            rest: Vec::new(),
+        });
+        self
     }
 
     /// Reads what has been written since; hands each point, with its step, to `each`.
@@ -101,7 +136,7 @@ impl Metrics {
         };
         file.seek(SeekFrom::Start(tail.offset))?;
         let mut buffer = vec![0_u8; READ_BYTES];
-        while tail.offset < FILE_BYTES_MAX {
+        while tail.offset < tail.kind.bytes_max() {
             let length = file.read(&mut buffer)?;
             if length == 0 {
                 break;
@@ -113,25 +148,28 @@ impl Metrics {
                 tail.rest.extend_from_slice(&piece[..piece.len().min(room)]);
                 if piece.ends_with(b"\n") {
                     let line = std::mem::take(&mut tail.rest);
-                    self.line(&line, each);
+                    self.line(&tail.kind, &line, each);
                 }
             }
         }
         if ended && !tail.rest.is_empty() {
             let line = std::mem::take(&mut tail.rest);
             // Torn, most likely; whole if the job forgot the end of line.
-            self.line(&line, each);
+            self.line(&tail.kind, &line, each);
         }
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], each: &mut dyn FnMut(&MetricPoint)) {
+    fn line(&mut self, kind: &Kind, line: &[u8], each: &mut dyn FnMut(&MetricPoint)) {
         if line.trim_ascii().is_empty() || is_mark(line) {
             return;
         }
-        let point = (line.len() <= LINE_BYTES_MAX)
-            .then(|| parse_point(line))
-            .flatten();
+        let point = match kind {
+            Kind::Points if line.len() > LINE_BYTES_MAX => None,
+            Kind::Points => parse_point(line),
+            Kind::Spool(prefix) if line.starts_with(prefix) => spooled_point(line),
+            Kind::Spool(_) => return,
+        };
         match point.and_then(|point| self.add(point)) {
             Some(point) => each(&point),
             None => self.lines_bad += 1,
@@ -175,6 +213,18 @@ impl Metrics {
         }
         Some(point)
     }
+}
+
+fn spooled_point(line: &[u8]) -> Option<MetricPoint> {
+    let Ok(mlflow::Entry::Metric(point)) = serde_json::from_slice(line) else {
+        return None;
+    };
+    Some(MetricPoint {
+        name: point.key,
+        value: point.value,
+        step: Some(point.step),
+        time: Some(point.timestamp_ms as f64 / 1000.0),
+    })
 }
 
 /// Python writes `NaN` and `Infinity` bare, which JSON does not know.

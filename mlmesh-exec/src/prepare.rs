@@ -18,6 +18,7 @@ use crate::environment::{self, Ready};
 use crate::executor::Inner;
 use crate::interpreter;
 use crate::journal::Journal;
+use crate::mlflow;
 use crate::outputs::OUTPUT_DIR;
 use crate::record::{
     AttemptDir, Durable, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, run_dir, write_atomic,
@@ -91,6 +92,7 @@ pub(crate) fn prepare(
         log_bytes_max: inner.config.log_bytes_max,
         grace_ms: start.grace_ms,
         umask: inner.config.job_umask,
+        tracking: tracks(start),
         datasets_verified,
         interpreter: environment.map(|ready| ready.found.interpreter),
     })
@@ -431,6 +433,13 @@ impl Places {
     }
 }
 
+/// Whether the job is to log to its run. A recipe that names a server means that one.
+fn tracks(start: &StartSpec) -> bool {
+    let elsewhere = start.plan.env.contains_key(mlflow::URI_VARIABLE)
+        || start.secrets.contains_key(mlflow::URI_VARIABLE);
+    !elsewhere
+}
+
 /// The job's environment without secrets: ours are never overridden.
 fn variables(
     start: &StartSpec,
@@ -457,6 +466,9 @@ fn variables(
         ("MLMESH_OUTPUT_DIR", text(&places.work.join(OUTPUT_DIR))),
         ("MLMESH_CHECKPOINT_DIR", text(&places.checkpoints)),
     ];
+    if tracks(start) {
+        ours.push((mlflow::RUN_VARIABLE, start.attempt.run.to_string()));
+    }
     if let Some(sweep) = start.sweep {
         ours.push(("MLMESH_SWEEP_ID", sweep.to_string()));
     }

@@ -86,6 +86,7 @@ fn launch_true(
         launch,
         limits: Vec::new(),
         limits_required: false,
+        tracking: false,
         network_enforced: true,
         log_bytes_max: 0,
         grace_ms: 0,

@@ -101,6 +101,9 @@ pub(crate) struct Spec {
     pub(crate) limits: Vec<LimitSpec>,
     /// A limit that does not hold ends the attempt before it starts.
     pub(crate) limits_required: bool,
+    /// Whether the supervisor answers the job's MLflow client.
+    #[serde(default)]
+    pub(crate) tracking: bool,
     /// Whether the launch enforces the plan's network policy.
     pub(crate) network_enforced: bool,
     pub(crate) log_bytes_max: u64,
@@ -123,6 +126,17 @@ pub(crate) enum Launch {
     NetworkNone,
     /// In the sandbox.
     Sandbox(Box<crate::sandbox::SandboxSpec>),
+}
+
+impl Launch {
+    /// Whether the job's loopback is its own.
+    pub(crate) fn has_own_network(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::NetworkNone => true,
+            Self::Sandbox(sandbox) => sandbox.network_none,
+        }
+    }
 }
 
 /// One limit and the means to enforce it.

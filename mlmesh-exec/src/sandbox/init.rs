@@ -14,7 +14,7 @@ use rustix::process::{
 use super::{doors, root};
 use crate::channel::{Message, receive_environment, send, send_with};
 use crate::launcher::{
-    command, isolation_failed, not_executed, own_channel, read_spec, report_failure,
+    command, isolation_failed, not_executed, offer_tracking, own_channel, read_spec, report_failure,
 };
 use crate::namespace;
 use crate::process::signal;
@@ -37,11 +37,12 @@ fn run_on(dir: &AttemptDir, channel: &OwnedFd) -> Result<(), StartError> {
         return Err(isolation_failed("the spec names no sandbox".to_owned()));
     };
     let own_end = channel.try_clone();
-    let environment = own_end
+    let mut environment = own_end
         .and_then(receive_environment)
         .map_err(|error| failed("receive the environment", error))?;
     if sandbox.network_none {
         namespace::loopback_up().map_err(|error| failed("bring up the loopback", error))?;
+        offer_tracking(&spec, channel, &mut environment)?;
     }
     if !sandbox.doors.is_empty() {
         let listeners = doors::open(&sandbox.doors);

@@ -20,6 +20,7 @@ use super::launch::{Launched, start};
 use crate::channel::{Inbox, JobEnvironment, Message, receive};
 use crate::launcher::isolation_failed;
 use crate::log::LogWriter;
+use crate::mlflow::Tracking;
 use crate::prepare::TOKEN_FILE;
 use crate::process::{descendants, signal};
 use crate::record::{Launch, LimitMeans, Spec};
@@ -51,6 +52,7 @@ pub(super) struct Job<'a> {
     /// Sockets of the doors, until the relay has them.
     listeners: Vec<OwnedFd>,
     relay: Option<Relay>,
+    tracking: Option<Tracking>,
 }
 
 /// The process whose end is the end of the attempt.
@@ -96,11 +98,13 @@ impl<'a> Job<'a> {
                 .map_err(|error| system("read the attempt's token", error))?;
             hidden.insert(TOKEN_FILE.to_owned(), SecretText(token));
         }
-        let log = LogWriter::new(attempt.dir.log(), spec.log_bytes_max, &hidden);
         let mut environment: JobEnvironment = spec.env.clone();
         for (name, value) in secrets {
             environment.insert(name.clone(), value.0.clone());
         }
+        let tracking = Tracking::outside(&attempt.dir, spec, &mut environment, &mut hidden)
+            .map_err(|error| system("offer the run's tracking", error))?;
+        let log = LogWriter::new(attempt.dir.log(), spec.log_bytes_max, &hidden);
         let Launched {
             mut child,
             channel,
@@ -134,6 +138,7 @@ impl<'a> Job<'a> {
             told: None,
             listeners: Vec::new(),
             relay: None,
+            tracking,
         };
         for (group, why) in refused {
             job.limits_lost(&group, &why);
@@ -156,6 +161,11 @@ impl<'a> Job<'a> {
             }
             if ready.control {
                 self.read_control();
+            }
+            if ready.tracking
+                && let Some(tracking) = &mut self.tracking
+            {
+                tracking.begin();
             }
             self.act_on_time();
             if ready.main
@@ -216,13 +226,16 @@ impl<'a> Job<'a> {
         if let Some((channel, _)) = &self.channel {
             watched.push((channel.as_fd(), 2));
         }
+        if let Some(listener) = self.tracking.as_ref().and_then(Tracking::waits_on) {
+            watched.push((listener, 4));
+        }
         watched.extend(self.streams.iter().flatten().map(|fd| (fd.as_fd(), 3)));
         let mut polled: Vec<PollFd<'_>> = watched
             .iter()
             .map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
         let timeout = wait_us.and_then(timespec);
-        let mut ready = [false; 4];
+        let mut ready = [false; 5];
         if poll(&mut polled, timeout.as_ref()).is_ok() {
             for (fd, (_, kind)) in polled.iter().zip(&watched) {
                 ready[*kind] |= !fd.revents().is_empty();
@@ -232,6 +245,7 @@ impl<'a> Job<'a> {
             main: ready[0],
             control: ready[1],
             channel: ready[2],
+            tracking: ready[4],
         }
     }
 
@@ -308,6 +322,12 @@ impl<'a> Job<'a> {
             // the command may have started, or ended, by now.
             Message::Init { pid } if self.main.init.is_none() => {
                 self.main.init = Some(pid);
+                Ok(())
+            }
+            Message::Tracking => {
+                let (dir, run) = (&self.attempt.dir, self.spec.run);
+                let listener = (!self.listeners.is_empty()).then(|| self.listeners.remove(0));
+                self.tracking = listener.map(|listener| Tracking::inside(dir, run, listener));
                 Ok(())
             }
             Message::Doors => self.open_doors(),
@@ -490,6 +510,9 @@ impl<'a> Job<'a> {
                 break;
             }
         }
+        if let Some(tracking) = self.tracking.take() {
+            tracking.finish();
+        }
         if let Some(relay) = self.relay.take() {
             self.isolation.hosts = relay.finish();
         }
@@ -536,6 +559,7 @@ struct Ready {
     main: bool,
     control: bool,
     channel: bool,
+    tracking: bool,
 }
 
 fn watch(pid: i32) -> io::Result<OwnedFd> {
@@ -586,6 +610,7 @@ mod tests {
             log_bytes_max: 1 << 20,
             grace_ms: 0,
             umask: 0o022,
+            tracking: false,
             datasets_verified: Vec::new(),
             interpreter: None,
         };

@@ -291,6 +291,9 @@ pub(crate) async fn the_environment_is_exact(bench: &Bench, executor: &dyn Execu
     let expected = [
         "HOME",
         "LANG",
+        "MLFLOW_RUN_ID",
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_TRACKING_URI",
         "MLMESH_ATTEMPT",
         "MLMESH_CHECKPOINT_DIR",
         "MLMESH_OUTPUT_DIR",

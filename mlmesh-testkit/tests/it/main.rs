@@ -3,5 +3,6 @@
 mod contract;
 mod faults;
 mod kill;
+mod mlflow;
 mod programs;
 mod site;

@@ -38,6 +38,8 @@ fn a_job_s_environment_is_what_the_contract_lists() {
         let mut expected = vec![
             "HOME",
             "LANG",
+            "MLFLOW_RUN_ID",
+            "MLFLOW_TRACKING_URI",
             "MLMESH_ATTEMPT",
             "MLMESH_CHECKPOINT_DIR",
             "MLMESH_OUTPUT_DIR",
@@ -48,6 +50,8 @@ fn a_job_s_environment_is_what_the_contract_lists() {
             "PLAIN",
             "TOKEN",
         ];
+        // On the machine's network others could log to the run.
+        expected.extend((policy == "relaxed").then_some("MLFLOW_TRACKING_TOKEN"));
         expected.sort();
         assert_eq!(names, expected, "{policy}");
         let info = place.json(&["info"]);

@@ -1,0 +1,144 @@
+//! Scripts that know nothing of mlmesh log with the real MLflow client to their run,
+//! also without a network and without the daemon.
+//!
+//! The client is that of the tests' Python environment; without it the tests say so.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where an expectation fails"
+)]
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::site::{Site, skipped};
+
+/// A site whose jobs have the client; `None` where there is none.
+fn site() -> Option<Site> {
+    let python = std::env::var_os("MLMESH_TEST_PYTHON").map(PathBuf::from);
+    let prefix = python.and_then(|python| Some(python.parent()?.parent()?.to_owned()));
+    let has_client = |prefix: &PathBuf| {
+        let probe = std::process::Command::new(prefix.join("bin/python"))
+            .args([
+                "-c",
+                "import importlib.util as u; exit(u.find_spec('mlflow') is None)",
+            ])
+            .status();
+        probe.is_ok_and(|status| status.success())
+    };
+    let Some(prefix) = prefix.filter(has_client) else {
+        skipped("a Python with the MLflow client");
+        return None;
+    };
+    let mut site = Site::new();
+    site.set("VIRTUAL_ENV", prefix.to_str().unwrap());
+    site.start();
+    Some(site)
+}
+
+/// Queues a Python script that uses the client.
+fn queue(site: &Site, name: &str, script: &str, more: &str) -> String {
+    site.write(&format!("{name}.py"), script);
+    let more: String = more.lines().map(|line| format!("  {line}\n")).collect();
+    let recipe = format!(
+        "experiment:\n  name: {name}\n  command: [python, {name}.py]\n  seed: none\n  resources: {{cpus: 0.1}}\n  \
+         environment: current\n  env: {{W: \"{}\", MLFLOW_DISABLE_TELEMETRY: \"true\", GIT_PYTHON_REFRESH: quiet}}\n{more}",
+        site.path("w").display()
+    );
+    let file = format!("{name}.yaml");
+    site.write(&file, recipe);
+    site.queue(&file)
+}
+
+/// Waits for the end of a run, which must be good, and gives what is known of it.
+fn completed(site: &Site, run: &str) -> Value {
+    let mut info = Value::Null;
+    let ended = mlmesh_testkit::kill::wait_until(std::time::Duration::from_secs(90), || {
+        info = site.info(run);
+        info["ended_at"] != Value::Null
+    });
+    let logs = site.ml(&["logs", run]);
+    assert!(
+        ended && info["phase"] == "completed",
+        "{info}\n{}{}",
+        logs.stdout,
+        logs.stderr
+    );
+    info
+}
+
+const FLUENT: &str = r#"
+import os, mlflow
+mlflow.set_experiment("digits")
+with mlflow.start_run() as run:
+    assert run.info.run_id == os.environ["MLMESH_RUN_ID"], run.info
+    mlflow.log_param("depth", 3)
+    mlflow.log_params({"rate": 0.1, "kind": "tree"})
+    for step in range(5):
+        mlflow.log_metric("loss", 1 / (step + 1), step=step)
+    mlflow.log_metrics({"a/b": 2.5, "nan": float("nan")}, step=7)
+    mlflow.set_tag("team", "blue")
+got = mlflow.get_run(run.info.run_id)
+assert got.info.status == "FINISHED", got.info
+assert got.data.params == {"depth": "3", "rate": "0.1", "kind": "tree"}, got.data.params
+assert got.data.metrics["loss"] == 0.2 and got.data.tags["team"] == "blue", got.data
+history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+assert [m.step for m in history] == [0, 1, 2, 3, 4], history
+try:
+    mlflow.MlflowClient().log_param(run.info.run_id, "depth", 4)
+except mlflow.exceptions.MlflowException as error:
+    assert error.error_code == "INVALID_PARAMETER_VALUE", error
+    assert "was already logged with value='3'" in str(error), error
+else:
+    raise SystemExit("a parameter was changed")
+assert mlflow.get_experiment(run.info.experiment_id).name == "digits"
+print("token", os.environ.get("MLFLOW_TRACKING_TOKEN"))
+"#;
+
+fn check_fluent(info: &Value) {
+    let metrics = &info["metrics"];
+    assert_eq!(
+        metrics["loss"],
+        json!({"last": 0.2, "min": 0.2, "max": 1.0, "steps": 5})
+    );
+    assert_eq!(metrics["a/b"]["last"], json!(2.5));
+    assert_eq!(metrics["nan"]["last"], json!("nan"));
+}
+
+#[test]
+fn a_fluent_script_logs_to_its_run_in_the_sandbox_without_a_network() {
+    let Some(site) = site() else { return };
+    let run = queue(&site, "fluent", FLUENT, "sandbox: true\nnetwork: none");
+    let info = completed(&site, &run);
+    check_fluent(&info);
+    // Alone on its network a job needs no token.
+    assert!(site.ml(&["logs", &run]).stdout.contains("token None"));
+}
+
+#[test]
+fn a_fluent_script_logs_without_the_sandbox_with_and_without_a_network() {
+    let Some(site) = site() else { return };
+    let runs = ["none", "open"].map(|network| {
+        (
+            network,
+            queue(
+                &site,
+                &format!("plain-{network}"),
+                FLUENT,
+                &format!("network: {network}"),
+            ),
+        )
+    });
+    for (network, run) in runs {
+        check_fluent(&completed(&site, &run));
+        let logs = site.ml(&["logs", &run]).stdout;
+        // Where others could connect there is a token, which no log has.
+        let expected = if network == "open" {
+            "token [redacted]"
+        } else {
+            "token None"
+        };
+        assert!(logs.contains(expected), "{network}: {logs}");
+    }
+}
