@@ -2,11 +2,13 @@
 //!
 //! The root is the nearest folder above the recipe (its own included) that has
 //! `mlmesh.toml` or `.git`, else the recipe's folder. Git's files are read
-//! directly: a child process would cost more than the whole submission.
+//! directly; only whether the folder differs from HEAD is asked of `git` itself, while
+//! the snapshot is taken.
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use mlmesh_model::GitFacts;
 
@@ -85,8 +87,59 @@ fn is_root(folder: &Path) -> bool {
     folder.join("mlmesh.toml").is_file() || folder.join(".git").exists()
 }
 
+/// What git says of a project, asked in the background.
+pub(crate) struct GitLook {
+    facts: Option<GitFacts>,
+    status: Option<Child>,
+}
+
+/// Begins to ask. Where there is no commit nothing is asked.
+pub(crate) fn look_at_git(root: &Path) -> GitLook {
+    let facts = git_facts(root);
+    // Nothing that the repository's own settings name is executed, and nothing written.
+    let status = facts.as_ref().and_then(|_| {
+        Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(["-c", "core.fsmonitor=false", "--no-optional-locks"])
+            .args(["status", "--porcelain", "--", "."])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()
+    });
+    GitLook { facts, status }
+}
+
+impl GitLook {
+    /// The answer. Whether the folder is as HEAD has it is said when there is a `git`
+    /// that knows.
+    pub(crate) fn facts(self) -> Option<GitFacts> {
+        let dirty = self.status.and_then(differs);
+        Some(GitFacts {
+            dirty,
+            ..self.facts?
+        })
+    }
+}
+
+/// One byte of a list says that it is not empty.
+fn differs(mut status: Child) -> Option<bool> {
+    let mut output = status.stdout.take()?;
+    let read = output.read(&mut [0]).ok()?;
+    drop(output);
+    if read > 0 {
+        // It need not finish its list.
+        let _ = status.kill();
+        let _ = status.wait();
+        return Some(true);
+    }
+    status.wait().ok()?.success().then_some(false)
+}
+
 /// HEAD and branch of the repository that the folder is the root of, or lies in.
-pub(crate) fn git_facts(root: &Path) -> Option<GitFacts> {
+fn git_facts(root: &Path) -> Option<GitFacts> {
     let git = root.ancestors().find_map(|folder| {
         let git = folder.join(".git");
         git.exists().then_some(git)
@@ -105,6 +158,7 @@ pub(crate) fn git_facts(root: &Path) -> Option<GitFacts> {
         return is_object_name(head).then(|| GitFacts {
             head: head.to_owned(),
             branch: None,
+            dirty: None,
         });
     };
     let common = read_small(&git.join("commondir"))
@@ -113,6 +167,7 @@ pub(crate) fn git_facts(root: &Path) -> Option<GitFacts> {
     Some(GitFacts {
         head: name,
         branch: reference.strip_prefix("refs/heads/").map(str::to_owned),
+        dirty: None,
     })
 }
 
@@ -196,6 +251,36 @@ mod tests {
         assert_eq!(git_facts(folder.path()).unwrap().branch, None);
         fs::write(git.join("HEAD"), "ref: ../../etc/passwd").unwrap();
         assert_eq!(git_facts(folder.path()), None);
+    }
+
+    #[test]
+    fn git_says_whether_the_folder_differs_from_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| {
+            let output = Command::new("git")
+                .args(["-c", "user.name=ada", "-c", "user.email=ada@example.org"])
+                .arg("-C")
+                .arg(folder.path())
+                .args(arguments)
+                .output();
+            output.map(|output| assert!(output.status.success(), "{output:?}"))
+        };
+        if git(&["init", "-q"]).is_err() {
+            assert!(std::env::var_os("CI").is_none(), "no git in CI");
+            println!("skipped: no git");
+            return;
+        }
+        let dirty = || look_at_git(folder.path()).facts().map(|facts| facts.dirty);
+        fs::write(folder.path().join("train.py"), "1").unwrap();
+        assert_eq!(dirty(), None, "no commit yet");
+        git(&["add", "train.py"]).unwrap();
+        git(&["commit", "-qm", "first"]).unwrap();
+        assert_eq!(dirty(), Some(Some(false)));
+        fs::write(folder.path().join("train.py"), "2 ").unwrap();
+        assert_eq!(dirty(), Some(Some(true)));
+        git(&["checkout", "-q", "train.py"]).unwrap();
+        fs::write(folder.path().join("new.py"), "").unwrap();
+        assert_eq!(dirty(), Some(Some(true)), "a file that git does not know");
     }
 
     #[test]

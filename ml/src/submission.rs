@@ -23,18 +23,6 @@ use crate::project::{self, RecipeFile};
 use crate::upload;
 use crate::verbs::recipe::invalid;
 
-/// Prints `{"python": …, "frozen": […]}` of the environment it runs in.
-const FREEZE: &str = r#"
-import json, re, sys
-from importlib.metadata import distributions
-seen = {}
-for d in distributions():
-    name = d.metadata["Name"]
-    if name:
-        seen.setdefault(re.sub(r"[-_.]+", "-", name).lower(), d.version)
-print(json.dumps({"python": "%d.%d" % sys.version_info[:2], "frozen": sorted("%s==%s" % i for i in seen.items())}))
-"#;
-
 /// A recipe that is ready to be sent, and the tree it names.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -69,6 +57,7 @@ pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepar
         .map(|dataset| dataset.mount.clone())
         .collect();
     let data_dir = context.data_dir()?;
+    let git = project::look_at_git(&recipe.root);
     let snapshot = upload::snapshot(&context.output, &recipe.root, &data_dir, &exclude)?;
     let (lock, current) = match &experiment.environment {
         None => (None, None),
@@ -79,7 +68,7 @@ pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepar
         secret_values: secret_values(experiment),
         commit: snapshot.commit,
         recipe_path: recipe.relative,
-        git: project::git_facts(&recipe.root),
+        git: git.facts(),
         lock,
         current,
         policy,
@@ -201,7 +190,7 @@ fn current_environment() -> Outcome<Option<CurrentEnvironment>> {
     };
     let python = prefix.join("bin/python");
     let answer = Command::new(&python)
-        .args(["-I", "-c", FREEZE])
+        .args(["-I", "-c", mlmesh_recipe::lock::FREEZE])
         .output()
         .map_err(|error| {
             refused(format!(

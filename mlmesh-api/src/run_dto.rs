@@ -133,6 +133,7 @@ impl RunDto {
             git: run.git.as_ref().map(|git| GitDto {
                 head: git.head.clone(),
                 branch: git.branch.clone(),
+                dirty: git.dirty,
             }),
             trust: run.standing_trust().as_ref().map(TrustDto::from),
             metrics: metrics(&run.metrics),
@@ -334,6 +335,9 @@ pub struct GitDto {
     pub head: String,
     /// Branch, unless detached.
     pub branch: Option<String>,
+    /// Whether git said that the folder differs from HEAD; null when it was not asked.
+    #[serde(default)]
+    pub dirty: Option<bool>,
 }
 
 /// A level of the trust ladder and what keeps a run from the next ones.

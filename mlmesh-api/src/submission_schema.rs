@@ -22,7 +22,11 @@ pub fn submission_schema() -> Value {
             "recipe_path": {"type": "string"},
             "git": nullable(json!({
                 "required": ["head"],
-                "properties": {"head": {"type": "string"}, "branch": {"type": ["string", "null"]}},
+                "properties": {
+                    "head": {"type": "string", "pattern": "^[0-9A-Fa-f]{40}([0-9A-Fa-f]{24})?$"},
+                    "branch": {"type": ["string", "null"]},
+                    "dirty": {"type": ["boolean", "null"]},
+                },
             })),
             "lock": nullable(json!({
                 "required": ["path", "sha256", "requirements", "unhashed"],

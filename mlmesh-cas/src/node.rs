@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mlmesh_model::{CommitId, Dataset, Digest, ObjectId, Snapshots, SnapshotsError};
+use mlmesh_model::{CommitId, Dataset, Digest, ListedFile, ObjectId, Snapshots, SnapshotsError};
 use rustix::fs::{CWD, FileType, Mode as Permissions, OFlags, fstat, openat};
 
 use crate::error::StoreError;
@@ -174,6 +174,31 @@ impl Snapshots for NodeSnapshots {
         Ok(ObjectId(self.store.put_tree(&tree)?.0))
     }
 
+    fn listing(&self, listing: ObjectId) -> Result<Vec<ListedFile>, SnapshotsError> {
+        let tree = self.store.tree(CommitId(listing.0))?;
+        let entries = tree.entries.into_iter().map(|entry| ListedFile {
+            path: entry.path,
+            mode: entry.mode.word().to_owned(),
+            size: entry.size,
+            sha256: entry.object.0,
+        });
+        Ok(entries.collect())
+    }
+
+    fn check_object(&self, object: ObjectId) -> Result<u64, SnapshotsError> {
+        let mut reader = self.store.reader(object)?;
+        match io::copy(&mut reader, &mut io::sink()) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(StoreError::Corrupt(object).into())
+            }
+            Err(source) => Err(SnapshotsError::Io {
+                action: format!("read object {object}"),
+                source,
+            }),
+            Ok(bytes) => Ok(bytes),
+        }
+    }
+
     fn verify_dataset(&self, dataset: &Dataset, full: bool) -> Result<(), SnapshotsError> {
         let path = Path::new(&dataset.path);
         let options = self.options(path);
@@ -211,6 +236,7 @@ impl From<StoreError> for SnapshotsError {
                 path: format!("object {id}"),
                 detail: "it is damaged in the store".to_owned(),
             },
+            StoreError::Tree(error) => Self::Refused(error.to_string()),
             StoreError::Io {
                 action,
                 path,

@@ -273,12 +273,17 @@ impl Tree {
 
 impl Mode {
     /// The word of the byte form.
-    pub const fn text(self) -> &'static [u8] {
+    pub const fn word(self) -> &'static str {
         match self {
-            Self::File => b"644",
-            Self::Executable => b"755",
-            Self::Symlink => b"link",
+            Self::File => "644",
+            Self::Executable => "755",
+            Self::Symlink => "link",
         }
+    }
+
+    /// Its bytes.
+    pub const fn text(self) -> &'static [u8] {
+        self.word().as_bytes()
     }
 }
 

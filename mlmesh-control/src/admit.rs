@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use mlmesh_model::{
-    AuditNote, Digest, FencingToken, Phase, PlanDigest, Refusal, Run, RunId, RunKind, RunQuery,
-    Sequence, StoreError, Submission, Submit, Trust, TrustLevel, Workload,
+    AuditNote, Digest, FencingToken, Labels, Phase, PlanDigest, Refusal, Run, RunId, RunKind,
+    RunQuery, Sequence, StoreError, Submission, Submit, Trust, TrustLevel, Workload,
 };
 use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
 
@@ -150,6 +150,7 @@ fn records(
         manifest_sha256: None,
         isolation: None,
         pinned: false,
+        labels: Labels::default(),
     };
     let planned = |id: RunId, kind: RunKind, planned: PlannedRun| Run {
         id,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     ApiAccess, AttemptNumber, AttemptRef, Cause, Claim, Collected, Dataset, Ended, ExecError,
-    Isolation, Phase, Plan, Reattached, Run, StartError, StartSpec, Started, StoreError,
+    Isolation, Phase, Plan, Reattached, ResolvedEnvironment, Run, StartError, StartSpec, Started,
+    StoreError,
 };
 use mlmesh_proof::final_trust;
 use mlmesh_sched::{Event, Outcome, Verdict, node_faults, retries_used};
@@ -106,7 +107,7 @@ struct Task {
 /// What became of a start.
 enum Begun {
     Running(Started),
-    Ended(Ended),
+    Ended(Ended, Option<ResolvedEnvironment>),
     Refused(StartError),
     NeverStarted,
     /// The daemon goes down; the attempt is left as it is.
@@ -243,14 +244,17 @@ impl Task {
         for failures in 1..=EXECUTOR_FAILURES_MAX {
             match self.inner.ports.executor.reattach(lease).await {
                 Ok(Reattached::Running(started)) => return Begun::Running(started),
-                Ok(Reattached::Ended(ended)) => return Begun::Ended(ended),
+                Ok(Reattached::Ended(ended, environment)) => {
+                    return Begun::Ended(ended, environment);
+                }
                 // The store says that it ran: its record is gone.
                 Ok(Reattached::NeverStarted) if self.ledger.phase != Phase::Starting => break,
                 Ok(Reattached::NeverStarted) if self.is_of_earlier_boot().await => {
-                    return Begun::Ended(Ended {
+                    let ended = Ended {
                         cause: Some(Cause::Reboot),
                         ..self.lost("the machine was restarted after it was claimed")
-                    });
+                    };
+                    return Begun::Ended(ended, None);
                 }
                 Ok(Reattached::NeverStarted) => return Begun::NeverStarted,
                 Err(error) => {
@@ -262,7 +266,7 @@ impl Task {
                 () = tokio::time::sleep(EXECUTOR_RETRY * failures) => {}
             }
         }
-        Begun::Ended(self.lost("no record of the attempt was found"))
+        Begun::Ended(self.lost("no record of the attempt was found"), None)
     }
 
     /// Whether the machine was restarted since the claim. What an attempt writes
@@ -295,7 +299,8 @@ impl Task {
                 };
                 self.ended(ended).await;
             }
-            Begun::Ended(ended) => {
+            Begun::Ended(ended, environment) => {
+                self.ledger.extras.environment = environment;
                 if ended.started_at.is_some() {
                     // A command starts only after its datasets were verified.
                     self.ledger.extras.datasets_verified = self.dataset_names();
@@ -314,8 +319,8 @@ impl Task {
         self.ledger.update.isolation = Some(started.isolation.clone());
         self.ledger
             .extras
-            .interpreter
-            .clone_from(&started.interpreter);
+            .environment
+            .clone_from(&started.environment);
         self.ledger
             .extras
             .datasets_verified
@@ -472,7 +477,6 @@ impl Task {
         self.ledger.update.outputs = collected.outputs;
         self.ledger.update.metrics = Some(collected.metrics);
         self.ledger.extras.output_files = collected.files;
-        self.ledger.extras.output_bytes = collected.bytes;
         if cause.is_some() || collected.missing.is_empty() {
             return cause;
         }

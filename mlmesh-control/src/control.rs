@@ -25,14 +25,16 @@ impl Control {
     /// Reads what has not ended, takes the live attempts up again, and is ready.
     pub async fn start(config: ControlConfig, ports: Ports) -> Result<Arc<Self>, ControlError> {
         let accelerators = Arc::clone(&ports.accelerators);
-        let capacity = match config.capacity.clone() {
-            Some(capacity) => capacity,
-            None => tokio::task::spawn_blocking(move || machine::capacity(&*accelerators))
-                .await
-                .map_err(admit::joined)?,
-        };
+        let (config, host, capacity) = tokio::task::spawn_blocking(move || {
+            let host = machine::host_facts(&config, &*accelerators);
+            let given = config.capacity.clone();
+            let capacity = given.unwrap_or_else(|| machine::capacity(&*accelerators));
+            (config, host, capacity)
+        })
+        .await
+        .map_err(admit::joined)?;
         let open = ports.store.open_runs().await?;
-        let inner = Inner::new(config, ports, Scheduler::new(capacity));
+        let inner = Inner::new(config, host, ports, Scheduler::new(capacity));
         secret_store::blocking(&inner, SecretStore::check).await?;
         take_up(&inner, open).await;
         let keeper = Arc::clone(&inner);

@@ -208,7 +208,13 @@ impl Ledger {
 
     async fn write_manifest(&self, ended: &Run) -> Option<mlmesh_model::Digest> {
         let attempts = self.attempts().await;
-        let manifest = manifest(ended, &attempts, &self.extras);
+        let mut extras = self.extras.clone();
+        let host = &self.inner.host;
+        // Another boot may be another kernel: nothing is said of what is not known.
+        let newest = attempts.last();
+        let is_here = newest.is_some_and(|attempt| attempt.boot_id == host.boot_id);
+        extras.host = is_here.then(|| Arc::clone(host));
+        let manifest = manifest(ended, &attempts, &extras);
         persist_manifest(&self.inner, self.lease.run, manifest).await
     }
 

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mlmesh_model::{Cause, Micros, Run, RunId, RunKind, Tenant};
+use mlmesh_model::{Cause, HostFacts, Micros, Run, RunId, RunKind, Tenant};
 use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict, delay_ms_max};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ const PREPARES_MAX: usize = 16;
 /// Everything that tasks of control share.
 pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
+    /// What every manifest says of the machine.
+    pub(crate) host: Arc<HostFacts>,
     pub(crate) ports: Ports,
     pub(crate) caches: Caches,
     pub(crate) secrets: SecretStore,
@@ -62,8 +64,14 @@ pub(crate) struct State {
 pub(crate) type QueuedEnd = (Arc<Run>, Cause);
 
 impl Inner {
-    pub(crate) fn new(config: ControlConfig, ports: Ports, scheduler: Scheduler) -> Arc<Self> {
+    pub(crate) fn new(
+        config: ControlConfig,
+        host: HostFacts,
+        ports: Ports,
+        scheduler: Scheduler,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            host: Arc::new(host),
             secrets: SecretStore::in_folder(config.data_dir.clone()),
             config,
             ports,

@@ -157,9 +157,9 @@ fn read_files(inner: &Inner, submission: &Submission) -> Result<Files, ControlEr
 fn unread(error: SnapshotsError) -> ControlError {
     let source = match error {
         SnapshotsError::Io { source, .. } => source,
-        other @ (SnapshotsError::Missing(_) | SnapshotsError::Changed { .. }) => {
-            std::io::Error::other(other)
-        }
+        other @ (SnapshotsError::Missing(_)
+        | SnapshotsError::Changed { .. }
+        | SnapshotsError::Refused(_)) => std::io::Error::other(other),
     };
     ControlError::Io {
         action: "read the tree from the content store".into(),

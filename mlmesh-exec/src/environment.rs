@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use mlmesh_model::{Cause, DepsDigest, StartError};
+use mlmesh_model::{Cause, DepsDigest, ResolvedEnvironment, StartError};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ const ENVIRONMENTS: &str = "data/objects/environments";
 /// Ending of an environment that is being removed.
 const REMOVED: &str = "removed";
 const MARKER: &str = "mlmesh-environment.json";
-const SCHEMA: &str = "mlmesh.environment/1";
+const SCHEMA: &str = "mlmesh.environment/2";
 /// Lines of the installer's output that a refusal shows.
 const LINES_SHOWN: usize = 12;
 
@@ -40,12 +40,26 @@ const LINES_SHOWN: usize = 12;
 pub(crate) struct Ready {
     pub(crate) prefix: PathBuf,
     pub(crate) found: Found,
+    /// `name==version`, sorted.
+    pub(crate) packages: Vec<String>,
+}
+
+impl Ready {
+    /// What of it is recorded.
+    pub(crate) fn resolved(self) -> ResolvedEnvironment {
+        ResolvedEnvironment {
+            interpreter: self.found.interpreter,
+            packages: self.packages,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
     schema: String,
     found: Found,
+    /// Listed once, when it was complete.
+    packages: Vec<String>,
 }
 
 /// The environment of a digest, built if it is not there. `requirements` is only
@@ -85,9 +99,11 @@ pub(crate) fn ensure(
     if let Some(ready) = complete(&prefix) {
         return Ok(ready);
     }
-    if prefix.join(MARKER).exists() && usable(&prefix) {
+    if prefix.join(MARKER).exists()
+        && let Some(packages) = interpreter::packages(&prefix)
+    {
         // The same version was installed anew at the same place.
-        return finish(&prefix, found);
+        return finish(&prefix, found, packages);
     }
     match fs::remove_dir_all(&prefix) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -100,7 +116,9 @@ pub(crate) fn ensure(
         drop(fs::remove_dir_all(&prefix));
     }
     built?;
-    finish(&prefix, found)
+    let packages = interpreter::packages(&prefix)
+        .ok_or_else(|| failed(format!("`{}` does not list its packages", prefix.display())))?;
+    finish(&prefix, found, packages)
 }
 
 fn failed(message: String) -> StartError {
@@ -119,27 +137,22 @@ fn complete(prefix: &Path) -> Option<Ready> {
     (marker.schema == SCHEMA && marker.found.is_current()).then(|| Ready {
         prefix: prefix.to_owned(),
         found: marker.found,
+        packages: marker.packages,
     })
 }
 
-fn usable(prefix: &Path) -> bool {
-    Command::new(prefix.join("bin/python"))
-        .args(["-I", "-c", ""])
-        .stdin(Stdio::null())
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
-fn finish(prefix: &Path, found: Found) -> Result<Ready, StartError> {
+fn finish(prefix: &Path, found: Found, packages: Vec<String>) -> Result<Ready, StartError> {
     let marker = Marker {
         schema: SCHEMA.to_owned(),
         found,
+        packages,
     };
     write_record(&prefix.join(MARKER), &marker, Durable::Power)
         .map_err(|error| StartError::of(Cause::EnvironmentFailed, error.to_string(), error.io()))?;
     Ok(Ready {
         prefix: prefix.to_owned(),
         found: marker.found,
+        packages: marker.packages,
     })
 }
 

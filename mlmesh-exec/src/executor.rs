@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
-    Executor, Interpreter, LogPage, MetricSummary, Plan, Posted, Reattached, RunId, Snapshots,
-    SnapshotsError, StartError, StartSpec, Started,
+    Executor, LogPage, MetricSummary, Plan, Posted, Reattached, ResolvedEnvironment, RunId,
+    Snapshots, SnapshotsError, StartError, StartSpec, Started,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -213,7 +213,7 @@ impl Inner {
         checkpoints: &Path,
     ) -> Result<Started, StartError> {
         let spec = prepare(self, start, dir, checkpoints)?;
-        let facts = (spec.datasets_verified.clone(), spec.interpreter.clone());
+        let facts = (spec.datasets_verified.clone(), spec.environment.clone());
         let written = append(dir, &Entry::Spec(Box::new(spec)));
         written.map_err(|error| exec_failed(&error))?;
         let (child, said) = self.spawn_supervisor(start, dir)?;
@@ -296,7 +296,7 @@ impl Inner {
             // While it has no such line the supervisor is just beginning.
             Look::Alive { journal, .. } => {
                 let Journal { spec, running, .. } = *journal;
-                let facts = spec.map(|spec| (spec.datasets_verified, spec.interpreter));
+                let facts = spec.map(|spec| (spec.datasets_verified, spec.environment));
                 Ok(running.map(|running| {
                     Reattached::Running(started(running, facts.unwrap_or_default()))
                 }))
@@ -306,7 +306,11 @@ impl Inner {
                 Ok(Some(Reattached::NeverStarted))
             }
             Look::Void => Ok(Some(Reattached::NeverStarted)),
-            Look::Ended(ended) => Ok(Some(Reattached::Ended(ended))),
+            Look::Ended(ended) => {
+                let spec = Journal::read(&dir)?.spec;
+                let environment = spec.and_then(|spec| spec.environment);
+                Ok(Some(Reattached::Ended(ended, environment)))
+            }
         }
     }
 
@@ -341,19 +345,21 @@ impl Inner {
         let metrics = self.collect_metrics(attempt, &work)?;
         let found =
             outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
-        let outputs = if found.files.is_empty() {
-            None
-        } else {
-            let stored = self.config.snapshots.store_outputs(&work, &found.files);
-            Some(stored.map_err(|error| match error {
-                SnapshotsError::Io { action, source } => ExecError::Io { action, source },
-                other => ExecError::Objects(other.to_string()),
-            })?)
+        let snapshots = &self.config.snapshots;
+        let stored = match found.files.as_slice() {
+            [] => Ok((None, Vec::new())),
+            files => snapshots.store_outputs(&work, files).and_then(|listing| {
+                let files = snapshots.listing(listing)?;
+                Ok((Some(listing), files))
+            }),
         };
+        let (outputs, files) = stored.map_err(|error| match error {
+            SnapshotsError::Io { action, source } => ExecError::Io { action, source },
+            other => ExecError::Objects(other.to_string()),
+        })?;
         Ok(Collected {
             outputs,
-            files: found.files.len() as u64,
-            bytes: found.bytes,
+            files,
             missing: found.missing,
             metrics,
         })
@@ -481,13 +487,13 @@ impl Inner {
 
 fn started(
     running: Running,
-    (datasets_verified, interpreter): (Vec<String>, Option<Interpreter>),
+    (datasets_verified, environment): (Vec<String>, Option<ResolvedEnvironment>),
 ) -> Started {
     Started {
         time: running.time,
         isolation: running.isolation,
         datasets_verified,
-        interpreter,
+        environment,
     }
 }
 

@@ -25,7 +25,7 @@ fn fuzz_attempt_journals() {
     let spec = br#"{"spec":{"schema":"mlmesh.attempt/1","run":"aaaaaaaaaaaa","number":1,"argv":["true"],
         "directory":"/w","env":{"A":"b"},"launch":"plain","limits":[{"name":"cpu","asked":1,"by":{"nothing":"x"}}],
         "limits_required":false,"network_enforced":false,"umask":18,"log_bytes_max":1,"grace_ms":5,
-        "datasets_verified":[],"interpreter":null}}"#;
+        "datasets_verified":[],"environment":null}}"#;
     let life = br#"{"begun":{"pid":7,"start_time":8,"boot_id":"b"}}
 {"stop":{"cause":"cancelled","grace_ms":5}}
 {"started":{"time":5,"isolation":{"namespaces":["net"],"sandboxed":false,"network_enforced":true,"limits":[]}}}

@@ -154,9 +154,29 @@ fn ask(candidate: &Path, version: &str) -> Option<Found> {
     })
 }
 
-/// The interpreter behind a virtual environment that somebody else has made.
-pub(crate) fn of_environment(prefix: &Path) -> Option<Found> {
-    ask(&prefix.join("bin/python"), "3")
+/// The interpreter behind a virtual environment that somebody else has made, and the
+/// packages in it as they are now.
+pub(crate) fn of_environment(prefix: &Path) -> Option<(Found, Vec<String>)> {
+    let found = ask(&prefix.join("bin/python"), "3")?;
+    Some((found, packages(prefix)?))
+}
+
+/// The packages that a virtual environment's Python can import, `name==version`, sorted.
+/// `None` when it does not work.
+pub(crate) fn packages(prefix: &Path) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Frozen {
+        frozen: Vec<String>,
+    }
+    let output = Command::new(prefix.join("bin/python"))
+        .args(["-I", "-c", mlmesh_recipe::lock::FREEZE])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let frozen: Frozen = serde_json::from_slice(&output.stdout).ok()?;
+    Some(frozen.frozen)
 }
 
 fn digest_of(path: &Path) -> io::Result<Digest> {

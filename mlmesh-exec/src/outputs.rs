@@ -17,8 +17,6 @@ pub(crate) const OUTPUT_DIR: &str = "outputs";
 pub(crate) struct Found {
     /// Regular files relative to the working directory, sorted.
     pub(crate) files: Vec<String>,
-    /// Their bytes in all.
-    pub(crate) bytes: u64,
     /// Declared globs that matched nothing.
     pub(crate) missing: Vec<String>,
 }
@@ -29,7 +27,6 @@ pub(crate) fn find(work: &Path, globs: &[String], mounts: &[String]) -> io::Resu
         work,
         mounts: mounts.iter().map(PathBuf::from).collect(),
         files: BTreeSet::new(),
-        bytes: 0,
     };
     let mut missing = Vec::new();
     for glob in globs {
@@ -40,7 +37,6 @@ pub(crate) fn find(work: &Path, globs: &[String], mounts: &[String]) -> io::Resu
     walk.below(Path::new(OUTPUT_DIR), &|_| true)?;
     Ok(Found {
         files: walk.files.into_iter().collect(),
-        bytes: walk.bytes,
         missing,
     })
 }
@@ -49,7 +45,6 @@ struct Walk<'a> {
     work: &'a Path,
     mounts: Vec<PathBuf>,
     files: BTreeSet<String>,
-    bytes: u64,
 }
 
 impl Walk<'_> {
@@ -111,9 +106,7 @@ impl Walk<'_> {
                     continue;
                 };
                 any = true;
-                if self.files.insert(name.to_owned()) {
-                    self.bytes += facts.len();
-                }
+                self.files.insert(name.to_owned());
             }
         }
         Ok(any)
@@ -184,7 +177,6 @@ mod tests {
             "plots/a.svg",
         ];
         assert_eq!(found.files, expected);
-        assert_eq!(found.bytes, 20);
         assert_eq!(found.missing, ["absent.bin", "*.none"]);
     }
 

@@ -94,7 +94,7 @@ pub(crate) fn prepare(
         umask: inner.config.job_umask,
         tracking: tracks(start),
         datasets_verified,
-        interpreter: environment.map(|ready| ready.found.interpreter),
+        environment: environment.map(Ready::resolved),
     })
 }
 
@@ -206,14 +206,18 @@ fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, Sta
             let prefix = PathBuf::from(prefix.ok_or_else(|| {
                 failed("`environment: current` came without the environment's folder".to_owned())
             })?);
-            let found = interpreter::of_environment(&prefix).ok_or_else(|| {
+            let (found, packages) = interpreter::of_environment(&prefix).ok_or_else(|| {
                 failed(format!(
                     "`{}` has no working `bin/python`\nhint: queue from an activated environment \
                      that is still there",
                     prefix.display()
                 ))
             })?;
-            Ok(Some(Ready { prefix, found }))
+            Ok(Some(Ready {
+                prefix,
+                found,
+                packages,
+            }))
         }
     }
 }
@@ -262,7 +266,7 @@ fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, Star
                     dataset.name, dataset.version
                 )));
             }
-            Err(error @ SnapshotsError::Io { .. }) => {
+            Err(error @ (SnapshotsError::Io { .. } | SnapshotsError::Refused(_))) => {
                 return Err(changed(format!(
                     "dataset `{}` cannot be read: {error}",
                     dataset.name

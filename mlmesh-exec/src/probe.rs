@@ -92,7 +92,7 @@ fn launch_true(
         grace_ms: 0,
         umask: 0o022,
         datasets_verified: Vec::new(),
-        interpreter: None,
+        environment: None,
     };
     append(&AttemptDir::at(folder), &Entry::Spec(Box::new(spec))).map_err(io::Error::other)?;
     let (ours, theirs) = socketpair(

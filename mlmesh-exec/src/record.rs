@@ -18,7 +18,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use mlmesh_model::{AttemptNumber, AttemptRef, Cause, ExecError, Interpreter, LimitReport, RunId};
+use mlmesh_model::{
+    AttemptNumber, AttemptRef, Cause, ExecError, LimitReport, ResolvedEnvironment, RunId,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -113,7 +115,7 @@ pub(crate) struct Spec {
     /// For the daemon that takes the attempt over.
     pub(crate) datasets_verified: Vec<String>,
     /// The same.
-    pub(crate) interpreter: Option<Interpreter>,
+    pub(crate) environment: Option<ResolvedEnvironment>,
 }
 
 /// How the command is started.

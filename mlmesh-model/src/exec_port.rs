@@ -142,8 +142,25 @@ pub struct Started {
     pub isolation: Isolation,
     /// Names of datasets whose digest was verified now.
     pub datasets_verified: Vec<String>,
-    /// The interpreter's own facts, recorded beside the plan.
-    pub interpreter: Option<Interpreter>,
+    /// The environment as it was found, recorded beside the plan.
+    pub environment: Option<ResolvedEnvironment>,
+}
+
+/// What an environment turned out to be on the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedEnvironment {
+    /// Its interpreter.
+    pub interpreter: Interpreter,
+    /// Its packages as `name==version`, sorted.
+    pub packages: Vec<String>,
+}
+
+impl ResolvedEnvironment {
+    /// Digest of the packages, each with an end of line.
+    pub fn packages_digest(packages: &[String]) -> crate::Digest {
+        let lines: String = packages.iter().map(|line| format!("{line}\n")).collect();
+        crate::Digest::of(lines.as_bytes())
+    }
 }
 
 /// An interpreter found on the machine.
@@ -218,8 +235,8 @@ pub struct Ended {
 pub enum Reattached {
     /// Its supervisor lives; `wait` for it.
     Running(Started),
-    /// It ended while nobody looked.
-    Ended(Ended),
+    /// It ended while nobody looked; the environment that it had.
+    Ended(Ended, Option<ResolvedEnvironment>),
     /// The command was never executed, and never will be under this number.
     NeverStarted,
 }
@@ -229,14 +246,25 @@ pub enum Reattached {
 pub struct Collected {
     /// Listing of the outputs in the content store; null when there are none.
     pub outputs: Option<ObjectId>,
-    /// Number of files.
-    pub files: u64,
-    /// Bytes in all.
-    pub bytes: u64,
+    /// The files, as the listing has them.
+    pub files: Vec<ListedFile>,
     /// Declared globs that matched nothing.
     pub missing: Vec<String>,
     /// Metric summaries.
     pub metrics: BTreeMap<String, crate::MetricSummary>,
+}
+
+/// A file of a tree or of outputs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFile {
+    /// Relative, with `/`.
+    pub path: String,
+    /// `644`, `755`, or `link` for a symbolic link.
+    pub mode: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the bytes: the object's id.
+    pub sha256: crate::Digest,
 }
 
 /// What became of posted points.
@@ -342,6 +370,14 @@ pub trait Snapshots: Send + Sync {
     /// listing; returns the listing's object.
     fn store_outputs(&self, root: &Path, files: &[String]) -> Result<ObjectId, SnapshotsError>;
 
+    /// The files that a listing names, of a commit or of outputs. The listing is read
+    /// and checked: [`SnapshotsError::Changed`] when it is not what its digest says, and
+    /// [`SnapshotsError::Refused`] when it holds what no listing may.
+    fn listing(&self, listing: ObjectId) -> Result<Vec<ListedFile>, SnapshotsError>;
+
+    /// Reads an object to its end, checked by its digest; returns its bytes.
+    fn check_object(&self, object: ObjectId) -> Result<u64, SnapshotsError>;
+
     /// Digest of a dataset as it is now: of the file, or of the directory's
     /// listing. Uses the stat cache; `full` reads every byte again. On a
     /// difference to `expected` names a path that changed.
@@ -362,6 +398,9 @@ pub enum SnapshotsError {
         /// What was expected and seen.
         detail: String,
     },
+    /// A listing that holds what none may: a path that leaves the tree, two of a name.
+    #[error("the listing breaks a rule: {0}")]
+    Refused(String),
     /// The file system refused.
     #[error("{action}: {source}")]
     Io {
@@ -377,7 +416,7 @@ impl SnapshotsError {
     pub fn io(&self) -> Option<&std::io::Error> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Missing(_) | Self::Changed { .. } => None,
+            Self::Missing(_) | Self::Changed { .. } | Self::Refused(_) => None,
         }
     }
 }
@@ -386,6 +425,9 @@ impl SnapshotsError {
 pub trait Accelerators: Send + Sync {
     /// GPUs that are there now, or why that cannot be known.
     fn gpus(&self) -> Result<Vec<Gpu>, String>;
+
+    /// Version of their driver, or why there is none.
+    fn driver(&self) -> Result<String, String>;
 }
 
 /// A GPU.

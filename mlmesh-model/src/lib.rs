@@ -19,6 +19,7 @@ mod canonical;
 mod crash;
 mod event;
 mod exec_port;
+mod host;
 mod id;
 mod phase;
 mod plan;
@@ -33,6 +34,7 @@ pub use canonical::{CanonicalError, canonical_json};
 pub use crash::CrashPlan;
 pub use event::{Event, EventKind};
 pub use exec_port::*;
+pub use host::HostFacts;
 pub use id::*;
 pub use phase::{CAUSES, Cause, Exit, PHASES, Phase};
 pub use plan::{

@@ -71,6 +71,21 @@ pub struct Run {
     /// Whether somebody pinned it: prune keeps it, with everything it refers to.
     #[serde(default)]
     pub pinned: bool,
+    /// What people wrote on it.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// What people write on a run, at any time. The record has what stands now, the manifest
+/// what stood there when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Labels {
+    /// Tags with their values; empty for one that is only a word.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// A note; empty for none.
+    #[serde(default)]
+    pub note: String,
 }
 
 impl Run {
@@ -184,6 +199,9 @@ pub struct GitFacts {
     pub head: String,
     /// Branch, unless detached.
     pub branch: Option<String>,
+    /// Whether git said that the folder differs from HEAD; null when it was not asked.
+    #[serde(default)]
+    pub dirty: Option<bool>,
 }
 
 /// One try of a run.

@@ -6,13 +6,12 @@
 use mlmesh_testkit::fuzz::border;
 use serde_json::Value;
 
-use crate::manifest::completeness;
+use crate::completeness::{completeness, tests::complete};
 
 #[test]
 fn fuzz_manifests() {
-    let sample = br#"{"schema":"mlmesh.run_manifest/1","run":"aaaaaaaaaaaa","name":"n","phase":"completed",
-        "cause":null,"exit_code":0,"queued_at":1,"started_at":2,"ended_at":3,"plan_sha256":"00","plan":{},
-        "snapshot":{"id":"00","sha256":"00"},"datasets":[{"name":"d","checksum":"00"}]}"#;
+    let sample = complete("completed").to_string();
+    let sample = sample.as_bytes();
     assert_eq!(completeness(&serde_json::from_slice(sample).unwrap()), []);
     let words: &[&[u8]] = &[
         b"{",
@@ -36,7 +35,7 @@ fn fuzz_manifests() {
             return;
         };
         let defects = completeness(&manifest);
-        let named = |pointer: &str| defects.iter().any(|defect| defect.pointer == pointer);
+        let named = |pointer: &str| defects.iter().any(|defect| defect.at == pointer);
         for pointer in ["/run", "/plan", "/plan_sha256", "/snapshot/sha256"] {
             let there = manifest
                 .pointer(pointer)

@@ -2,11 +2,17 @@
 //! earns. It computes and writes; what it says is taken from the run's record and
 //! from what the executor reported, never from what a person typed.
 
+mod completeness;
+mod defect;
 mod fuzz;
+mod json_schema;
 mod manifest;
 mod trust;
 
+pub use completeness::completeness;
+pub use defect::Defect;
 pub use manifest::{
-    Defect, Extras, MANIFEST_FILE, MANIFEST_SCHEMA, completeness, manifest, write_manifest,
+    Extras, MANIFEST_FILE, MANIFEST_JSON_SCHEMA, MANIFEST_SCHEMA, OUTPUTS_LISTED_MAX, manifest,
+    shape, write_manifest,
 };
 pub use trust::final_trust;

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use mlmesh_model::{
-    DatasetRef, DepsDigest, DepsKind, Digest, Environment, EnvironmentFact, Experiment,
-    LimitsPolicy, LockFacts, Network, NetworkFact, PLAN_VERSION, Phase, Plan, PlanDataset,
-    PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Refusal, ReproPolicy, RunId, Seed, Submission,
+    DatasetRef, DepsDigest, DepsKind, Environment, EnvironmentFact, Experiment, LimitsPolicy,
+    LockFacts, Network, NetworkFact, PLAN_VERSION, Phase, Plan, PlanDataset, PlanDeps, PlanDigest,
+    PlanNetwork, PlanSeed, Refusal, ReproPolicy, ResolvedEnvironment, RunId, Seed, Submission,
     TrustFacts, deps_digest,
 };
 
@@ -188,16 +188,11 @@ fn current(
             "name a lock in `environment:`",
         ));
     }
-    let list: String = current
-        .frozen
-        .iter()
-        .map(|line| format!("{line}\n"))
-        .collect();
     resolved.deps = Some(PlanDeps {
         kind: DepsKind::Current,
         name: "current".into(),
         python: current.python.clone(),
-        sha256: DepsDigest(Digest::of(list.as_bytes())),
+        sha256: DepsDigest(ResolvedEnvironment::packages_digest(&current.frozen)),
     });
     resolved.current_prefix = Some(current.prefix.clone());
 }

@@ -223,6 +223,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         manifest_sha256: None,
         isolation: None,
         pinned: false,
+        labels: Labels::default(),
     }
 }
 

@@ -31,13 +31,14 @@ macro_rules! run_columns {
          trust, metrics, outputs, manifest_sha256, isolation"
     };
 }
-/// What is read of a run: its columns, until when it waits, when it was pinned.
+/// What is read of a run: its columns, until when it waits, when it was pinned, and what
+/// people wrote on it.
 macro_rules! read_columns {
     () => {
         concat!(
             $crate::rows::run_columns!(),
             ", (SELECT not_before FROM queue WHERE queue.seq = runs.seq), \
-             (SELECT time FROM pins WHERE pins.tenant = runs.tenant AND pins.target = runs.id)"
+             (SELECT time FROM pins WHERE pins.tenant = runs.tenant AND pins.target = runs.id), labels"
         )
     };
 }
@@ -318,6 +319,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     let isolation = row.opt_json()?;
     let not_before = row.opt_int()?.map(Micros);
     let pinned = row.opt_int()?.is_some();
+    let labels = row.opt_json()?.unwrap_or_default();
     let mut placement = match placement {
         Some(placement) => placement,
         None => common
@@ -365,6 +367,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
         manifest_sha256,
         isolation,
         pinned,
+        labels,
     };
     Ok(Loaded {
         run,

@@ -73,6 +73,13 @@ impl Accelerators for NvmlAccelerators {
             .map(|index| gpu(nvml, index).map_err(|error| format!("ask GPU {index}: {error}")))
             .collect()
     }
+
+    fn driver(&self) -> Result<String, String> {
+        match self.status() {
+            NvmlStatus::Present(version) => Ok(version),
+            NvmlStatus::Absent(reason) => Err(reason),
+        }
+    }
 }
 
 fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {

@@ -95,6 +95,52 @@ impl Place {
     }
 }
 
+/// Whatever a test did: each manifest that its runs left is valid under the published
+/// schema, as a validator says that knows nothing of ours. It is the one in the Python
+/// environment of the suites (`cargo xtask test` makes it); without it nothing is said.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let experiments = self.data().join("data/experiments");
+        let runs = std::fs::read_dir(experiments).into_iter().flatten();
+        let manifests: Vec<PathBuf> = runs
+            .flatten()
+            .map(|run| run.path().join("run_manifest.json"))
+            .filter(|path| path.is_file())
+            .collect();
+        if manifests.is_empty() || std::thread::panicking() {
+            return;
+        }
+        if let Some(said) = broken_manifests(&manifests) {
+            panic!("manifests that are not valid under their schema:\n{said}");
+        }
+    }
+}
+
+/// What an independent validator says against these manifests.
+fn broken_manifests(manifests: &[PathBuf]) -> Option<String> {
+    const CHECK: &str = "\
+import json, sys, jsonschema_rs
+schema = jsonschema_rs.validator_for(json.load(open(sys.argv[1])))
+for path in sys.argv[2:]:
+    for error in schema.iter_errors(json.load(open(path))):
+        print(path, list(error.instance_path), error.message)
+";
+    let program = std::env::current_exe().ok()?;
+    let folders = program.ancestors();
+    let mut pythons = folders.map(|folder| folder.join("pyenv/bin/python"));
+    let Some(python) = pythons.find(|python| python.exists()) else {
+        assert!(std::env::var_os("CI").is_none(), "no pyenv in CI");
+        return None;
+    };
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let schema = schema.join("../mlmesh-proof/schema/run_manifest-1.json");
+    let mut check = Command::new(python);
+    check.args(["-I", "-c", CHECK]).arg(schema).args(manifests);
+    let answer = answer(&mut check);
+    let is_whole = answer.code == 0 && answer.stdout.is_empty();
+    (!is_whole).then(|| answer.stdout + &answer.stderr)
+}
+
 /// Runs a command to its end.
 pub fn answer(command: &mut Command) -> Answer {
     let output = command.output().expect("the program is executed");

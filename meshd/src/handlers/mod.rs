@@ -140,6 +140,7 @@ fn snapshots_error(error: SnapshotsError) -> ApiError {
             error.to_string(),
             "restore the file, or register the changed data under a new version",
         ),
+        SnapshotsError::Refused(_) => ApiError::internal("the content store", &error),
         SnapshotsError::Io { ref source, .. } => {
             let kind = source.kind();
             if matches!(

@@ -15,7 +15,7 @@ use mlmesh_api::{
     POINTS_SHOWN_MAX, RUNS_SCHEMA, RefusalDto, ResourcesDto, RetryDto, RunDto, RunSummaryDto,
     RunsDto, STATUS_SCHEMA, StatusDto, TrustDto,
 };
-use mlmesh_cas::{Mode, TREE_BYTES_MAX, Tree};
+use mlmesh_cas::{TREE_BYTES_MAX, Tree};
 use mlmesh_control::{Caller, Changed, ControlError, Preflight, SecretSource};
 use mlmesh_model::{
     CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence, Submission,
@@ -346,11 +346,7 @@ pub(crate) async fn outputs(
                 .into_iter()
                 .map(|entry| OutputFileDto {
                     path: entry.path,
-                    mode: match entry.mode {
-                        Mode::File => "644".to_owned(),
-                        Mode::Executable => "755".to_owned(),
-                        Mode::Symlink => "link".to_owned(),
-                    },
+                    mode: entry.mode.word().to_owned(),
                     size: entry.size,
                     sha256: entry.object.0,
                 })

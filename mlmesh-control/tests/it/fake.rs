@@ -191,7 +191,7 @@ fn started() -> Started {
         time: Micros(1_000),
         isolation: isolation(),
         datasets_verified: vec![],
-        interpreter: None,
+        environment: None,
     }
 }
 
@@ -270,7 +270,7 @@ impl Executor for Fake {
                 None => Reattached::NeverStarted,
                 Some(Trial {
                     ended: Some(ended), ..
-                }) => Reattached::Ended(ended.clone()),
+                }) => Reattached::Ended(ended.clone(), None),
                 Some(_) => Reattached::Running(started()),
             })
         })
@@ -299,8 +299,12 @@ impl Executor for Fake {
             let misses = self.state().attempts[&key].argv[0] == "miss";
             Ok(Collected {
                 outputs: Some(ObjectId(Digest::of(b"listing"))),
-                files: 1,
-                bytes: 7,
+                files: vec![ListedFile {
+                    path: "outputs/model.npz".into(),
+                    mode: "644".into(),
+                    size: 7,
+                    sha256: Digest::of(b"weights"),
+                }],
                 missing: if misses {
                     vec!["model.npz".into()]
                 } else {
@@ -395,6 +399,14 @@ impl Snapshots for Tree {
         Ok(ObjectId(Digest::of(b"listing")))
     }
 
+    fn listing(&self, listing: ObjectId) -> Result<Vec<ListedFile>, SnapshotsError> {
+        Err(SnapshotsError::Missing(listing.to_string()))
+    }
+
+    fn check_object(&self, object: ObjectId) -> Result<u64, SnapshotsError> {
+        Err(SnapshotsError::Missing(object.to_string()))
+    }
+
     fn verify_dataset(&self, _: &Dataset, _: bool) -> Result<(), SnapshotsError> {
         Ok(())
     }
@@ -405,6 +417,10 @@ struct NoGpus;
 impl Accelerators for NoGpus {
     fn gpus(&self) -> Result<Vec<Gpu>, String> {
         Ok(vec![])
+    }
+
+    fn driver(&self) -> Result<String, String> {
+        Err("no library in this test".into())
     }
 }
 
@@ -534,6 +550,23 @@ impl House {
     pub(crate) fn manifest(&self, id: RunId) -> serde_json::Value {
         let path = format!("data/experiments/{id}/run_manifest.json");
         serde_json::from_slice(&std::fs::read(self.dir.path().join(path)).unwrap()).unwrap()
+    }
+}
+
+/// Whatever a test did: each manifest that it left is of the published shape.
+impl Drop for House {
+    fn drop(&mut self) {
+        let runs = std::fs::read_dir(self.dir.path().join("data/experiments"));
+        for run in runs.into_iter().flatten().flatten() {
+            let path = run.path().join("run_manifest.json");
+            let Ok(bytes) = std::fs::read(&path) else {
+                continue;
+            };
+            if !std::thread::panicking() {
+                let manifest = serde_json::from_slice(&bytes).unwrap();
+                assert_eq!(mlmesh_proof::shape(&manifest), vec![], "{path:?}");
+            }
+        }
     }
 }
 

@@ -612,7 +612,7 @@ mod tests {
             umask: 0o022,
             tracking: false,
             datasets_verified: Vec::new(),
-            interpreter: None,
+            environment: None,
         };
         let (control, _wakes) = std::io::pipe().unwrap();
         let job = Job::begin(

@@ -47,7 +47,7 @@ pub(crate) async fn an_absent_command_is_no_start(bench: &Bench, executor: &dyn 
         "{error}"
     );
     // A later daemon learns the same.
-    let Reattached::Ended(ended) = executor.reattach(spec.attempt).await.unwrap() else {
+    let Reattached::Ended(ended, _) = executor.reattach(spec.attempt).await.unwrap() else {
         panic!("the refusal is recorded");
     };
     assert_eq!(ended.cause, Some(Cause::CommandNotFound));
@@ -177,7 +177,7 @@ pub(crate) async fn outputs_and_metrics_are_collected(bench: &Bench, executor: &
             .await
             .unwrap();
         assert_eq!(collected.missing, ["absent"]);
-        assert_eq!(collected.files, 4);
+        assert_eq!(collected.files.len(), 4);
         let outputs = collected.outputs.unwrap();
         assert_eq!(bench.snapshots.output(outputs, "plots/a.svg"), "a\n");
         assert_eq!(bench.snapshots.output(outputs, "outputs/o.txt"), "o\n");

@@ -89,7 +89,7 @@ async fn an_environment_is_built_once_and_shared() {
     }
     while let Some(started) = starts.join_next().await {
         let started = started.unwrap().unwrap_or_else(|error| panic!("{error}"));
-        let interpreter = started.interpreter.unwrap();
+        let interpreter = started.environment.unwrap().interpreter;
         assert_eq!(interpreter.version, version);
         assert!(interpreter.exact.starts_with(&version));
     }

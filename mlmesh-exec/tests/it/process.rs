@@ -54,7 +54,7 @@ async fn a_later_daemon_takes_over() {
     let third = bench.executor();
     assert_eq!(
         third.reattach(spec.attempt).await.unwrap(),
-        Reattached::Ended(ended)
+        Reattached::Ended(ended, None)
     );
 }
 
@@ -114,7 +114,7 @@ async fn a_killed_supervisor_leaves_no_orphan() {
                 let second = bench.executor();
                 let gone = eventually("the loss", || async {
                     match second.reattach(spec.attempt).await.unwrap() {
-                        Reattached::Ended(ended) => Some(ended),
+                        Reattached::Ended(ended, _) => Some(ended),
                         _ => None,
                     }
                 });

@@ -85,7 +85,7 @@ async fn a_job_has_what_it_needs() {
     let plan = spec.plan.clone();
     let collected = walled.executor.collect(spec.attempt, plan).await.unwrap();
     // The dataset's place in the working directory is no output.
-    assert_eq!(collected.files, 1);
+    assert_eq!(collected.files.len(), 1);
     walled.executor.discard(spec.attempt).await.unwrap();
     assert!(!work.exists());
 }

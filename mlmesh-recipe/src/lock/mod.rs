@@ -13,6 +13,19 @@ use mlmesh_model::{Digest, LockFacts, Refusal};
 
 use crate::error::{code, shown};
 
+/// A Python program that prints `{"python": …, "frozen": […]}` of the environment that it
+/// runs in: its packages as `name==version`, sorted.
+pub const FREEZE: &str = r#"
+import json, re, sys
+from importlib.metadata import distributions
+seen = {}
+for d in distributions():
+    name = d.metadata["Name"]
+    if name:
+        seen.setdefault(re.sub(r"[-_.]+", "-", name).lower(), d.version)
+print(json.dumps({"python": "%d.%d" % sys.version_info[:2], "frozen": sorted("%s==%s" % i for i in seen.items())}))
+"#;
+
 /// Bytes of a lock file.
 pub const LOCK_BYTES_MAX: usize = 16 << 20;
 /// Unhashed requirements that are named; more are counted.

@@ -87,6 +87,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         git: Some(GitFacts {
             head: "0123abcd".into(),
             branch: Some("main".into()),
+            dirty: Some(true),
         }),
         phase: Phase::Queued,
         cause: None,
@@ -107,6 +108,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         manifest_sha256: None,
         isolation: None,
         pinned: false,
+        labels: Labels::default(),
     }
 }
 
