@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::daemon::Daemon;
 use crate::handlers::{
     audit, chores, chunks, datasets, events, health, logs, metrics, objects, pins, runs, scrub,
-    secrets,
+    secrets, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -362,6 +362,18 @@ fn run_routes() -> Vec<Route> {
             "the manifest of an ended run",
             Answer::Json(|_| schemars::json_schema!({"type": "object"})),
             || get(runs::manifest),
+        ),
+        read(
+            "/v1/runs/{run}/validation",
+            "what is wrong with a run: its record, its manifest, its tree, its outputs",
+            Answer::Json(schema::<api::ValidationDto>),
+            || get(validation::run),
+        ),
+        read(
+            "/v1/commits/{commit}/validation",
+            "what is wrong with a commit: its listing and every object in it",
+            Answer::Json(schema::<api::ValidationDto>),
+            || get(validation::commit),
         ),
         Route {
             query: LOG_QUERY,

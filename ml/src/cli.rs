@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Show everything that is recorded of a run
     Info(Info),
+    /// Find what is wrong with a run or with a commit; exit code 1 when something is
+    Validate(Validate),
     /// Download the outputs of a run
     Outputs(Outputs),
     /// Cancel runs or sweeps
@@ -302,6 +304,19 @@ pub(crate) struct Info {
     /// A run, or the path of a run_manifest.json
     #[arg(default_value = "@last", value_name = "RUN|MANIFEST")]
     pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    /// A commit by its 64 hex digits
+    #[arg(conflicts_with = "task", required_unless_present_any = ["task", "schema"])]
+    pub(crate) commit: Option<String>,
+    /// A run or a sweep: record, manifest, tree and outputs
+    #[arg(long, value_name = "RUN")]
+    pub(crate) task: Option<String>,
+    /// Print the JSON Schema of run_manifest.json
+    #[arg(long, conflicts_with_all = ["commit", "task"])]
+    pub(crate) schema: bool,
 }
 
 #[derive(Debug, Args)]

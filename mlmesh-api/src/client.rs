@@ -16,7 +16,7 @@ use crate::{
     EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PinDto,
     PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, RetryDto, RunDto,
     RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto,
-    UploadDto, read_key,
+    UploadDto, ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -129,6 +129,16 @@ impl Client {
     /// The manifest of an ended run.
     pub fn manifest(&self, run: &str) -> Result<serde_json::Value, ClientError> {
         self.get(format!("/v1/runs/{}/manifest", encoded(run)))
+    }
+
+    /// What is wrong with a run.
+    pub fn validate_run(&self, run: &str) -> Result<ValidationDto, ClientError> {
+        self.get(format!("/v1/runs/{}/validation", encoded(run)))
+    }
+
+    /// What is wrong with a commit.
+    pub fn validate_commit(&self, commit: &str) -> Result<ValidationDto, ClientError> {
+        self.get(format!("/v1/commits/{}/validation", encoded(commit)))
     }
 
     /// The files that a run left.

@@ -30,6 +30,7 @@ mod status_dto;
 mod submission_schema;
 mod timestamp;
 mod transport;
+mod validation_dto;
 mod web_socket;
 pub mod wire;
 
@@ -50,4 +51,5 @@ pub use status_dto::*;
 pub use submission_schema::submission_schema;
 pub use timestamp::Timestamp;
 pub use transport::{Endpoint, IdempotencyKey};
+pub use validation_dto::*;
 pub use web_socket::EventStream;

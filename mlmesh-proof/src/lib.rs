@@ -7,7 +7,9 @@ mod defect;
 mod fuzz;
 mod json_schema;
 mod manifest;
+mod stored;
 mod trust;
+mod validate;
 
 pub use completeness::completeness;
 pub use defect::Defect;
@@ -16,3 +18,4 @@ pub use manifest::{
     shape, write_manifest,
 };
 pub use trust::final_trust;
+pub use validate::{Evidence, validate_commit, validate_run};

@@ -15,6 +15,7 @@ pub(crate) mod run_name;
 pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secrets;
+pub(crate) mod validation;
 
 use mlmesh_cas::StoreError;
 use mlmesh_control::Caller;

@@ -18,3 +18,4 @@ pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod submit;
 pub(crate) mod sync;
+pub(crate) mod validate;

@@ -17,5 +17,6 @@ mod codes;
 mod job;
 mod ladder;
 mod plan;
+mod proof;
 mod transfer;
 mod walls;

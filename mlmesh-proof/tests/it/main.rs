@@ -1,0 +1,3 @@
+//! Validation against a real content store.
+
+mod validate;
