@@ -34,7 +34,7 @@ pub(crate) fn validate(context: &Context, verb: &cli::Validate) -> Outcome<Exit>
         }
         match found.defects_total {
             0 => output.line(format_args!("{} is whole", found.subject))?,
-            total => output.say(&format!("{total} broken rules in {}", found.subject)),
+            total => output.say(format!("{total} broken rules in {}", found.subject)),
         }
     }
     Ok(match found.defects_total {

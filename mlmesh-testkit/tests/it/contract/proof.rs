@@ -46,11 +46,7 @@ fn runs_of_every_end_are_whole() {
         assert_eq!(run["phase"], "failed");
         validated(&place, run["id"].as_str().unwrap(), 0);
     }
-    let sweep = place.bare(
-        "sweep",
-        "pass\n",
-        "params: {a: 0}\nsweep: {grid: {a: [1, 2]}}",
-    );
+    let sweep = place.bare("sweep", "pass\n", "params: {a: 0}\nsweep: {a: [1, 2]}");
     let run = place.ended(&sweep, &relaxed);
     validated(&place, run["id"].as_str().unwrap(), 0);
     let absent = place.ml(&["validate", &"0".repeat(64)]).exits(1);
