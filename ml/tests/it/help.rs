@@ -22,6 +22,7 @@ const VERBS: &[&[&str]] = &[
     &["watch"],
     &["logs"],
     &["info"],
+    &["validate"],
     &["outputs"],
     &["cancel"],
     &["pin"],
