@@ -79,7 +79,7 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Show everything that is recorded of a run
     Info(Info),
-    /// Find what is wrong with a run or with a commit; exit code 1 when something is
+    /// Find what is wrong with a run or a commit
     Validate(Validate),
     /// Download the outputs of a run
     Outputs(Outputs),
