@@ -31,7 +31,7 @@ use crate::posted::Keys;
 use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
 use crate::record::{AttemptDir, Doing, Durable, Report};
-use crate::{log, probe};
+use crate::{log, mlflow, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
 pub const LOG_BYTES_MAX_DEFAULT: u64 = 256 << 20;
@@ -343,8 +343,12 @@ impl Inner {
         // The attempt has ended, so that nothing is added after those who hold this.
         locked(&self.posting).remove(&key(attempt));
         let metrics = self.collect_metrics(attempt, &work)?;
-        let found =
+        let mut found =
             outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
+        let dir = self.dir(attempt);
+        found
+            .add_uploaded(&work, dir.path(), &attempt.run.to_string())
+            .doing("take in artifacts from", dir.path())?;
         let snapshots = &self.config.snapshots;
         let stored = match found.files.as_slice() {
             [] => Ok((None, Vec::new())),
@@ -520,8 +524,15 @@ fn remove_work(dir: &AttemptDir) -> Result<(), ExecError> {
         removed => removed.doing("remove", &posted)?,
     }
     // The token first: whatever fails later, it is gone.
-    let root = dir.path().join("root");
-    for folder in [dir.api(), dir.work(), dir.home(), dir.tmp(), root] {
+    let [root, artifacts] = ["root", mlflow::ARTIFACTS].map(|name| dir.path().join(name));
+    for folder in [
+        dir.api(),
+        dir.work(),
+        dir.home(),
+        dir.tmp(),
+        root,
+        artifacts,
+    ] {
         let mut removed = std::fs::remove_dir_all(&folder);
         if removed
             .as_ref()

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use crate::mlflow;
+
 /// The output directory, relative to the working directory.
 pub(crate) const OUTPUT_DIR: &str = "outputs";
 
@@ -39,6 +41,66 @@ pub(crate) fn find(work: &Path, globs: &[String], mounts: &[String]) -> io::Resu
         files: walk.files.into_iter().collect(),
         missing,
     })
+}
+
+impl Found {
+    /// Adds what the job has uploaded: `artifacts/…` of the attempt's own run,
+    /// `mlflow/…` of others. The files get a second name in the working directory, where
+    /// whatever is in their way goes; nobody works there any more.
+    pub(crate) fn add_uploaded(
+        &mut self,
+        work: &Path,
+        attempt: &Path,
+        run: &str,
+    ) -> io::Result<()> {
+        let from = attempt.join(mlflow::ARTIFACTS);
+        for path in mlflow::uploaded(attempt)? {
+            let place = place_of(&path, run);
+            let Some(name) = place.to_str() else {
+                tracing::warn!(path = %path.display(), "artifact whose name is not UTF-8 is left out");
+                continue;
+            };
+            link_into(work, &place, &from.join(&path))?;
+            if let Err(index) = self
+                .files
+                .binary_search_by(|known| known.as_str().cmp(name))
+            {
+                self.files.insert(index, name.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `EXPERIMENT/RUN/artifacts/…` as an output.
+fn place_of(path: &Path, run: &str) -> PathBuf {
+    let mut parts = path.components();
+    let own = parts.nth(1).is_some_and(|part| part.as_os_str() == run);
+    match own {
+        true => parts.as_path().to_owned(),
+        false => Path::new("mlflow").join(path),
+    }
+}
+
+fn link_into(work: &Path, place: &Path, from: &Path) -> io::Result<()> {
+    let mut above = work.to_owned();
+    for part in place.parent().into_iter().flat_map(Path::components) {
+        above.push(part);
+        match fs::symlink_metadata(&above) {
+            Ok(facts) if facts.is_dir() => continue,
+            Ok(_) => fs::remove_file(&above)?,
+            Err(error) if absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+        fs::create_dir(&above)?;
+    }
+    let to = work.join(place);
+    match fs::symlink_metadata(&to) {
+        Ok(facts) if facts.is_dir() => fs::remove_dir_all(&to)?,
+        Ok(_) => fs::remove_file(&to)?,
+        Err(_) => {}
+    }
+    fs::hard_link(from, &to)
 }
 
 struct Walk<'a> {

@@ -6,6 +6,7 @@
 //!     journal      what to run, without secrets; that it began, runs, is to end, ended
 //!     log          written by the supervisor alone, made with the first output
 //!     metrics.jsonl  points that the job posted
+//!     tracking.jsonl, artifacts/  what its MLflow client has logged and uploaded
 //!     work/ home/ tmp/ api/
 //! ```
 //!

@@ -11,6 +11,7 @@
 //! daemon reads the spool for the run's metrics and never writes it. It is the API of
 //! one run: no registry of models, no users, nothing of other runs.
 
+mod artifacts;
 mod decide;
 mod http;
 mod record;
@@ -36,6 +37,7 @@ use crate::channel::JobEnvironment;
 use crate::record::{AttemptDir, Spec};
 use serve::Server;
 
+pub(crate) use artifacts::{ARTIFACTS, uploaded};
 pub(crate) use record::{Entry, metric_prefix};
 pub(crate) use spool::{SPOOL_BYTES_MAX, spool_path};
 

@@ -1,6 +1,7 @@
 //! The shell: connections, the token, the lock around world and spool, and which
 //! request is which call.
 
+use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use mlmesh_model::{Clock, RunId};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::artifacts::{ArtifactPath, Artifacts};
 use super::decide::Call;
-use super::http::{Body, Head, HttpError, answer, go_on, reader};
+use super::http::{Body, Head, HttpError, answer, answer_head, go_on, reader};
 use super::spool::{Flusher, Spool, SpoolError, history, spool_path};
 use super::state::World;
 use super::wire::{Fault, Fields, number_value};
@@ -43,6 +45,7 @@ pub(super) struct Server {
     flusher: Mutex<Option<Arc<Flusher>>>,
     live: Mutex<Live>,
     changed: Condvar,
+    artifacts: Artifacts,
 }
 
 struct Kept {
@@ -61,6 +64,12 @@ struct Live {
 enum Route {
     Call(Call),
     History,
+    /// Files of a run, by the run.
+    RunFiles,
+    /// Files by their path below all artifacts; without one, by the query's.
+    Files(Option<String>),
+    /// Logged models, of which there are none: nothing here makes one.
+    Models,
     Text(&'static str),
     ServerInfo,
 }
@@ -125,6 +134,7 @@ impl Server {
             flusher: Mutex::default(),
             live: Mutex::default(),
             changed: Condvar::new(),
+            artifacts: Artifacts::of(folder),
         }
     }
 
@@ -176,6 +186,17 @@ impl Server {
                 let text = serde_json::to_vec(&value).map_err(io::Error::from)?;
                 answer(output, 200, JSON, &text, keeps_open)?;
             }
+            Ok(Answer::File(mut file, length)) => {
+                output.write_all(&answer_head(
+                    200,
+                    "application/octet-stream",
+                    length,
+                    keeps_open,
+                ))?;
+                let sent = io::copy(&mut io::Read::take(&mut file, length), output)?;
+                // It has become shorter: the client must not wait for the rest.
+                return Ok(keeps_open && sent == length);
+            }
             Ok(Answer::Text(text)) => {
                 answer(output, 200, "text/plain", text.as_bytes(), keeps_open)?;
             }
@@ -207,7 +228,8 @@ impl Server {
             return Ok(Err(Fault::unknown(&head.method, &head.path)));
         };
         let fields = match head.method.as_str() {
-            "GET" => head.query(),
+            // A body is the file itself.
+            "GET" | "PUT" | "DELETE" => head.query(),
             _ => match object(&body.json()?) {
                 Ok(fields) => fields,
                 Err(fault) => return Ok(Err(fault)),
@@ -224,6 +246,9 @@ impl Server {
             }))),
             Route::Call(call) => self.call(call, &fields).map(Answer::Json),
             Route::History => self.history(&fields).map(Answer::Json),
+            Route::Models => Ok(Answer::Json(json!({"models": []}))),
+            Route::RunFiles => self.run_files(&fields).map(Answer::Json),
+            Route::Files(path) => self.files(&head.method, path, &fields, body),
         })
     }
 
@@ -277,6 +302,47 @@ impl Server {
         let flusher = flusher.clone();
         let flushed = flusher.map_or(Ok(()), |flusher| flusher.flush(length));
         flushed.map_err(|error| Fault::unavailable(format!("write what was logged: {error}")))
+    }
+
+    /// Files of a run, whose paths are told from where its artifacts begin.
+    fn run_files(&self, fields: &Map<String, Value>) -> Result<Value, Fault> {
+        let ask = Fields::of(fields);
+        let run = ask.run()?;
+        let uri = self.with_kept(|kept| Ok(kept.world.run(run)?.info.artifacts.clone()))?;
+        let root = uri.strip_prefix("mlflow-artifacts:/").ok_or_else(|| {
+            Fault::invalid(format!(
+                "the artifacts of run {run} are not kept here but at {uri}"
+            ))
+        })?;
+        let below = ArtifactPath::of(ask.text("path")?.unwrap_or_default())?;
+        let path = ArtifactPath::of(root)?.join(&below);
+        let files = self.artifacts.list(&path, Some(below.as_path()))?;
+        Ok(json!({"root_uri": uri, "files": files}))
+    }
+
+    fn files(
+        &self,
+        method: &str,
+        path: Option<String>,
+        fields: &Map<String, Value>,
+        body: &mut Body<'_, impl BufRead>,
+    ) -> Result<Answer, Fault> {
+        let Some(path) = path else {
+            let ask = Fields::of(fields);
+            let path = ArtifactPath::of(ask.text("path")?.unwrap_or_default())?;
+            let files = self.artifacts.list(&path, None)?;
+            return Ok(Answer::Json(json!({ "files": files })));
+        };
+        let path = ArtifactPath::of(&path)?;
+        match method {
+            "GET" => {
+                let (file, length) = self.artifacts.open(&path)?;
+                return Ok(Answer::File(file, length));
+            }
+            "PUT" => self.artifacts.store(&path, body)?,
+            _ => self.artifacts.remove(&path)?,
+        }
+        Ok(Answer::Json(json!({})))
     }
 
     fn history(&self, fields: &Map<String, Value>) -> Result<Value, Fault> {
@@ -339,6 +405,7 @@ impl Kept {
 
 enum Answer {
     Json(Value),
+    File(File, u64),
     Text(&'static str),
 }
 
@@ -380,11 +447,20 @@ fn route(method: &str, path: &str) -> Option<Route> {
     let rest = ["/api/", "/ajax-api/"]
         .into_iter()
         .find_map(|begin| path.strip_prefix(begin))?;
+    if let Some(path) = rest.strip_prefix("2.0/mlflow-artifacts/artifacts") {
+        return match (method, path.trim_matches('/')) {
+            ("GET", "") => Some(Route::Files(None)),
+            ("GET" | "PUT" | "DELETE", path) => Some(Route::Files(Some(path.to_owned()))),
+            _ => None,
+        };
+    }
     let rest = rest
         .strip_prefix("2.0/mlflow/")
         .or_else(|| rest.strip_prefix("3.0/mlflow/"))?;
     let call = match (method, rest) {
         ("GET", "server-info") => return Some(Route::ServerInfo),
+        ("POST", "logged-models/search") => return Some(Route::Models),
+        ("GET", "artifacts/list") => return Some(Route::RunFiles),
         ("GET", "metrics/get-history") => return Some(Route::History),
         ("POST", "experiments/create") => Call::CreateExperiment,
         ("GET", "experiments/get") => Call::GetExperiment,

@@ -116,6 +116,9 @@ struct Progress {
     /// The longest that anybody asks for.
     asked: u64,
     under_way: bool,
+    /// A flush has failed. The kernel may have dropped what it could not write, so
+    /// that a later one that succeeds would say nothing.
+    failed: bool,
 }
 
 impl Flusher {
@@ -124,6 +127,11 @@ impl Flusher {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.asked = progress.asked.max(length);
         while progress.flushed < length {
+            if progress.failed {
+                return Err(io::Error::other(
+                    "an earlier flush of what was logged failed",
+                ));
+            }
             if progress.under_way {
                 let waited = self.changed.wait(progress);
                 progress = waited.unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +144,7 @@ impl Flusher {
             let flushed = self.file.sync_data();
             progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.under_way = false;
+            progress.failed |= flushed.is_err();
             self.changed.notify_all();
             flushed?;
             progress.flushed = progress.flushed.max(target);

@@ -142,3 +142,51 @@ fn a_fluent_script_logs_without_the_sandbox_with_and_without_a_network() {
         assert!(logs.contains(expected), "{network}: {logs}");
     }
 }
+
+const CLIENT: &str = r#"
+import os, pathlib, time
+from mlflow import MlflowClient
+client, w = MlflowClient(), pathlib.Path(os.environ["W"])
+run = client.create_run(client.create_experiment("plain"))
+id = run.info.run_id
+assert id == os.environ["MLMESH_RUN_ID"]
+for step in range(200):
+    client.log_metric(id, "loss", step, step=step)
+    if step == 50:
+        (w / "runs").write_text("x\n")
+        while not (w / "go").exists(): time.sleep(0.02)
+child = client.create_run(run.info.experiment_id, tags={"mlflow.parentRunId": id})
+client.log_metric(child.info.run_id, "loss", 1e9)
+pathlib.Path("model.txt").write_text("weights")
+pathlib.Path("empty").write_text("")
+client.log_artifact(id, "model.txt", "model")
+client.log_artifact(id, "empty")
+client.log_artifact(child.info.run_id, "model.txt")
+assert [(f.path, f.is_dir) for f in client.list_artifacts(id)] == [("empty", False), ("model", True)]
+inner = [f.path for f in client.list_artifacts(id, "model")]
+assert inner == ["model/model.txt"], inner
+assert pathlib.Path(client.download_artifacts(id, "model/model.txt")).read_text() == "weights"
+client.set_terminated(id)
+"#;
+
+/// The daemon dies in the middle, and the client notices nothing.
+#[test]
+fn a_plain_client_logs_and_uploads_while_the_daemon_is_dead() {
+    let Some(mut site) = site() else { return };
+    let run = queue(&site, "plain", CLIENT, "network: none");
+    site.wait_for_file("runs");
+    site.kill_daemon();
+    site.go();
+    let ended = mlmesh_testkit::kill::wait_until(std::time::Duration::from_secs(90), || {
+        site.processes_of(&run).is_empty()
+    });
+    assert!(ended, "the job goes on");
+    site.start();
+    let info = completed(&site, &run);
+    let loss = json!({"last": 199.0, "min": 0.0, "max": 199.0, "steps": 200});
+    assert_eq!(info["metrics"]["loss"], loss);
+    let outputs = site.ml(&["outputs", &run]).exits(0).stdout;
+    for name in ["artifacts/model/model.txt", "artifacts/empty", "mlflow/1/"] {
+        assert!(outputs.contains(name), "{name}: {outputs}");
+    }
+}
