@@ -96,7 +96,8 @@ pub(crate) struct GitLook {
 /// Begins to ask. Where there is no commit nothing is asked.
 pub(crate) fn look_at_git(root: &Path) -> GitLook {
     let facts = git_facts(root);
-    // Nothing that the repository's own settings name is executed, and nothing written.
+    // No watcher of files that the repository's settings name is started, and nothing is
+    // written.
     let status = facts.as_ref().and_then(|_| {
         Command::new("git")
             .arg("-C")
