@@ -1,8 +1,8 @@
 //! Checks JSON against a JSON Schema (draft 2020-12), as far as our own schemas go.
 //!
 //! The keywords are those that [`KEYWORDS`] lists, and the patterns those of
-//! [`pattern_holds`]; a test holds our schemas to them, and another compares the answers
-//! with those of an independent validator. It does not fetch anything: a reference
+//! [`pattern_holds`]; a test holds our schemas to them. An independent validator looks
+//! at every manifest that the contract tests make. Nothing is fetched: a reference
 //! leads into the schema itself.
 
 use serde_json::Value;
