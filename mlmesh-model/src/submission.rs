@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{CommitId, Digest, ExecutorKind, GitFacts, PlanDigest, ReproPolicy, Workload};
 
@@ -17,7 +18,7 @@ pub struct Submission {
     /// Recipe path relative to the project root, for people.
     pub recipe_path: String,
     /// Git facts of the project folder.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "named_head")]
     pub git: Option<GitFacts>,
     /// Facts about the lock file that `environment:` names. The server checks
     /// them against the commit before anything is enqueued.
@@ -41,6 +42,22 @@ pub struct Submission {
     /// Values of secrets that the caller hands over. Never stored in the run.
     #[serde(default)]
     pub secret_values: BTreeMap<String, SecretText>,
+}
+
+/// Object names of git are the hex digits of SHA-1 or SHA-256.
+const GIT_NAME_CHARS: [usize; 2] = [40, 64];
+
+fn named_head<'de, D: Deserializer<'de>>(input: D) -> Result<Option<GitFacts>, D::Error> {
+    let git = Option::<GitFacts>::deserialize(input)?;
+    let is_name = |head: &str| {
+        GIT_NAME_CHARS.contains(&head.len()) && head.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    match git {
+        Some(git) if !is_name(&git.head) => Err(D::Error::custom(
+            "the `head` of `git` is an object name, 40 or 64 hex digits",
+        )),
+        git => Ok(git),
+    }
 }
 
 /// What a lock file pins.
@@ -75,5 +92,24 @@ pub struct SecretText(pub String);
 impl std::fmt::Debug for SecretText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_an_object_name() {
+        for (head, good) in [
+            ("a".repeat(40), true),
+            ("0F".repeat(32), true),
+            (String::new(), false),
+            ("a".repeat(41), false),
+            ("g".repeat(40), false),
+        ] {
+            let git = serde_json::json!({"head": head, "branch": null});
+            assert_eq!(named_head(git).is_ok(), good, "{head}");
+        }
     }
 }
