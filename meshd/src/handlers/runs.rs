@@ -21,7 +21,7 @@ use mlmesh_model::{
     CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence, Submission,
     Tenant,
 };
-use mlmesh_proof::Extras;
+use mlmesh_proof::{Extras, MANIFEST_FILE};
 
 use super::{objects_error, page_rows, run_name};
 use crate::daemon::Daemon;
@@ -290,12 +290,18 @@ async fn read_manifest(daemon: &Daemon, run: &Run) -> ApiResult<Option<serde_jso
         };
         return Ok(Some(mlmesh_proof::manifest(run, &attempts, &extras)));
     }
-    let path = daemon.run_folder(run.id).join("run_manifest.json");
-    let read = blocking(move || std::fs::read(path)).await?;
-    match read {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| ApiError::internal("the run's manifest", &error)),
+    let bytes = manifest_file(daemon, run).await?;
+    let read = bytes
+        .map(|bytes| serde_json::from_slice(&bytes))
+        .transpose();
+    read.map_err(|error| ApiError::internal("the run's manifest", &error))
+}
+
+/// The bytes of a run's manifest, if it has a file.
+pub(crate) async fn manifest_file(daemon: &Daemon, run: &Run) -> ApiResult<Option<Vec<u8>>> {
+    let path = daemon.run_folder(run.id).join(MANIFEST_FILE);
+    match blocking(move || std::fs::read(path)).await? {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ApiError::io("the run's manifest", &error)),
     }

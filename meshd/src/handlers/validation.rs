@@ -9,8 +9,9 @@ use axum::response::Response;
 use mlmesh_api::{BrokenRuleDto, VALIDATION_SCHEMA, ValidationDto};
 use mlmesh_control::Caller;
 use mlmesh_model::{CommitId, PlanDigest, Run, RunKind, RunQuery};
-use mlmesh_proof::{Defect, Evidence, MANIFEST_FILE, validate_commit, validate_run};
+use mlmesh_proof::{Defect, Evidence, validate_commit, validate_run};
 
+use super::runs::manifest_file;
 use super::{run_name, snapshots_error};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped};
@@ -26,14 +27,10 @@ pub(crate) async fn run(
     let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
     let attempts = daemon.store.attempts(run.id).await?;
     let points = points(&daemon, &run).await?;
-    let file = daemon.run_folder(run.id).join(MANIFEST_FILE);
+    let manifest = manifest_file(&daemon, &run).await?;
     let snapshots = Arc::clone(&daemon.snapshots);
     let subject = run.id.to_string();
     let found = blocking(move || {
-        let manifest = match std::fs::read(file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            read => Some(read.map_err(|error| ApiError::io("the run's manifest", &error))?),
-        };
         let evidence = Evidence {
             run: &run,
             attempts: &attempts,

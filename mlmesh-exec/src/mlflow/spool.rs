@@ -13,6 +13,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -25,6 +26,9 @@ pub(crate) const SPOOL_FILE: &str = "tracking.jsonl";
 pub(crate) const SPOOL_BYTES_MAX: u64 = 1 << 30;
 /// Longest line: a request's body and what surrounds its parts.
 pub(crate) const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// What is read at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// Writes entries; one owner.
 pub(crate) struct Spool {
@@ -55,12 +59,14 @@ impl Spool {
             .mode(0o600)
             .open(path)?;
         file.seek(SeekFrom::Start(0))?;
-        let length = read_lines(&file, |line| {
+        let read = read_lines(&file, |line| {
             // A line of another version or a damaged one: the rest still counts.
             if let Ok(entry) = serde_json::from_slice(line) {
                 each(entry);
             }
+            ControlFlow::Continue(())
         })?;
+        let (Lines::Ended(length) | Lines::Broken(length)) = read;
         file.set_len(length)?;
         Ok(Self { file, length })
     }
@@ -173,36 +179,39 @@ pub(crate) fn history(
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
     let mut page = Page::default();
-    let mut at = from;
-    let mut lines = BufReader::with_capacity(256 << 10, file);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let length = lines
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)?;
-        if length == 0 || !line.ends_with(b"\n") {
-            return Ok(page);
-        }
+    let ended = read_lines(file, |line| {
         if line.starts_with(&prefix)
-            && let Ok(Entry::Metric(point)) = serde_json::from_slice(&line)
+            && let Ok(Entry::Metric(point)) = serde_json::from_slice(line)
         {
             if page.points.len() == max {
-                page.next = Some(at);
-                return Ok(page);
+                return ControlFlow::Break(());
             }
             page.points.push(point);
         }
-        at += length as u64;
+        ControlFlow::Continue(())
+    })?;
+    if let Lines::Broken(at) = ended {
+        page.next = Some(from + at);
     }
+    Ok(page)
 }
 
-/// Hands each whole line to `each`; returns where the last one ends.
-fn read_lines(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
-    let mut lines = BufReader::new(file);
+/// How far lines were read, in bytes from where the file stood.
+enum Lines {
+    /// To the end of the last whole line.
+    Ended(u64),
+    /// To the beginning of the line at which it was enough.
+    Broken(u64),
+}
+
+/// Hands each whole line to `each` until that has enough.
+fn read_lines(
+    file: impl Read,
+    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<Lines> {
+    let mut lines = BufReader::with_capacity(READ_BYTES, file);
     let mut line = Vec::new();
-    let mut whole = 0;
+    let mut at = 0;
     loop {
         line.clear();
         let length = lines
@@ -210,10 +219,12 @@ fn read_lines(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
             .take(LINE_BYTES_MAX)
             .read_until(b'\n', &mut line)?;
         if length == 0 || !line.ends_with(b"\n") {
-            return Ok(whole);
+            return Ok(Lines::Ended(at));
         }
-        each(&line);
-        whole += length as u64;
+        if each(&line).is_break() {
+            return Ok(Lines::Broken(at));
+        }
+        at += length as u64;
     }
 }
 

@@ -152,6 +152,21 @@ impl Scene {
         change(&mut self.run);
     }
 
+    /// Puts a listing where listings lie, and names it as that of the outputs.
+    fn list_outputs(&mut self, text: &str) {
+        let digest = Digest::of(text.as_bytes());
+        let hex = digest.to_string();
+        let old = self.listing(self.run.outputs.unwrap().0);
+        let folder = old.parent().unwrap().parent().unwrap().join(&hex[..2]);
+        std::fs::create_dir_all(&folder).unwrap();
+        let name = match old.file_name().unwrap().len() {
+            62 => &hex[2..],
+            _ => &hex,
+        };
+        std::fs::write(folder.join(name), text).unwrap();
+        self.other_outputs(digest);
+    }
+
     /// Names another listing of outputs.
     fn other_outputs(&mut self, listing: Digest) {
         self.run.outputs = Some(ObjectId(listing));
@@ -486,17 +501,7 @@ const SEEDS: &[Seed] = &[
                 "mlmesh-tree 1\n644 7 {} ../model.npz\n",
                 Digest::of(b"weights")
             );
-            let digest = Digest::of(text.as_bytes());
-            let old = s.listing(s.run.outputs.unwrap().0);
-            let hex = digest.to_string();
-            let folder = old.parent().unwrap().parent().unwrap().join(&hex[..2]);
-            std::fs::create_dir_all(&folder).unwrap();
-            let name = match old.file_name().unwrap().len() {
-                62 => &hex[2..],
-                _ => &hex,
-            };
-            std::fs::write(folder.join(name), text).unwrap();
-            s.other_outputs(digest);
+            s.list_outputs(&text);
         },
         "outputs_refused",
         "outputs",
@@ -511,17 +516,7 @@ const SEEDS: &[Seed] = &[
         "an output that is not there",
         |s| {
             let text = format!("mlmesh-tree 1\n644 4 {} gone.npz\n", Digest::of(b"gone"));
-            let digest = Digest::of(text.as_bytes());
-            let old = s.listing(s.run.outputs.unwrap().0);
-            let hex = digest.to_string();
-            let folder = old.parent().unwrap().parent().unwrap().join(&hex[..2]);
-            std::fs::create_dir_all(&folder).unwrap();
-            let name = match old.file_name().unwrap().len() {
-                62 => &hex[2..],
-                _ => &hex,
-            };
-            std::fs::write(folder.join(name), text).unwrap();
-            s.other_outputs(digest);
+            s.list_outputs(&text);
             s.said["outputs"]["files"] = json!(1);
             s.said["outputs"]["bytes"] = json!(4);
             s.said["outputs"]["listed"] = json!([{"path": "gone.npz", "mode": "644", "size": 4, "sha256": Digest::of(b"gone")}]);
