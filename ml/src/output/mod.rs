@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::error::{Failure, Outcome};
 
-pub(crate) use human::{bytes, date_time, duration_us, parse_age_us};
+pub(crate) use human::{bytes, counted, date_time, duration_us, parse_age_us};
 pub(crate) use progress::{Progress, Ticker, bar};
 pub(crate) use table::Table;
 

@@ -28,8 +28,8 @@ pub(crate) fn data(context: &Context, verb: &cli::Data) -> Outcome {
                 return context.output.json(&dataset);
             }
             context.output.line(format_args!(
-                "{name} {version}: {} files, {}, all as registered",
-                dataset.files,
+                "{name} {version}: {}, {}, all as registered",
+                output::counted(dataset.files, "file"),
                 output::bytes(dataset.bytes)
             ))
         }
@@ -129,10 +129,10 @@ fn show(context: &Context, name: &str, version: Option<&str>) -> Outcome {
 /// What a person copies into a recipe.
 fn print_dataset(output: &Output, dataset: &DatasetDto) -> Outcome {
     output.line(format_args!(
-        "{} {}: {} files, {}, {}",
+        "{} {}: {}, {}, {}",
         dataset.name,
         dataset.version,
-        dataset.files,
+        output::counted(dataset.files, "file"),
         output::bytes(dataset.bytes),
         dataset.path
     ))?;

@@ -66,9 +66,16 @@ fn words(event: &EventKindDto) -> String {
                 attempt => format!("{phase}{cause}, attempt {attempt}"),
             }
         }
-        EventKindDto::SweepAccepted { children } => format!("sweep of {children} runs accepted"),
+        EventKindDto::SweepAccepted { children } => format!(
+            "sweep of {} accepted",
+            output::counted((*children).into(), "run")
+        ),
         EventKindDto::CommitStored { commit, files } => {
-            format!("commit {} stored, {files} files", commit.0.short())
+            format!(
+                "commit {} stored, {}",
+                commit.0.short(),
+                output::counted(*files, "file")
+            )
         }
         EventKindDto::DatasetChanged {
             name,
@@ -94,7 +101,10 @@ fn verify(context: &Context) -> Outcome {
     if output.json {
         output.json(&verdict)?;
     } else if verdict.ok {
-        output.line(format_args!("{} rows, the chain is whole", verdict.rows))?;
+        output.line(format_args!(
+            "{}, the chain is whole",
+            output::counted(verdict.rows, "row")
+        ))?;
     }
     if verdict.ok {
         return Ok(());

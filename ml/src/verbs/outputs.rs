@@ -80,8 +80,8 @@ fn download(context: &Context, client: &Client, outputs: &OutputsDto, folder: &P
         }));
     }
     output.line(format_args!(
-        "{} files, {}, in {}",
-        tree.entries.len(),
+        "{}, {}, in {}",
+        output::counted(tree.entries.len() as u64, "file"),
         output::bytes(tree.content_bytes()),
         folder.display()
     ))

@@ -201,7 +201,9 @@ pub(crate) fn prune(context: &Context, verb: &cli::Prune) -> Outcome {
     }
     match (pruned.objects, pruned.bytes) {
         (Some(objects), Some(bytes)) => output.line(format_args!(
-            "removed {runs} runs and {objects} objects, {}",
+            "removed {} and {}, {}",
+            output::counted(runs as u64, "run"),
+            output::counted(objects, "object"),
             output::bytes(bytes)
         )),
         _ => output.line(format_args!(

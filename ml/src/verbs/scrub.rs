@@ -74,7 +74,11 @@ fn print(output: &Output, scrub: &ScrubDto) -> Outcome {
     if unnamed > 0 {
         output.line(format_args!("and {unnamed} more"))?;
     }
-    let read = format!("{} objects, {}", scrub.objects, output::bytes(scrub.bytes));
+    let read = format!(
+        "{}, {}",
+        output::counted(scrub.objects, "object"),
+        output::bytes(scrub.bytes)
+    );
     if scrub.defects_total == 0 {
         return output.line(format_args!("{read}: all as written"));
     }

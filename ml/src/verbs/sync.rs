@@ -88,7 +88,8 @@ impl Project<'_> {
         }
         output.line(commit)?;
         output.say(format_args!(
-            "{files} files, {}, sent {}",
+            "{}, {}, sent {}",
+            output::counted(files, "file"),
             output::bytes(synced.snapshot.content_bytes),
             output::bytes(synced.bytes_sent)
         ));

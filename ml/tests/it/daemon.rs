@@ -196,7 +196,7 @@ fn prune_says_what_would_go_and_removes_it() {
     assert!(environment.is_dir());
     mesh.ml(&["info"]).exits(0);
     let pruned = mesh.ml(&["prune", "--older-than", "0s"]).exits(0).stdout;
-    let expected = format!("removed environment {spare}\nremoved 1 runs and ");
+    let expected = format!("removed environment {spare}\nremoved 1 run and ");
     assert!(pruned.starts_with(&expected), "{pruned}");
     assert!(!environment.exists());
     mesh.ml(&["info"]).exits(4);
