@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Show everything that is recorded of a run
     Info(Info),
+    /// Show what differs between two runs, and nothing else
+    Compare(Compare),
     /// Find what is wrong with a run or a commit
     Validate(Validate),
     /// Download the outputs of a run
@@ -304,6 +306,19 @@ pub(crate) struct Info {
     /// A run, or the path of a run_manifest.json
     #[arg(default_value = "@last", value_name = "RUN|MANIFEST")]
     pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// A run, or the path of a run_manifest.json
+    #[arg(value_name = "RUN|MANIFEST")]
+    pub(crate) a: String,
+    /// The other one
+    #[arg(value_name = "RUN|MANIFEST")]
+    pub(crate) b: String,
+    /// Also write a page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 //! earns. It computes and writes; what it says is taken from the run's record and
 //! from what the executor reported, never from what a person typed.
 
+mod code_diff;
+mod compare;
 mod completeness;
 mod defect;
 mod fuzz;
@@ -11,6 +13,10 @@ mod stored;
 mod trust;
 mod validate;
 
+pub use code_diff::{
+    DIFF_BYTES_MAX, DIFF_FILES_MAX, FileChange, FileDifference, compare_trees, unified,
+};
+pub use compare::{Difference, DifferenceGroup, compare};
 pub use completeness::completeness;
 pub use defect::Defect;
 pub use manifest::{

@@ -38,11 +38,21 @@ pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
 }
 
 /// A run's name has neither `/` nor `.`.
-fn is_path(text: &str) -> bool {
+pub(crate) fn is_path(text: &str) -> bool {
     text.contains(['/', '.'])
 }
 
 fn show_manifest(output: &Output, path: &Path) -> Outcome {
+    let manifest = read_manifest(path)?;
+    if output.json {
+        output.json(&manifest)
+    } else {
+        output.line(format_args!("{manifest:#}"))
+    }
+}
+
+/// The manifest in a file; of its form no more is asked than that it is JSON.
+pub(crate) fn read_manifest(path: &Path) -> Outcome<Value> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_string(&mut text))
@@ -53,19 +63,14 @@ fn show_manifest(output: &Output, path: &Path) -> Outcome {
             }
             failure
         })?;
-    let manifest: Value = serde_json::from_str(&text).map_err(|error| Failure {
+    serde_json::from_str(&text).map_err(|error| Failure {
         code: "manifest_form".to_owned(),
         ..Failure::failed(
             "",
             format!("`{}` is no JSON: {error}", path.display()),
             "a run's manifest is data/experiments/RUN/run_manifest.json",
         )
-    })?;
-    if output.json {
-        output.json(&manifest)
-    } else {
-        output.line(format_args!("{manifest:#}"))
-    }
+    })
 }
 
 fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome {

@@ -1,5 +1,7 @@
 //! One module per group of verbs.
 
+pub(crate) mod compare;
+pub(crate) mod compare_page;
 pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod doctor;

@@ -22,6 +22,7 @@ const VERBS: &[&[&str]] = &[
     &["watch"],
     &["logs"],
     &["info"],
+    &["compare"],
     &["validate"],
     &["outputs"],
     &["cancel"],

@@ -10,6 +10,7 @@ mod mesh;
 mod program;
 mod shape;
 
+mod compare;
 mod daemon;
 mod errors;
 mod following;

@@ -36,6 +36,7 @@ fn a_run_goes_its_way_and_every_verb_says_so_in_json() {
         "list",
         "status",
         "outputs @last",
+        "compare @last @last",
         "doctor --objects",
         "down",
     ] {

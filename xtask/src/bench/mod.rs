@@ -7,6 +7,7 @@ mod big;
 mod cli;
 mod idle;
 mod jobs;
+mod proof;
 mod snapshot;
 mod status;
 mod submit;
@@ -56,6 +57,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "status",
         run: status::run,
+        everyday: true,
+    },
+    Bench {
+        name: "proof",
+        run: proof::run,
         everyday: true,
     },
     Bench {
