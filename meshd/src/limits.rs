@@ -41,10 +41,12 @@ pub(crate) const PAGE_ROWS_DEFAULT: u32 = 100;
 pub(crate) const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Log bytes of a page, unless asked otherwise.
 pub(crate) const LOG_BYTES_DEFAULT: u64 = 256 * 1024;
-/// How long a call for log lines may wait for some.
-pub(crate) const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often a waiting call for log lines looks again.
-pub(crate) const LOG_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a call may wait for what it asks for.
+pub(crate) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often a waiting call looks again where nothing is committed.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The part of its wait that a call lets pass between two looks.
+pub(crate) const LOOK_PAUSE_PART: u32 = 16;
 /// Event streams that are open at once.
 pub(crate) const EVENT_STREAMS_MAX: usize = 256;
 /// A silent event stream is pinged this often.

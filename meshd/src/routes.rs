@@ -171,6 +171,14 @@ const LOG_QUERY: &[Param] = &[
         "how long to wait when there is nothing yet",
     ),
 ];
+const SHOW_QUERY: &[Param] = &[
+    Param {
+        name: "while",
+        kind: ParamKind::Phases,
+        help: "wait while the run is in one of these phases",
+    },
+    number("wait_ms", NUMBER_MAX, "how long to wait for another phase"),
+];
 const AFTER_QUERY: &[Param] = &[
     number("after", NUMBER_MAX, "only what lies after this"),
     LIMIT,
@@ -345,12 +353,15 @@ fn run_routes() -> Vec<Route> {
             Answer::Json(schema::<api::StatusDto>),
             || get(runs::status),
         ),
-        read(
-            "/v1/runs/{run}",
-            "everything that is recorded of a run",
-            Answer::Json(schema::<api::RunDto>),
-            || get(runs::show),
-        ),
+        Route {
+            query: SHOW_QUERY,
+            ..read(
+                "/v1/runs/{run}",
+                "everything that is recorded of a run",
+                Answer::Json(schema::<api::RunDto>),
+                || get(runs::show),
+            )
+        },
         read(
             "/v1/runs/{run}/attempts",
             "the tries of a run",

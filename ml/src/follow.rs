@@ -18,9 +18,8 @@ use crate::output;
 /// How long a daemon may be away before waiting ends.
 const AWAY_MAX: Duration = Duration::from_secs(120);
 const AWAY_POLL: Duration = Duration::from_millis(200);
-/// Pauses between looks at a run: short ones first, for short jobs.
-const LOOK_MIN: Duration = Duration::from_millis(5);
-const LOOK_MAX: Duration = Duration::from_millis(200);
+/// How long the daemon may wait for a run's next phase before it answers.
+const PHASE_WAIT: Duration = Duration::from_millis(500);
 /// Points of a sweep in one call.
 const PAGE: u32 = 500;
 
@@ -97,15 +96,11 @@ impl Patient {
         run: &str,
         mut reached: impl FnMut(&RunDto) -> bool,
     ) -> Outcome<RunDto> {
-        let mut pause = LOOK_MIN;
-        loop {
-            let seen = self.call(|client| client.run(run))?;
-            if reached(&seen) {
-                return Ok(seen);
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 3 / 2).min(LOOK_MAX);
+        let mut seen = self.call(|client| client.run(run))?;
+        while !reached(&seen) {
+            seen = self.call(|client| client.run_after(run, seen.phase, PHASE_WAIT))?;
         }
+        Ok(seen)
     }
 
     /// All points of a sweep, in its order.

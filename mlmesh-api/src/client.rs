@@ -121,6 +121,20 @@ impl Client {
         self.get(format!("/v1/runs/{}", encoded(run)))
     }
 
+    /// The same once the run is in another phase than the one given, or when `wait`
+    /// is over.
+    pub fn run_after(
+        &self,
+        run: &str,
+        phase: Phase,
+        wait: Duration,
+    ) -> Result<RunDto, ClientError> {
+        let mut query = Query::default();
+        query.push("while", phase);
+        query.push("wait_ms", wait.as_millis());
+        self.get(query.after(&format!("/v1/runs/{}", encoded(run))))
+    }
+
     /// The tries of a run.
     pub fn attempts(&self, run: &str) -> Result<AttemptsDto, ClientError> {
         self.get(format!("/v1/runs/{}/attempts", encoded(run)))

@@ -84,14 +84,14 @@ fn launch_on(dir: &AttemptDir, channel: &OwnedFd) -> Result<(), StartError> {
 fn join_groups(spec: &Spec, channel: &OwnedFd) -> Result<(), StartError> {
     let mut joined: Vec<&Path> = Vec::new();
     for limit in &spec.limits {
-        let LimitMeans::Cgroup { path, .. } = &limit.by else {
+        let LimitMeans::Cgroup { version, path, .. } = &limit.by else {
             continue;
         };
-        if joined.contains(&path.as_path()) || !path.is_dir() {
+        if joined.contains(&path.as_path()) {
             continue;
         }
         joined.push(path);
-        let Err(error) = cgroup::join(path) else {
+        let Err(error) = cgroup::join(*version, path) else {
             continue;
         };
         if spec.limits_required {

@@ -13,6 +13,8 @@
 //! A connection that failed is dropped; the writer opens another one for the next
 //! group, so the store works again when the disk does.
 
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +42,9 @@ const READERS_MAX: usize = 4;
 /// Statements that a connection keeps compiled.
 const STATEMENTS_CACHED_MAX: usize = 64;
 
+/// Length of the write-ahead log, at which it is checkpointed, too.
+const LOG_BYTES: u64 = 16 << 20;
+
 /// How long a connection waits for a lock that another process holds.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 
@@ -60,6 +65,7 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
         let mut session = SqliteSession::open(path)?;
         let newest = ready(prepare(&mut session))?;
+        lengthen_log(path);
         let (writer, waiting) = Writer::new();
         let (committed_now, committed) = watch::channel(newest);
         let pen = Arc::new(Pen::new(path, session, committed_now));
@@ -150,6 +156,28 @@ async fn prepare(session: &mut SqliteSession) -> Result<Sequence, StoreError> {
     let newest = read::last_event(session).await?;
     session.batch("COMMIT").await?;
     Ok(newest)
+}
+
+/// Gives the write-ahead log the length that it has from its first checkpoint on. A
+/// commit then overwrites blocks, whose flush takes half the time of one that makes the
+/// file longer. Zeros are no frame, so that recovery stops where it did. On a disk that
+/// is full, or where the log cannot be opened, it stays as it is.
+///
+/// Nobody else may use the database meanwhile.
+fn lengthen_log(database: &Path) {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let lengthen = || -> io::Result<()> {
+        let mut log = OpenOptions::new().append(true).open(&log)?;
+        let length = log.metadata()?.len();
+        let mut zeros = io::repeat(0).take(LOG_BYTES.saturating_sub(length));
+        io::copy(&mut zeros, &mut log)
+            .and_then(|_| log.sync_data())
+            .or_else(|error| log.set_len(length).and(Err(error)))
+    };
+    if let Err(error) = lengthen() {
+        tracing::debug!(%error, "the write-ahead log keeps its length");
+    }
 }
 
 /// The connection that writes. Whoever holds its lock is the one writer: the writer's
@@ -260,9 +288,10 @@ impl SqliteSession {
         // cut back to that size afterwards.
         session.pragmas(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-             PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 16777216; \
-             PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;",
+             PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8000; \
+             PRAGMA temp_store = MEMORY;",
         )?;
+        session.pragmas(&format!("PRAGMA journal_size_limit = {LOG_BYTES};"))?;
         Ok(session)
     }
 

@@ -1,7 +1,6 @@
 //! Logs of attempts, page by page; a page that would be empty waits for something.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -9,12 +8,12 @@ use axum::response::Response;
 use mlmesh_api::LogPageDto;
 use mlmesh_control::Caller;
 use mlmesh_model::{AttemptNumber, AttemptRef, ExecError, LogPage, Run};
-use tokio::time::Instant;
 
 use super::run_name;
+use super::wait::Looks;
 use crate::daemon::Daemon;
 use crate::http::query::{PathParts, Query};
-use crate::limits::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_LOOK_INTERVAL, LOG_WAIT_MAX};
+use crate::limits::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX};
 use crate::reply::{ApiError, ApiResult, ok};
 
 pub(crate) async fn page(
@@ -30,10 +29,7 @@ pub(crate) async fn page(
     let bytes_max = bytes_max
         .unwrap_or(LOG_BYTES_DEFAULT)
         .clamp(1, LOG_BYTES_MAX);
-    let wait_ms = query
-        .number("wait_ms", "a number of milliseconds")?
-        .unwrap_or(0);
-    let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LOG_WAIT_MAX);
+    let mut looks = Looks::of(&daemon, &query)?;
     let first = run_name::run(&daemon, &caller.tenant, path.first()).await?;
     let id = first.id;
     let mut run = Some(first);
@@ -45,10 +41,9 @@ pub(crate) async fn page(
         let number = asked.unwrap_or(current.attempts);
         let page = read(&daemon, &current, number, from, bytes_max).await?;
         let has_news = !page.lines.is_empty() || page.complete;
-        if has_news || Instant::now() >= deadline || daemon.stopping.token().is_cancelled() {
+        if has_news || !looks.again().await {
             return Ok(ok(&LogPageDto::new(id, number, &page)));
         }
-        tokio::time::sleep(LOG_LOOK_INTERVAL).await;
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secrets;
 pub(crate) mod validation;
+mod wait;
 
 use mlmesh_cas::StoreError;
 use mlmesh_control::Caller;

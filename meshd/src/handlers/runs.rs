@@ -23,6 +23,7 @@ use mlmesh_model::{
 };
 use mlmesh_proof::{Extras, MANIFEST_FILE};
 
+use super::wait::Looks;
 use super::{objects_error, page_rows, run_name};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped, read_json};
@@ -159,16 +160,7 @@ pub(crate) async fn list(
 ) -> ApiResult<Response> {
     let names = ["phase", "parent", "owner", "cursor", "limit"];
     let query = Query::parse(query.as_deref(), &names)?;
-    let mut phases = Vec::new();
-    for name in query.all("phase") {
-        let phase = Phase::from_name(name).ok_or_else(|| {
-            ApiError::bad_parameter(
-                format!("`{}` is no phase", clipped(name)),
-                "phases are queued, starting, running, finishing, completed, failed, cancelled, interrupted",
-            )
-        })?;
-        phases.push(phase);
-    }
+    let phases = phases_of(&query, "phase")?;
     let parent = match query.one("parent")? {
         Some(name) => Some(run_name::run_id(&daemon, &caller.tenant, name).await?),
         None => None,
@@ -237,12 +229,32 @@ pub(crate) async fn status(
     }))
 }
 
+/// The phases that a query names.
+fn phases_of(query: &Query, name: &str) -> ApiResult<Vec<Phase>> {
+    let phase_of = |text: &str| {
+        Phase::from_name(text).ok_or_else(|| {
+            ApiError::bad_parameter(
+                format!("`{}` is no phase", clipped(text)),
+                "phases are queued, starting, running, finishing, completed, failed, cancelled, interrupted",
+            )
+        })
+    };
+    query.all(name).map(phase_of).collect()
+}
+
 pub(crate) async fn show(
     State(daemon): State<Arc<Daemon>>,
     Extension(caller): Extension<Caller>,
     path: PathParts,
+    RawQuery(query): RawQuery,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let query = Query::parse(query.as_deref(), &["while", "wait_ms"])?;
+    let unwanted = phases_of(&query, "while")?;
+    let mut looks = Looks::of(&daemon, &query)?;
+    let mut run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    while unwanted.contains(&run.phase) && looks.again().await {
+        run = run_name::run(&daemon, &caller.tenant, &run.id.to_string()).await?;
+    }
     let manifest = read_manifest(&daemon, &run).await?;
     let children = match run.kind {
         RunKind::Parent { .. } => Some(children_counts(&daemon, &caller.tenant, &run).await?),

@@ -180,6 +180,41 @@ fn a_log_page_waits_for_what_comes() {
 }
 
 #[test]
+fn a_look_at_a_run_waits_for_its_next_phase() {
+    let daemon = Daemon::start();
+    let here = client(&daemon);
+    let gate = daemon.data_dir().parent().unwrap().join("gate");
+    let commit = store_tree(&here, b"x");
+    let line = format!("until [ -e '{}' ]; do sleep 0.02; done", gate.display());
+    let accepted = here.submit(&submission(commit, &line), &key()).unwrap();
+    let id = accepted.id.to_string();
+    // Each answer is another phase than the one before, and none is asked for again
+    // and again: the waits are longer than the test may take.
+    let next = |phase| here.run_after(&id, phase, Duration::from_secs(30)).unwrap();
+    let mut seen = here.run(&id).unwrap();
+    while seen.phase != Phase::Running {
+        let before = seen.phase;
+        seen = next(before);
+        assert_ne!(seen.phase, before);
+    }
+    let short = here.run_after(&id, Phase::Running, Duration::from_millis(1));
+    assert_eq!(short.unwrap().phase, Phase::Running);
+    let other = here.run_after(&id, Phase::Queued, Duration::from_secs(30));
+    assert_eq!(other.unwrap().phase, Phase::Running, "it waits for nothing");
+    std::thread::scope(|scope| {
+        let ended = scope.spawn(|| {
+            let mut seen = next(Phase::Running);
+            while !seen.phase.is_ended() {
+                seen = next(seen.phase);
+            }
+            seen.phase
+        });
+        std::fs::write(&gate, b"").unwrap();
+        assert_eq!(ended.join().unwrap(), Phase::Completed);
+    });
+}
+
+#[test]
 fn a_sweep_is_cancelled_and_put_back_as_a_whole() {
     let daemon = Daemon::start();
     let here = client(&daemon);

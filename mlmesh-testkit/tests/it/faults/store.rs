@@ -126,7 +126,7 @@ fn a_torn_tail_of_the_journal_costs_nothing_that_was_acknowledged() {
     // A commit that was cut in the middle is not there at all; those before it are.
     let last = site.queue_with(&["queue", "-q", &waits, "--after", &holder]);
     site.daemon().pause();
-    let kept = std::fs::metadata(&wal).unwrap().len();
+    let kept = frames_end(&wal);
     site.daemon().go_on();
     let cut = site.queue_with(&["queue", "-q", &waits, "--after", &holder]);
     let audit_log = site.data_dir().join("logs/audit.log");
@@ -134,7 +134,7 @@ fn a_torn_tail_of_the_journal_costs_nothing_that_was_acknowledged() {
         std::fs::read_to_string(&audit_log).is_ok_and(|text| text.contains(&cut))
     });
     site.kill_daemon();
-    let length = std::fs::metadata(&wal).unwrap().len();
+    let length = frames_end(&wal);
     assert!(length > kept, "the journal grew");
     let file = std::fs::File::options().write(true).open(&wal).unwrap();
     file.set_len((kept + length) / 2).unwrap();
@@ -165,21 +165,31 @@ enum Tail {
 
 impl Tail {
     fn put(self, wal: &Path) {
-        const HEADER_BYTES: usize = 32;
-        const FRAME_BYTES: usize = 24 + 4096;
+        let end = frames_end(wal);
         let bytes = std::fs::read(wal).unwrap();
+        let frames = &bytes[..end as usize];
         let tail = match self {
             Self::Noise => (0..5000_u32)
                 .map(|place| (place * 31 % 251) as u8)
                 .collect(),
-            Self::HalfAFrame => bytes[bytes.len() - FRAME_BYTES..][..FRAME_BYTES / 2].to_vec(),
+            Self::HalfAFrame => frames[frames.len() - FRAME_BYTES..][..FRAME_BYTES / 2].to_vec(),
             // Whole frames, but not in the place that their checksums are for.
-            Self::FramesOfBefore => bytes[HEADER_BYTES..][..FRAME_BYTES * 3].to_vec(),
+            Self::FramesOfBefore => frames[HEADER_BYTES..][..FRAME_BYTES * 3].to_vec(),
             Self::Empty => vec![0; 3 * FRAME_BYTES],
         };
-        let file = std::fs::File::options().append(true).open(wal).unwrap();
-        std::io::Write::write_all(&mut &file, &tail).unwrap();
+        let file = std::fs::File::options().write(true).open(wal).unwrap();
+        file.write_all_at(&tail, end).unwrap();
     }
+}
+
+const HEADER_BYTES: usize = 32;
+const FRAME_BYTES: usize = 24 + 4096;
+
+/// Where the last frame of a log ends; zeros follow.
+fn frames_end(wal: &Path) -> u64 {
+    let bytes = std::fs::read(wal).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    (HEADER_BYTES + (last - HEADER_BYTES).div_ceil(FRAME_BYTES) * FRAME_BYTES) as u64
 }
 
 #[test]
