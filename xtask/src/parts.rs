@@ -30,9 +30,14 @@ enum Probe {
     Program(&'static [&'static str]),
     /// `python3` can import these modules.
     PythonModules(&'static str),
+    /// Debian's Python has this package.
+    DebianModule(&'static str),
     /// `postgres` is on `PATH` or in Debian's versioned folder.
     PostgresServer,
 }
+
+/// Where Debian keeps packages of its Python.
+const DEBIAN_PACKAGES: &str = "/usr/lib/python3/dist-packages";
 
 /// The one list. Python packages stand in `xtask/requirements.txt`.
 pub const PARTS: &[Part] = &[
@@ -60,6 +65,11 @@ pub const PARTS: &[Part] = &[
         package: "python3-venv",
         reason: "environments of jobs",
         present: Probe::PythonModules("venv, ensurepip"),
+    },
+    Part {
+        package: "python3-torch",
+        reason: "a training script that logs to MLflow",
+        present: Probe::DebianModule("torch"),
     },
     Part {
         package: "postgresql",
@@ -135,6 +145,7 @@ impl Probe {
                 .args(["-c", &format!("import {modules}")])
                 .output()
                 .is_ok_and(|output| output.status.success()),
+            Probe::DebianModule(name) => Path::new(DEBIAN_PACKAGES).join(name).is_dir(),
             Probe::PostgresServer => {
                 step::on_path("postgres")
                     || fs::read_dir("/usr/lib/postgresql").is_ok_and(|versions| {
@@ -235,6 +246,14 @@ pub fn test_python(workspace: &Workspace) -> Result<Option<PathBuf>> {
             ])
             .arg(&requirements),
     )?;
+    let packages = step::read(Command::new(&python).args([
+        "-c",
+        "import sysconfig; print(sysconfig.get_path('purelib'))",
+    ]))?;
+    // After its own packages those of Debian, for what is too large to be here twice.
+    let path_file = Path::new(packages.trim()).join("debian.pth");
+    fs::write(&path_file, format!("{DEBIAN_PACKAGES}\n"))
+        .with_context(|| format!("write {}", path_file.display()))?;
     fs::write(&made_from, wanted).with_context(|| format!("write {}", made_from.display()))?;
     Ok(Some(python))
 }

@@ -42,6 +42,16 @@ pub(super) enum Call {
     LogInputs,
     LogOutputs,
     LogModel,
+    SearchRuns,
+    SearchExperiments,
+    CreateModel,
+    GetModel,
+    FinalizeModel,
+    DeleteModel,
+    TagModel,
+    UntagModel,
+    LogModelParams,
+    SearchModels,
 }
 
 /// Changes, and the answer once they are made.
@@ -60,6 +70,7 @@ pub(super) enum Reply {
     Experiment(String),
     Run(String),
     RunInfo(String),
+    Model(String),
 }
 
 impl World {
@@ -97,6 +108,16 @@ impl World {
             Call::LogInputs => self.log_inputs(ask),
             Call::LogOutputs => self.log_outputs(ask),
             Call::LogModel => self.log_model(ask),
+            Call::SearchRuns => self.search_runs(ask).map(Change::answer),
+            Call::SearchExperiments => self.search_experiments(ask).map(Change::answer),
+            Call::SearchModels => self.search_models(ask).map(Change::answer),
+            Call::CreateModel => self.create_model(ask, now_ms),
+            Call::GetModel => self.get_model(ask),
+            Call::FinalizeModel => self.finalize_model(ask, now_ms),
+            Call::DeleteModel => self.delete_model(ask, now_ms),
+            Call::TagModel => self.tag_model(ask),
+            Call::UntagModel => self.untag_model(ask),
+            Call::LogModelParams => self.log_model_params(ask),
         }?;
         if !change.entries.is_empty() {
             self.has_room()?;
@@ -118,6 +139,10 @@ impl World {
             },
             Reply::RunInfo(id) => match self.runs.get(&id) {
                 Some(run) => json!({"run_info": run.info_json()}),
+                None => json!({}),
+            },
+            Reply::Model(id) => match self.models.get(&id) {
+                Some(logged) => json!({"model": logged.json()}),
                 None => json!({}),
             },
         }
@@ -217,7 +242,7 @@ impl World {
         experiment.updated_ms = now_ms;
         let runs = self.runs.values();
         let mut entries: Vec<Entry> = runs
-            .filter(|run| run.info.experiment == experiment.id)
+            .filter(|run| run.info.experiment == experiment.id && self.is_begun(run))
             .map(|run| {
                 Entry::Run(RunInfo {
                     deleted,
@@ -330,7 +355,7 @@ impl World {
     }
 
     /// A run to which something may be logged.
-    fn active(&self, id: &str) -> Result<&RunInfo, Fault> {
+    pub(super) fn active(&self, id: &str) -> Result<&RunInfo, Fault> {
         let info = &self.run(id)?.info;
         match info.deleted {
             true => Err(not_active("run", id, true)),
@@ -464,42 +489,14 @@ impl World {
         }
         Ok(tag(id, key, None).into())
     }
+}
 
-    fn log_inputs(&self, ask: Fields<'_>) -> Result<Change, Fault> {
-        let run = ask.run()?.to_owned();
-        let (datasets, models) = (ask.list("datasets")?, ask.list("models")?);
-        rules::at_most("datasets", rules::BATCH_MAX, datasets.len())?;
-        self.active(&run)?;
-        Ok(Entry::Inputs {
-            run,
-            datasets: datasets.to_vec(),
-            models: models.to_vec(),
+impl Change {
+    fn answer(value: Value) -> Self {
+        Self {
+            entries: Vec::new(),
+            reply: Reply::Json(value),
         }
-        .into())
-    }
-
-    fn log_outputs(&self, ask: Fields<'_>) -> Result<Change, Fault> {
-        let run = ask.run()?.to_owned();
-        let models = ask.list("models")?.to_vec();
-        self.active(&run)?;
-        Ok(Entry::Outputs { run, models }.into())
-    }
-
-    /// Kept as the server keeps it: in a tag of the run.
-    fn log_model(&self, ask: Fields<'_>) -> Result<Change, Fault> {
-        const HISTORY: &str = "mlflow.log-model.history";
-        let (id, text) = (ask.run()?, ask.needed("model_json")?);
-        let model: Map<String, Value> = serde_json::from_str(text).map_err(|_| {
-            Fault::invalid(format!(
-                "Malformed model info. \n {text} \n is not a valid JSON."
-            ))
-        })?;
-        self.active(id)?;
-        let history = self.run(id)?.tags.get(HISTORY);
-        let history = history.and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
-        let mut history = history.unwrap_or_default();
-        history.push(Value::Object(model));
-        Ok(tag(id, HISTORY, Some(Value::Array(history).to_string())).into())
     }
 }
 
@@ -512,7 +509,7 @@ impl From<Entry> for Change {
     }
 }
 
-fn tag(run: &str, key: &str, value: Option<String>) -> Entry {
+pub(super) fn tag(run: &str, key: &str, value: Option<String>) -> Entry {
     Entry::Tag {
         run: run.to_owned(),
         key: key.to_owned(),
@@ -528,7 +525,7 @@ fn param(run: &str, key: &str, value: String) -> Entry {
     }
 }
 
-fn not_active(what: &str, id: &str, deleted: bool) -> Fault {
+pub(super) fn not_active(what: &str, id: &str, deleted: bool) -> Fault {
     Fault::invalid(format!(
         "The {what} {id} must be in the 'active' state. Current state is {}.",
         stage(deleted)
@@ -550,7 +547,7 @@ fn point_of(part: Fields<'_>, run: &str) -> Result<Point, Fault> {
     if timestamp_ms < 0 {
         return Err(Fault::invalid(format!(
             "Invalid value {timestamp_ms} for parameter '{}' supplied: metric '{key}' \
-             (value={value}). Timestamp must be a nonnegative long (64-bit integer) ",
+             (value={value:?}). Timestamp must be a nonnegative long (64-bit integer) ",
             part.path_of("timestamp")
         )));
     }
@@ -564,7 +561,7 @@ fn point_of(part: Fields<'_>, run: &str) -> Result<Point, Fault> {
     })
 }
 
-fn tags_of(ask: Fields<'_>, name: &str) -> Result<Vec<(String, String)>, Fault> {
+pub(super) fn tags_of(ask: Fields<'_>, name: &str) -> Result<Vec<(String, String)>, Fault> {
     ask.parts(name, |part| {
         let (key, value) = (part.needed("key")?, part.text("value")?.unwrap_or_default());
         Ok((key.to_owned(), value.to_owned()))

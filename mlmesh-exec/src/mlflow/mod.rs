@@ -13,9 +13,12 @@
 
 mod artifacts;
 mod decide;
+mod found;
 mod http;
+mod models;
 mod record;
 mod rules;
+mod search;
 mod serve;
 mod spool;
 mod state;

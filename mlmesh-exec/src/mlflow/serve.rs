@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::artifacts::{ArtifactPath, Artifacts};
 use super::decide::Call;
 use super::http::{Body, Head, HttpError, answer, answer_head, go_on, reader};
+use super::search::bad_token;
 use super::spool::{Flusher, Spool, SpoolError, history, spool_path};
 use super::state::World;
 use super::wire::{Fault, Fields, number_value};
@@ -68,8 +69,10 @@ enum Route {
     RunFiles,
     /// Files by their path below all artifacts; without one, by the query's.
     Files(Option<String>),
-    /// Logged models, of which there are none: nothing here makes one.
-    Models,
+    /// A call about a logged model, and which tag of it.
+    Model(Call, String, Option<String>),
+    /// Files of a logged model.
+    ModelFiles(String),
     Text(&'static str),
     ServerInfo,
 }
@@ -227,7 +230,7 @@ impl Server {
         let Some(route) = route(&head.method, &head.path) else {
             return Ok(Err(Fault::unknown(&head.method, &head.path)));
         };
-        let fields = match head.method.as_str() {
+        let mut fields = match head.method.as_str() {
             // A body is the file itself.
             "GET" | "PUT" | "DELETE" => head.query(),
             _ => match object(&body.json()?) {
@@ -246,7 +249,14 @@ impl Server {
             }))),
             Route::Call(call) => self.call(call, &fields).map(Answer::Json),
             Route::History => self.history(&fields).map(Answer::Json),
-            Route::Models => Ok(Answer::Json(json!({"models": []}))),
+            Route::Model(call, model, tag) => {
+                fields.insert("model_id".to_owned(), model.into());
+                if let Some(tag) = tag {
+                    fields.insert("tag_key".to_owned(), tag.into());
+                }
+                self.call(call, &fields).map(Answer::Json)
+            }
+            Route::ModelFiles(id) => self.model_files(&id, &fields).map(Answer::Json),
             Route::RunFiles => self.run_files(&fields).map(Answer::Json),
             Route::Files(path) => self.files(&head.method, path, &fields, body),
         })
@@ -309,12 +319,20 @@ impl Server {
         let ask = Fields::of(fields);
         let run = ask.run()?;
         let uri = self.with_kept(|kept| Ok(kept.world.run(run)?.info.artifacts.clone()))?;
+        self.files_below(&uri, ask.text("path")?.unwrap_or_default())
+    }
+
+    fn model_files(&self, id: &str, fields: &Map<String, Value>) -> Result<Value, Fault> {
+        let uri = self.with_kept(|kept| Ok(kept.world.model_artifacts(id)?.to_owned()))?;
+        let path = Fields::of(fields).text("artifact_directory_path")?;
+        self.files_below(&uri, path.unwrap_or_default())
+    }
+
+    fn files_below(&self, uri: &str, path: &str) -> Result<Value, Fault> {
         let root = uri.strip_prefix("mlflow-artifacts:/").ok_or_else(|| {
-            Fault::invalid(format!(
-                "the artifacts of run {run} are not kept here but at {uri}"
-            ))
+            Fault::invalid(format!("these artifacts are not kept here but at {uri}"))
         })?;
-        let below = ArtifactPath::of(ask.text("path")?.unwrap_or_default())?;
+        let below = ArtifactPath::of(path)?;
         let path = ArtifactPath::of(root)?.join(&below);
         let files = self.artifacts.list(&path, Some(below.as_path()))?;
         Ok(json!({"root_uri": uri, "files": files}))
@@ -357,9 +375,7 @@ impl Server {
         }
         let from = match ask.text("page_token")?.filter(|token| !token.is_empty()) {
             None => 0,
-            Some(token) => token
-                .parse()
-                .map_err(|_| Fault::invalid("Invalid page token, could not base64-decode"))?,
+            Some(token) => token.parse().map_err(|_| bad_token())?,
         };
         self.with_kept(|kept| kept.world.run(run).map(drop))?;
         let max = asked.map_or(usize::MAX, |count| (count as usize).min(HISTORY_MAX));
@@ -374,7 +390,6 @@ impl Server {
                     "value": number_value(point.value.0),
                     "timestamp": point.timestamp_ms,
                     "step": point.step,
-                    "run_id": point.run,
                 })
             })
             .collect();
@@ -459,7 +474,10 @@ fn route(method: &str, path: &str) -> Option<Route> {
         .or_else(|| rest.strip_prefix("3.0/mlflow/"))?;
     let call = match (method, rest) {
         ("GET", "server-info") => return Some(Route::ServerInfo),
-        ("POST", "logged-models/search") => return Some(Route::Models),
+        ("POST", "logged-models") => Call::CreateModel,
+        ("POST", "logged-models/search") => Call::SearchModels,
+        ("POST", "runs/search") => Call::SearchRuns,
+        ("GET" | "POST", "experiments/search") => Call::SearchExperiments,
         ("GET", "artifacts/list") => return Some(Route::RunFiles),
         ("GET", "metrics/get-history") => return Some(Route::History),
         ("POST", "experiments/create") => Call::CreateExperiment,
@@ -482,7 +500,23 @@ fn route(method: &str, path: &str) -> Option<Route> {
         ("POST", "runs/log-inputs") => Call::LogInputs,
         ("POST", "runs/outputs") => Call::LogOutputs,
         ("POST", "runs/log-model") => Call::LogModel,
-        _ => return None,
+        (method, rest) => return model_route(method, rest.strip_prefix("logged-models/")?),
     };
     Some(Route::Call(call))
+}
+
+fn model_route(method: &str, rest: &str) -> Option<Route> {
+    let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
+    let tag = what.strip_prefix("tags/");
+    let call = match (method, what) {
+        ("GET", "") => Call::GetModel,
+        ("PATCH", "") => Call::FinalizeModel,
+        ("DELETE", "") => Call::DeleteModel,
+        ("PATCH", "tags") => Call::TagModel,
+        ("POST", "params") => Call::LogModelParams,
+        ("DELETE", _) if tag.is_some() => Call::UntagModel,
+        ("GET", "artifacts/directories") => return Some(Route::ModelFiles(id.to_owned())),
+        _ => return None,
+    };
+    Some(Route::Model(call, id.to_owned(), tag.map(str::to_owned)))
 }

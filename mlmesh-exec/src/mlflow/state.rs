@@ -10,7 +10,8 @@ use std::hash::{Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
-use super::record::{Entry, Experiment, Model, Point, RunInfo};
+use super::models::Logged;
+use super::record::{Entry, Experiment, Point, RunInfo};
 use super::wire::{Fault, number_value};
 
 /// Bytes of names and values that a job may have its supervisor hold.
@@ -31,7 +32,7 @@ pub(crate) struct World {
     pub(super) main_used: bool,
     pub(super) experiments: BTreeMap<String, Experiment>,
     pub(super) runs: BTreeMap<String, Run>,
-    pub(super) models: BTreeMap<String, Model>,
+    pub(super) models: BTreeMap<String, Logged>,
     recent: Recent,
     held_bytes: usize,
 }
@@ -52,8 +53,8 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Latest {
     pub(super) value: f64,
-    timestamp_ms: i64,
-    step: i64,
+    pub(super) timestamp_ms: i64,
+    pub(super) step: i64,
 }
 
 impl World {
@@ -116,6 +117,10 @@ impl World {
             }),
             Entry::Metric(point) => {
                 self.recent.add(&point);
+                let model = point.model.as_ref().and_then(|id| self.models.get_mut(id));
+                if let Some(logged) = model {
+                    logged.point(&point);
+                }
                 self.change(&point.run.clone(), |run| run.point(point));
             }
             Entry::Inputs {
@@ -129,7 +134,10 @@ impl World {
             Entry::Outputs { run, models } => {
                 self.change(&run, |run| run.models_out.extend(models));
             }
-            Entry::Model(model) => drop(self.models.insert(model.id.clone(), model)),
+            Entry::Model(model) => match self.models.get_mut(&model.id) {
+                Some(logged) => logged.model = model,
+                None => drop(self.models.insert(model.id.clone(), Logged::new(model))),
+            },
         }
     }
 
@@ -170,7 +178,10 @@ impl World {
             }
             Entry::Run(info) => (size(info), known(&info.id).map_or(0, |run| size(&run.info))),
             Entry::Experiment(new) => (size(new), self.experiments.get(&new.id).map_or(0, size)),
-            Entry::Model(new) => (size(new), self.models.get(&new.id).map_or(0, size)),
+            Entry::Model(new) => (
+                size(new),
+                self.models.get(&new.id).map_or(0, |old| size(&old.model)),
+            ),
             Entry::Inputs { .. } | Entry::Outputs { .. } => (size(entry), 0),
         }
     }
@@ -190,6 +201,12 @@ impl World {
     /// Whether the same point came a short while ago.
     pub(super) fn is_repeated(&self, point: &Point) -> bool {
         self.recent.known.contains(&mark(point))
+    }
+
+    /// The attempt's own run is there from the beginning; for whoever looks for runs it
+    /// begins with its first use.
+    pub(super) fn is_begun(&self, run: &Run) -> bool {
+        self.main_used || run.info.id != self.main
     }
 
     pub(super) fn run(&self, id: &str) -> Result<&Run, Fault> {
@@ -234,11 +251,7 @@ impl Run {
     }
 
     fn point(&mut self, point: Point) {
-        let new = Latest {
-            value: point.value.0,
-            timestamp_ms: point.timestamp_ms,
-            step: point.step,
-        };
+        let new = Latest::of(&point);
         match self.latest.get_mut(&point.key) {
             Some(old) if new.comes_before(old) => {}
             Some(old) => *old = new,
@@ -293,7 +306,15 @@ impl Run {
 }
 
 impl Latest {
-    fn comes_before(&self, old: &Self) -> bool {
+    pub(super) fn of(point: &Point) -> Self {
+        Self {
+            value: point.value.0,
+            timestamp_ms: point.timestamp_ms,
+            step: point.step,
+        }
+    }
+
+    pub(super) fn comes_before(&self, old: &Self) -> bool {
         let order = (self.step, self.timestamp_ms).cmp(&(old.step, old.timestamp_ms));
         order.then(self.value.total_cmp(&old.value)).is_lt()
     }

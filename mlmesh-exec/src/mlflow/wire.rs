@@ -76,7 +76,7 @@ fn missing(name: &str) -> Fault {
     ))
 }
 
-fn wrong(name: &str, value: &Value) -> Fault {
+pub(super) fn wrong(name: &str, value: &Value) -> Fault {
     let kind = match value {
         Value::Null => "NoneType",
         Value::Bool(_) => "bool",
