@@ -4,40 +4,49 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) const VERB_SUPERVISOR: &str = "attempt-supervisor";
+use crate::starter::{self, Served};
+
+pub(crate) const VERB_STARTER: &str = "attempt-starter";
 pub(crate) const VERB_LAUNCHER: &str = "attempt-launcher";
 pub(crate) const VERB_INIT: &str = "attempt-init";
 
 /// First arguments with which [`supervise_main`] is meant.
-pub const VERBS: [&str; 3] = [VERB_SUPERVISOR, VERB_LAUNCHER, VERB_INIT];
+pub const VERBS: [&str; 3] = [VERB_STARTER, VERB_LAUNCHER, VERB_INIT];
 
 /// Runs one process of an attempt. `args` are the program's arguments without its
-/// name: one of [`VERBS`] and the attempt's folder.
+/// name: one of [`VERBS`] and, but for the starter, the attempt's folder.
 ///
 /// It must be called before any thread is started: a process with threads cannot
 /// enter a user namespace.
 pub fn supervise_main(args: Vec<OsString>) -> ExitCode {
-    let [verb, folder] = args.as_slice() else {
-        complain("expected a verb and the folder of an attempt");
-        return ExitCode::from(2);
-    };
-    let folder = Path::new(folder);
-    let outcome = match verb.to_str() {
-        Some(VERB_SUPERVISOR) => {
-            crate::supervisor::supervise(folder).map_err(|error| error.to_string())
-        }
+    let verb = args.first().and_then(|verb| verb.to_str());
+    match (verb, &args[..]) {
+        (Some(VERB_STARTER), [_]) => start(),
         // These two report over their channel; their standard error is the job's.
-        Some(VERB_LAUNCHER) => return code(crate::launcher::launch(folder).is_ok()),
-        Some(VERB_INIT) => return code(crate::sandbox::run_init(folder).is_ok()),
-        _ => Err(format!("`{}` is no verb of an attempt", verb.display())),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            complain(&message);
-            ExitCode::FAILURE
+        (Some(VERB_LAUNCHER), [_, folder]) => {
+            code(crate::launcher::launch(Path::new(folder)).is_ok())
+        }
+        (Some(VERB_INIT), [_, folder]) => code(crate::sandbox::run_init(Path::new(folder)).is_ok()),
+        _ => {
+            complain("expected a verb of an attempt, and its folder");
+            ExitCode::from(2)
         }
     }
+}
+
+/// Ends as the starter, or as one of the supervisors that are copies of it.
+fn start() -> ExitCode {
+    let supervised = match starter::serve() {
+        Ok(Served::Done) => Ok(()),
+        Ok(Served::Supervisor(folder)) => {
+            crate::supervisor::supervise(&folder).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(message) = &supervised {
+        complain(message);
+    }
+    code(supervised.is_ok())
 }
 
 fn code(done: bool) -> ExitCode {

@@ -8,7 +8,6 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::VERB_SUPERVISOR;
 use crate::cgroup::{self, Base};
 use crate::journal::{Entry, Journal, Marker, Running, StopRequest, append};
 use crate::look::{Look, give_up, look};
@@ -31,6 +29,7 @@ use crate::posted::Keys;
 use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
 use crate::record::{AttemptDir, Doing, Durable, Report};
+use crate::starter::Starter;
 use crate::{log, mlflow, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
@@ -68,8 +67,9 @@ pub(crate) struct Inner {
     pub(crate) config: ProcessConfig,
     pub(crate) bases: Vec<(&'static str, Result<Base, String>)>,
     pub(crate) abilities: Abilities,
-    /// Supervisors that this process has started and must reap.
-    children: Mutex<HashMap<Key, Child>>,
+    starter: Starter,
+    /// Tell when a supervisor has exited that this process has started.
+    watches: Mutex<HashMap<Key, OwnedFd>>,
     /// Held while points are added to an attempt that lives.
     posting: Mutex<HashMap<Key, Keys>>,
     /// How far metrics were read.
@@ -92,12 +92,14 @@ impl ProcessExecutor {
     pub fn new(config: ProcessConfig) -> Arc<Self> {
         let bases = cgroup::bases();
         let abilities = probe::abilities(&config.program, &config.data_dir, &bases);
+        let starter = Starter::new(config.program.clone());
         Arc::new(Self {
             inner: Arc::new(Inner {
                 config,
                 bases,
                 abilities,
-                children: Mutex::default(),
+                starter,
+                watches: Mutex::default(),
                 posting: Mutex::default(),
                 metrics: Mutex::default(),
             }),
@@ -119,22 +121,12 @@ impl ProcessExecutor {
     }
 
     async fn wait_for_end(&self, attempt: AttemptRef) -> Result<Ended, ExecError> {
-        // A child that was not waited for keeps its pid.
-        let child = locked(&self.inner.children)
-            .get(&key(attempt))
-            .and_then(|child| i32::try_from(child.id()).ok());
-        if let Some(child) = child {
-            wait_for_exit(watch(child)).await?;
+        let watch_given = locked(&self.inner.watches).remove(&key(attempt));
+        if watch_given.is_some() {
+            wait_for_exit(watch_given).await?;
         }
         loop {
-            let looked = self.blocking(move |inner| {
-                let looked = inner.look(attempt)?;
-                if matches!(looked, Look::Ended(_)) {
-                    inner.reap(attempt);
-                }
-                Ok(looked)
-            });
-            match looked.await? {
+            match self.blocking(move |inner| inner.look(attempt)).await? {
                 Look::Ended(ended) => return Ok(ended),
                 Look::Alive { supervisor, .. } => {
                     let supervisor = supervisor.as_ref();
@@ -216,69 +208,52 @@ impl Inner {
         let facts = (spec.datasets_verified.clone(), spec.environment.clone());
         let written = append(dir, &Entry::Spec(Box::new(spec)));
         written.map_err(|error| exec_failed(&error))?;
-        let (child, said) = self.spawn_supervisor(start, dir)?;
+        let (watch, said) = self.start_supervisor(start, dir)?;
         match serde_json::from_str(&said).ok() {
             Some(Report::Started(running)) => {
-                locked(&self.children).insert(key(start.attempt), child);
+                let attempt = key(start.attempt);
+                locked(&self.watches).extend(watch.map(|watch| (attempt, watch)));
                 Ok(started(running, facts))
             }
-            Some(Report::Failed { cause, message }) => {
-                reap(child);
-                Err(StartError { cause, message })
-            }
-            None => {
-                reap(child);
-                Err(prepare_failed(format!(
-                    "the supervisor ended before it started the command: {}",
-                    said.trim()
-                )))
-            }
+            Some(Report::Failed { cause, message }) => Err(StartError { cause, message }),
+            None => Err(prepare_failed(format!(
+                "the supervisor ended before it started the command: {}",
+                said.trim()
+            ))),
         }
     }
 
     /// Starts the supervisor and waits for its report, a line; what it complains of
     /// instead comes the same way.
-    fn spawn_supervisor(
+    fn start_supervisor(
         &self,
         start: &StartSpec,
         dir: &AttemptDir,
-    ) -> Result<(Child, String), StartError> {
+    ) -> Result<(Option<OwnedFd>, String), StartError> {
         let system = |what: &str, error: io::Error| {
             let message = format!("{what} the attempt's supervisor: {error}");
             StartError::of(Cause::PrepareFailed, message, Some(&error))
         };
         let (heard, said) = io::pipe().map_err(|error| system("listen to", error))?;
-        let complaints = said
-            .try_clone()
-            .map_err(|error| system("listen to", error))?;
-        let mut child = Command::new(&self.config.program)
-            .arg(VERB_SUPERVISOR)
-            .arg(dir.path())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(said)
-            .stderr(complaints)
-            .spawn()
+        let (read, mut written) = io::pipe().map_err(|error| system("write to", error))?;
+        let (read, said) = (OwnedFd::from(read), OwnedFd::from(said));
+        let watch = self
+            .starter
+            .start(dir.path(), &read, &said)
             .map_err(|error| system("start", error))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            let mut secrets = serde_json::to_vec(&start.secrets)
-                .map_err(|error| system("write secrets for", error.into()))?;
-            secrets.push(b'\n');
-            // A supervisor that ended early says why in its report.
-            drop(stdin.write_all(&secrets));
-        }
+        // Its own ends are the only ones, so that what it leaves when it dies is seen.
+        drop((read, said));
+        let mut secrets = serde_json::to_vec(&start.secrets)
+            .map_err(|error| system("write secrets for", error.into()))?;
+        secrets.push(b'\n');
+        // A supervisor that ended early says why in its report.
+        drop(written.write_all(&secrets));
+        drop(written);
         let mut line = String::new();
         BufReader::new(heard)
             .read_line(&mut line)
             .map_err(|error| system("hear from", error))?;
-        Ok((child, line))
-    }
-
-    fn reap(&self, attempt: AttemptRef) {
-        if let Some(child) = locked(&self.children).remove(&key(attempt)) {
-            reap(child);
-        }
+        Ok((watch, line))
     }
 
     /// `None` while the supervisor is just beginning.
@@ -456,7 +431,7 @@ impl Inner {
             return Err(io::Error::from(io::ErrorKind::ResourceBusy))
                 .doing("remove the working directory of a live attempt", dir.path());
         }
-        self.reap(attempt);
+        locked(&self.watches).remove(&key(attempt));
         locked(&self.metrics).remove(&key(attempt));
         remove_work(&dir)
     }
@@ -508,11 +483,6 @@ fn wake(supervisor: &ProcessIdentity) -> io::Result<()> {
         .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
         .open(format!("/proc/{}/fd/0", supervisor.pid))?
         .write_all(b"s")
-}
-
-/// The supervisor exits right after its record; nobody waits for long.
-fn reap(mut child: Child) {
-    drop(child.wait());
 }
 
 /// Removes what an attempt worked in. A job may have left folders that its own

@@ -7,13 +7,15 @@
 //!
 //! ```text
 //!   ProcessExecutor::start ─ checkout, environment, datasets ─► journal: spec
-//!        └─► attempt-supervisor ─► (attempt-launcher ─► attempt-init ─►) command
-//!                  │ owns: log, limits, stop, end                  in the sandbox
-//!                  └─► journal: ended ─► ProcessExecutor::{wait, reattach} of any daemon
+//!        └─► attempt-starter ─ fork ─► supervisor ─► (attempt-launcher ─► attempt-init ─►) command
+//!                                          │ owns: log, limits, stop, end       in the sandbox
+//!                                          └─► journal: ended ─► ProcessExecutor::{wait, reattach}
+//!                                                                of any daemon
 //! ```
 //!
-//! The three `attempt-…` processes are the daemon's binary executed again; its
-//! `main` hands their arguments to [`supervise_main`] before anything else.
+//! The `attempt-…` processes are the daemon's binary executed again; its `main` hands
+//! their arguments to [`supervise_main`] before anything else. A supervisor is a copy of
+//! the starter; it is named `ml-` and the run's id, and works in the attempt's folder.
 
 mod cgroup;
 mod channel;
@@ -40,6 +42,7 @@ mod record;
 mod redact;
 mod relay;
 mod sandbox;
+mod starter;
 mod supervisor;
 
 pub use clock::SystemClock;
@@ -50,4 +53,4 @@ pub use interpreter::find_interpreter;
 pub use metrics::METRICS_FILE;
 pub use redact::{SECRET_BYTES_MIN, SECRET_LINE_BYTES_MIN};
 
-pub(crate) use entry::{VERB_INIT, VERB_LAUNCHER, VERB_SUPERVISOR};
+pub(crate) use entry::{VERB_INIT, VERB_LAUNCHER};

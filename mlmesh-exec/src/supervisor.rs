@@ -18,6 +18,7 @@ mod launch;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -41,13 +42,16 @@ const FULL_DISK_WAIT: std::time::Duration = std::time::Duration::from_millis(250
 
 /// Runs an attempt from its folder to its recorded end.
 pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
-    close_inherited();
     let dir = AttemptDir::at(dir);
     // Both fail only when they hold already.
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let identity = ProcessIdentity::of_self().doing("read", Path::new("/proc/self/stat"))?;
     let lock = AttemptLock::take(&dir)?;
+    // Where `ps` and `lsof` show whose it is, and an unmount is refused.
+    rustix::process::chdir(dir.path())
+        .map_err(std::io::Error::from)
+        .doing("enter", dir.path())?;
     let attempt = Attempt {
         journal: RefCell::new(Appender::open(&dir)?),
         dir,
@@ -61,24 +65,6 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), ExecError> {
     }
     drop(lock);
     outcome
-}
-
-/// Closes what the daemon inherited from whoever started it, such as a shell's
-/// open folder: through it a job could reach files outside its sandbox. Nothing
-/// else is open yet in this process.
-fn close_inherited() {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    let open: Vec<i32> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2)
-        .collect();
-    for number in open {
-        // The one of the listing itself is closed already.
-        let _ = nix::unistd::close(number);
-    }
 }
 
 fn refused(message: impl Into<String>) -> Report {
@@ -117,6 +103,10 @@ impl Attempt {
                 spec.schema
             )));
             return Ok(());
+        }
+        if let Ok(name) = CString::new(format!("ml-{}", spec.run)) {
+            // For people only.
+            let _ = rustix::thread::set_name(&name);
         }
         // With the lock in hand nobody else makes one.
         if journal.marker.is_some() {

@@ -497,7 +497,7 @@ while [ $i -lt 20 ]; do echo "line $i"; echo "err $i" >&2; i=$((i+1)); done
 echo "$1" >out.txt
 "#;
 
-/// Processes whose arguments or environment contain `needle`, ourselves apart.
+/// Processes whose arguments, environment or folder contain `needle`, ourselves apart.
 pub fn processes_naming(needle: &[u8]) -> Vec<i32> {
     let own = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -508,10 +508,12 @@ pub fn processes_naming(needle: &[u8]) -> Vec<i32> {
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own)
         .filter(|pid| {
             let folder = Path::new("/proc").join(pid);
-            ["cmdline", "environ"].iter().any(|file| {
-                std::fs::read(folder.join(file))
-                    .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
-            })
+            let names = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+            let works_in = std::fs::read_link(folder.join("cwd"));
+            works_in.is_ok_and(|path| names(path.as_os_str().as_encoded_bytes()))
+                || ["cmdline", "environ"]
+                    .iter()
+                    .any(|file| std::fs::read(folder.join(file)).is_ok_and(|bytes| names(&bytes)))
         })
         .filter_map(|pid| pid.parse().ok())
         .collect()

@@ -13,6 +13,10 @@ use rustix::process::Pid;
 /// Ticks a second in `/proc`, fixed by the kernel's interface.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The first field that [`stat`] gives, and the one with the parent's pid.
+const FIRST_FIELD: usize = 3;
+const PARENT_FIELD: usize = 4;
+
 /// Seconds that one repetition took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
@@ -87,10 +91,34 @@ fn median(samples: &[Sample]) -> Sample {
     }
 }
 
-/// CPU seconds of a process and of its children that it has waited for.
+/// CPU seconds of a process and its threads, of its children that have ended, and of
+/// those that run: the daemon's supervisors are the children of one of its own.
 pub fn process(pid: Pid) -> Result<f64> {
-    let fields = stat(&pid.as_raw_nonzero().to_string())?;
-    Ok(sum(&fields, &[14, 15, 16, 17]))
+    let mut total = own_and_ended(&stat(&pid.as_raw_nonzero().to_string())?);
+    let mut parents = vec![f64::from(pid.as_raw_nonzero().get())];
+    let everybody = everybody()?;
+    while let Some(parent) = parents.pop() {
+        for (pid, fields) in &everybody {
+            if fields.get(PARENT_FIELD - FIRST_FIELD) == Some(&parent) {
+                total += own_and_ended(fields);
+                parents.push(*pid);
+            }
+        }
+    }
+    Ok(total)
+}
+
+fn own_and_ended(fields: &[f64]) -> f64 {
+    sum(fields, &[14, 15, 16, 17])
+}
+
+/// The pid and the fields of each process; one that ends meanwhile is left out.
+fn everybody() -> Result<Vec<(f64, Vec<f64>)>> {
+    let entries = fs::read_dir("/proc").context("read /proc")?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names
+        .filter_map(|name| Some((name.parse().ok()?, stat(&name).ok()?)))
+        .collect())
 }
 
 /// Memory that a process holds, in bytes.
@@ -139,7 +167,7 @@ fn stat(pid: &str) -> Result<Vec<f64>> {
 fn sum(fields: &[f64], numbers: &[usize]) -> f64 {
     numbers
         .iter()
-        .filter_map(|number| fields.get(number - 3))
+        .filter_map(|number| fields.get(number - FIRST_FIELD))
         .sum::<f64>()
         / TICKS_PER_SECOND
 }

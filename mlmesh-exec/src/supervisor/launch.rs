@@ -63,6 +63,8 @@ fn start_masked(
         .arg(VERB_LAUNCHER)
         .arg(attempt.dir.path())
         .env_clear()
+        // Ours lies outside of the sandbox.
+        .current_dir("/")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -87,6 +87,72 @@ pub(crate) fn kill(pid: i32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
+/// What supervisors are copied from may die: those that run go on, and their ends are
+/// seen; the next attempt gets another starter.
+#[tokio::test]
+async fn a_killed_starter_costs_nothing() {
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let mut starters = Vec::new();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let spec = bench.spec(&["sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; exit 3"]);
+        executor.start(spec.clone()).await.unwrap();
+        let supervisor = supervisor_of(&bench, spec.attempt)["pid"].as_i64().unwrap();
+        let starter = parent_of(supervisor);
+        assert!(!starters.contains(&starter), "it is another one");
+        kill(starter);
+        starters.push(starter);
+        runs.push(spec);
+    }
+    for spec in runs {
+        let waiting = executor.wait(spec.attempt);
+        fs::write(bench.work(spec.attempt).join("go"), "").unwrap();
+        assert_eq!(waiting.await.unwrap().exit, Some(Exit::Code(3)));
+    }
+}
+
+fn parent_of(pid: i64) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after_name) = stat.rsplit_once(") ").unwrap();
+    after_name.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Supervisors end one after another and are waited for: none stays a zombie.
+#[tokio::test]
+async fn the_starter_reaps_its_copies_and_ends_with_its_daemon() {
+    let bench = Bench::new();
+    let executor = bench.executor();
+    let spec = bench.spec(&["sleep", "1000"]);
+    executor.start(spec.clone()).await.unwrap();
+    let supervisor = supervisor_of(&bench, spec.attempt)["pid"].as_i64().unwrap();
+    let name = fs::read_to_string(format!("/proc/{supervisor}/comm")).unwrap();
+    assert_eq!(name.trim(), format!("ml-{}", spec.attempt.run));
+    let starter = parent_of(supervisor);
+    for _ in 0..5 {
+        let spec = bench.spec(&["true"]);
+        run(executor.as_ref(), &spec).await;
+        let ended = supervisor_of(&bench, spec.attempt)["pid"].as_i64().unwrap();
+        eventually("the end of a copy", || async {
+            let is_gone = !std::path::Path::new(&format!("/proc/{ended}")).exists();
+            is_gone.then_some(())
+        })
+        .await;
+    }
+    drop(executor);
+    eventually("the end of the starter", || async {
+        (!alive(&starter.to_string())).then_some(())
+    })
+    .await;
+    let later = bench.executor();
+    later
+        .stop(spec.attempt, Cause::Cancelled, 5_000)
+        .await
+        .unwrap();
+    let ended = later.wait(spec.attempt).await.unwrap();
+    assert_eq!(ended.cause, Some(Cause::Cancelled));
+}
+
 /// Both while somebody waits and when a later daemon looks.
 #[tokio::test]
 async fn a_killed_supervisor_leaves_no_orphan() {

@@ -248,7 +248,7 @@ impl Site {
         let is_supervisor = |pid: &i32| {
             std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
                 let mut words = line.split(|byte| *byte == 0);
-                words.any(|word| word == b"attempt-supervisor")
+                words.any(|word| word == b"attempt-starter")
             })
         };
         let mut found = self.processes_of(run);

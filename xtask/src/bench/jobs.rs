@@ -1,7 +1,6 @@
 //! How many jobs that do nothing can be run: `true` with a full manifest against xargs.
 //!
-//! Supervisors are children of the daemon, which has waited for each when its run
-//! ends: their CPU time is in the daemon's.
+//! Supervisors are children of a child of the daemon, which counts with all of them.
 
 use std::fs;
 use std::process::Command;
