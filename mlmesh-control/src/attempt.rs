@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlmesh_model::{
-    ApiAccess, AttemptNumber, AttemptRef, Cause, Claim, Collected, Dataset, Ended, ExecError,
-    Isolation, Phase, Plan, Reattached, ResolvedEnvironment, Run, StartError, StartSpec, Started,
-    StoreError,
+    ApiAccess, AttemptNumber, AttemptRef, Cause, Claim, Collected, Ended, ExecError, Isolation,
+    Phase, Plan, Reattached, ResolvedEnvironment, Run, StartError, StartSpec, Started, StoreError,
 };
 use mlmesh_proof::final_trust;
 use mlmesh_sched::{Event, Outcome, Verdict, node_faults, retries_used};
@@ -19,7 +18,7 @@ use tokio::time::Instant;
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, gpus, reconcile, secrets, token};
+use crate::{crash, data, gpus, reconcile, secrets, token};
 
 /// Metric summaries of a live attempt are written at most this often.
 const METRICS_EVERY: Duration = Duration::from_secs(2);
@@ -169,7 +168,7 @@ impl Task {
             attempt: self.ledger.lease,
             tenant: run.tenant.clone(),
             sweep: sweep_of(run),
-            datasets: self.datasets(&plan).await?,
+            datasets: data::of_plan(&self.inner, run, &plan).await?,
             secrets: self.secrets(&plan).await?,
             plan,
             placement: run.placement.clone(),
@@ -177,45 +176,6 @@ impl Task {
             gpus,
             grace_ms: self.inner.config.grace_ms,
         })
-    }
-
-    async fn datasets(&self, plan: &Plan) -> Result<Vec<Dataset>, StartError> {
-        if plan.datasets.is_empty() {
-            return Ok(Vec::new());
-        }
-        let tenant = &self.ledger.run.tenant;
-        let store = &self.inner.ports.store;
-        let known = persist(&self.inner.cancel, "read datasets", || {
-            store.datasets(tenant)
-        })
-        .await
-        .map_err(|error| StartError {
-            cause: Cause::PrepareFailed,
-            message: error.to_string(),
-        })?;
-        plan.datasets
-            .iter()
-            .map(|wanted| {
-                known
-                    .iter()
-                    .find(|dataset| {
-                        dataset.name == wanted.name
-                            && dataset.checksum == wanted.checksum
-                            && wanted
-                                .version
-                                .as_ref()
-                                .is_none_or(|version| *version == dataset.version)
-                    })
-                    .cloned()
-                    .ok_or_else(|| StartError {
-                        cause: Cause::DatasetChanged,
-                        message: format!(
-                            "dataset `{}` is not registered any more with checksum sha256:{}",
-                            wanted.name, wanted.checksum
-                        ),
-                    })
-            })
-            .collect()
     }
 
     async fn secrets(&self, plan: &Plan) -> Result<secrets::Values, StartError> {
@@ -418,6 +378,7 @@ impl Task {
         let Some(cause) = self.collect(&ended).await else {
             return;
         };
+        self.look_at_data().await;
         crash::point(crash::AFTER_COLLECT);
         self.trust(&ended.isolation);
         self.judge(cause).await;
@@ -499,6 +460,20 @@ impl Task {
             message.push_str("; ");
         }
         message.push_str(what);
+    }
+
+    /// A dataset that changed while the job could read it was not what its digest says.
+    async fn look_at_data(&mut self) {
+        if self.ledger.extras.datasets_verified.is_empty() {
+            return;
+        }
+        for (name, why) in data::changed(&self.inner, &self.ledger.run).await {
+            self.ledger
+                .extras
+                .datasets_verified
+                .retain(|verified| *verified != name);
+            self.explain(&why);
+        }
     }
 
     fn trust(&mut self, isolation: &Isolation) {

@@ -18,6 +18,7 @@ mod attempt;
 mod config;
 mod control;
 mod crash;
+mod data;
 mod error;
 mod gpus;
 mod ledger;

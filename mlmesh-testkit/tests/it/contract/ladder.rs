@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use super::place::{Place, Refusals, codes, python_version};
+use mlmesh_testkit::kill::wait_until;
 use serde_json::{Value, json};
 
 /// Level and words of a run's trust, which the manifest repeats.
@@ -236,6 +237,47 @@ fn verified_data_make_l3_and_a_change_between_queue_and_start_is_found() {
     assert_eq!(trust(&info), ("L0".to_owned(), never));
     let logs = place.ml(&["logs", second.trim_end()]);
     assert_eq!(logs.stdout, "", "the command was never started");
+}
+
+/// By a relaxed job, which has its user's rights, and by somebody else beside a strict
+/// one: the result may rest on other bytes than the digest's.
+#[test]
+fn data_that_change_during_a_run_are_found_at_its_end() {
+    let place = Place::up();
+    let checksum = registered(&place, "digits", "1");
+    let checksum = checksum.trim_start_matches("sha256:");
+    let data =
+        format!("datasets: [{{name: digits, version: \"1\", checksum: \"sha256:{checksum}\"}}]\n");
+    let file = place.path("data of digits 1").join("x.csv");
+    let writes = "open('data/digits/x.csv', 'a').write('3,4\\n')";
+    let relaxed = place.bare("writes", writes, &data);
+    let (by_itself, _) = place.completed(&relaxed, &["--repro-policy", "relaxed"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1,2\n3,4\n");
+    std::fs::write(&file, "1,2\n").unwrap();
+
+    let gate = place.path("data of digits 1").join("sub/y.csv");
+    let waits =
+        "import time\nwhile open('data/digits/sub/y.csv').read() == '1\\n': time.sleep(0.01)";
+    let strict = place.strict("waits", waits, &data);
+    let run = place.ml(&["queue", "-q", &strict]).exits(0).stdout;
+    let run = run.trim_end();
+    let is_running = || place.json(&["info", run])["phase"] == "running";
+    assert!(wait_until(std::time::Duration::from_secs(30), is_running));
+    std::fs::write(&gate, "2\n").unwrap();
+    place.ml(&["watch", run]).exits(0);
+    let from_outside = place.json(&["info", run]);
+
+    for (info, name) in [(by_itself, "x.csv"), (from_outside, "sub/y.csv")] {
+        assert_eq!(info["phase"], "completed");
+        let message = info["message"].as_str().unwrap();
+        let said = message.contains("is not what it was when the run started");
+        assert!(said && message.contains(name), "{message}");
+        let (level, reasons) = trust(&info);
+        assert_ne!(level, "L3");
+        let found = reasons.iter().any(|(_, code)| code == "data_unverified");
+        assert!(found, "{reasons:?}");
+        assert_eq!(info["manifest"]["datasets"][0]["verified"], false);
+    }
 }
 
 #[test]
