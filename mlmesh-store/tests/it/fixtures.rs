@@ -17,10 +17,11 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// An id that no other test of this process uses.
+/// An id that no other test of this process uses, and no other process used: golden
+/// databases were written by one like it.
 pub(crate) fn new_id() -> RunId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    static USED: AtomicU64 = AtomicU64::new(0);
+    let n = u64::from(std::process::id()) << 32 | USED.fetch_add(1, Ordering::Relaxed);
     // Spread over the alphabet, as random ids are.
     RunId::from_random(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
