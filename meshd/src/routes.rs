@@ -12,8 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, logs, metrics, objects, pins, runs, scrub,
-    secrets, validation,
+    audit, chores, chunks, datasets, events, health, logs, metrics, objects, pins, reproductions,
+    runs, scrub, secrets, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -432,6 +432,19 @@ fn run_routes() -> Vec<Route> {
             json_body::<api::RetryDto>(false),
             Answer::Json(schema::<api::ChangedRunsDto>),
             || post(runs::retry),
+        ),
+        write(
+            "/v1/runs/{run}/reproduce",
+            "queue a run with the plan of a completed one, to be compared with it (`Idempotency-Key` makes it repeatable)",
+            Body::None,
+            Answer::Json(schema::<api::AcceptedDto>),
+            || post(reproductions::queue),
+        ),
+        read(
+            "/v1/runs/{run}/reproductions",
+            "the repetitions of a run, and what came of each",
+            Answer::Json(schema::<api::ReproductionsDto>),
+            || get(reproductions::list),
         ),
         Route {
             query: AFTER_QUERY,

@@ -81,6 +81,8 @@ pub(crate) enum Verb {
     Info(Info),
     /// Show what differs between two runs, and nothing else
     Compare(Compare),
+    /// Run a completed run once more and say whether the result is the same
+    Reproduce(Reproduce),
     /// Find what is wrong with a run or a commit
     Validate(Validate),
     /// Download the outputs of a run
@@ -319,6 +321,19 @@ pub(crate) struct Compare {
     /// Also write a page that needs nothing else
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code 0 when outputs and metrics are the same to the bit, or within the recipe's
+`tolerance:`; 1 when they differ or there is no result; 3 when it could not run."
+)]
+pub(crate) struct Reproduce {
+    /// A completed run
+    pub(crate) run: String,
+    /// Return when it is queued; the daemon compares all the same
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]

@@ -72,6 +72,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Logs(verb) => done(verbs::logs::logs(context, verb)),
         Verb::Info(verb) => done(verbs::info::info(context, verb)),
         Verb::Compare(verb) => done(verbs::compare::compare(context, verb)),
+        Verb::Reproduce(verb) => verbs::reproduce::reproduce(context, verb),
         Verb::Validate(verb) => verbs::validate::validate(context, verb),
         Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),

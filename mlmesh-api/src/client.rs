@@ -14,9 +14,9 @@ use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
     ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint,
     EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PinDto,
-    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, RetryDto, RunDto,
-    RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto,
-    UploadDto, ValidationDto, read_key,
+    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionsDto,
+    RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto,
+    StopRequestDto, UploadDto, ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -225,6 +225,20 @@ impl Client {
             &retry,
             Some(key),
         )
+    }
+
+    /// Queues a run with the plan of a completed one, to be compared with it.
+    pub fn reproduce(&self, run: &str, key: &IdempotencyKey) -> Result<AcceptedDto, ClientError> {
+        self.long_post(
+            format!("/v1/runs/{}/reproduce", encoded(run)),
+            &serde_json::json!({}),
+            Some(key),
+        )
+    }
+
+    /// The repetitions of a run, and what came of each.
+    pub fn reproductions(&self, run: &str) -> Result<ReproductionsDto, ClientError> {
+        self.get(format!("/v1/runs/{}/reproductions", encoded(run)))
     }
 
     /// Which of these objects the daemon has, in their order.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{
     Attempt, Cause, CommitId, Digest, Exit, HostTraffic, Isolation, MetricSummary, MetricValue,
-    ObjectId, ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind, Trust, TrustLevel,
+    ObjectId, ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind, Tolerance, Trust,
+    TrustLevel, TrustReason,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -288,6 +289,10 @@ pub struct PlacementDto {
     pub tolerance: BTreeMap<String, ToleranceDto>,
     /// Site options of a cluster.
     pub site: BTreeMap<String, String>,
+    /// The run that it repeats.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::run_id_or_null")]
+    pub reproduces: Option<RunId>,
 }
 
 impl From<&Placement> for PlacementDto {
@@ -306,15 +311,10 @@ impl From<&Placement> for PlacementDto {
             tolerance: placement
                 .tolerance
                 .iter()
-                .map(|(name, tolerance)| {
-                    let tolerance = ToleranceDto {
-                        abs: tolerance.abs.clone(),
-                        rel: tolerance.rel.clone(),
-                    };
-                    (name.clone(), tolerance)
-                })
+                .map(|(name, tolerance)| (name.clone(), tolerance.into()))
                 .collect(),
             site: placement.site.clone(),
+            reproduces: placement.reproduces,
         }
     }
 }
@@ -326,6 +326,15 @@ pub struct ToleranceDto {
     pub abs: Option<String>,
     /// Relative difference.
     pub rel: Option<String>,
+}
+
+impl From<&Tolerance> for ToleranceDto {
+    fn from(tolerance: &Tolerance) -> Self {
+        Self {
+            abs: tolerance.abs.clone(),
+            rel: tolerance.rel.clone(),
+        }
+    }
 }
 
 /// Git facts of a project folder.
@@ -348,22 +357,30 @@ pub struct TrustDto {
     pub level: TrustLevel,
     /// Each condition that failed.
     pub reasons: Vec<TrustReasonDto>,
+    /// How it was reproduced; there at L4 alone, as in a manifest it never is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduced: Option<ReproducedDto>,
+}
+
+/// How a run was reproduced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReproducedDto {
+    /// By this run.
+    #[schemars(schema_with = "wire::run_id")]
+    pub by: RunId,
+    /// `bit-identical`, or the tolerance that was met: `accuracy within abs 0.01`.
+    pub how: String,
 }
 
 impl From<&Trust> for TrustDto {
     fn from(trust: &Trust) -> Self {
         Self {
             level: trust.level,
-            reasons: trust
-                .reasons
-                .iter()
-                .map(|reason| TrustReasonDto {
-                    level: reason.level,
-                    code: reason.code.clone(),
-                    message: reason.message.clone(),
-                    hint: reason.hint.clone(),
-                })
-                .collect(),
+            reasons: trust.reasons.iter().map(TrustReasonDto::from).collect(),
+            reproduced: trust.reproduced.as_ref().map(|reproduced| ReproducedDto {
+                by: reproduced.by,
+                how: reproduced.how.clone(),
+            }),
         }
     }
 }
@@ -380,6 +397,17 @@ pub struct TrustReasonDto {
     pub message: String,
     /// What to do about it.
     pub hint: String,
+}
+
+impl From<&TrustReason> for TrustReasonDto {
+    fn from(reason: &TrustReason) -> Self {
+        Self {
+            level: reason.level,
+            code: reason.code.clone(),
+            message: reason.message.clone(),
+            hint: reason.hint.clone(),
+        }
+    }
 }
 
 /// What is kept of a metric.

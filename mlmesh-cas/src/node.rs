@@ -5,7 +5,7 @@
 //! only saves time and may vanish.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, BufRead, Read as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -199,6 +199,17 @@ impl Snapshots for NodeSnapshots {
         }
     }
 
+    fn first_difference(
+        &self,
+        one: ObjectId,
+        other: ObjectId,
+    ) -> Result<Option<u64>, SnapshotsError> {
+        let mut one = io::BufReader::new(self.store.reader(one)?);
+        let mut other = io::BufReader::new(self.store.reader(other)?);
+        difference_of(&mut one, &mut other)
+            .map_err(|source| io_error("compare objects in", Path::new("objects"), source))
+    }
+
     fn verify_dataset(&self, dataset: &Dataset, full: bool) -> Result<(), SnapshotsError> {
         let path = Path::new(&dataset.path);
         let options = self.options(path);
@@ -247,6 +258,24 @@ impl From<StoreError> for SnapshotsError {
                 source: io::Error::other(other),
             },
         }
+    }
+}
+
+/// Where two streams differ first; the end of the shorter one counts.
+fn difference_of(one: &mut impl BufRead, other: &mut impl BufRead) -> io::Result<Option<u64>> {
+    let mut at = 0;
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        if left.is_empty() && right.is_empty() {
+            return Ok(None);
+        }
+        let same = left.iter().zip(right).take_while(|(a, b)| a == b).count();
+        at += same as u64;
+        if same < left.len().min(right.len()) || same == 0 {
+            return Ok(Some(at));
+        }
+        one.consume(same);
+        other.consume(same);
     }
 }
 

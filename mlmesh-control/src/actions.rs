@@ -323,6 +323,13 @@ pub(crate) async fn retry(
     let Some(first) = targets.first() else {
         return Err(refused);
     };
+    if let Some(original) = first.placement.reproduces {
+        return Err(ControlError::Refused(vec![Refusal::new(
+            "reproduction_not_retried",
+            format!("run `{id}` repeats `{original}` and was judged when it ended"),
+            format!("`ml reproduce {original}` makes a new one"),
+        )]));
+    }
     secrets_are_there(inner, first).await?;
     let changed = Changed {
         id,

@@ -68,7 +68,15 @@ pub(crate) async fn submit(
         },
         runs,
     };
-    let secrets = submission.secret_values.clone();
+    enqueue(inner, submit, submission.secret_values.clone()).await
+}
+
+/// Writes runs and hands them over to the scheduler, whatever becomes of the caller.
+pub(crate) async fn enqueue(
+    inner: &Arc<Inner>,
+    submit: Submit,
+    secrets: secrets::Values,
+) -> Result<Accepted, ControlError> {
     // Where the store writes at once, this is all over when it has been polled once.
     let mut writing = Box::pin(write(Arc::clone(inner), submit, secrets));
     if let Poll::Ready(accepted) = futures_util::poll!(&mut writing) {
@@ -305,6 +313,7 @@ fn trust_of(run: &Run) -> Trust {
     run.trust.clone().unwrap_or(Trust {
         level: TrustLevel::L0,
         reasons: Vec::new(),
+        reproduced: None,
     })
 }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
 use crate::reactor::{Inner, sweep_of};
-use crate::{crash, data, gpus, reconcile, secrets, token};
+use crate::{crash, data, gpus, reconcile, reproduce, secrets, token};
 
 /// Metric summaries of a live attempt are written at most this often.
 const METRICS_EVERY: Duration = Duration::from_secs(2);
@@ -513,6 +513,7 @@ impl Task {
         match ledger.close(verdict).await {
             Ok(lease) => {
                 inner.step(Event::Recorded(run.id));
+                reproduce::judge_later(&inner, &run);
                 if let Err(error) = inner.ports.executor.discard(lease).await {
                     tracing::warn!(run = %run.id, %error, "the working directory was not removed");
                 }

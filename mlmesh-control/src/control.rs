@@ -11,7 +11,7 @@ use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
 use crate::reactor::{Inner, Seen};
 use crate::secret_store::{self, SecretStore, StoredSecret};
-use crate::{admit, machine, reconcile, secrets};
+use crate::{admit, machine, reconcile, reproduce, secrets};
 
 /// How long a drain waits for records that are being written.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -37,6 +37,7 @@ impl Control {
         let inner = Inner::new(config, host, ports, Scheduler::new(capacity));
         secret_store::blocking(&inner, SecretStore::check).await?;
         take_up(&inner, open).await;
+        reproduce::judge_what_is_left(&inner);
         let keeper = Arc::clone(&inner);
         inner.tasks.spawn(keeper.keep_time());
         Ok(Arc::new(Self { inner }))
@@ -89,6 +90,17 @@ impl Control {
         let retry =
             async move { actions::retry(&inner, &caller, run, failed_only, idempotency_key).await };
         self.whole(retry).await
+    }
+
+    /// Queues a run with the plan of a completed one, to be judged when it has ended:
+    /// executed anew, nothing is used again. A repeated key is answered as the first time.
+    pub async fn reproduce(
+        &self,
+        caller: &Caller,
+        run: RunId,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted, ControlError> {
+        reproduce::reproduce(&self.inner, caller, run, idempotency_key).await
     }
 
     /// A task of its own, so that a caller who goes away leaves nothing half done.

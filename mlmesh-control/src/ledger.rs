@@ -19,7 +19,7 @@ use mlmesh_sched::{Event, Verdict};
 use crate::persist::persist;
 use crate::private_file::run_folder;
 use crate::reactor::{Inner, QueuedEnd, sweep_of};
-use crate::{crash, reconcile, secrets};
+use crate::{crash, reconcile, reproduce, secrets};
 
 /// A move is on disk after this time at the latest, the store's own time apart.
 pub(crate) const VISIBLE_AFTER: Duration = Duration::from_millis(30);
@@ -368,6 +368,8 @@ pub(crate) async fn end_together(
     });
     let lost = runs.iter().filter(|run| gone.contains(&run.id));
     join_all(lost.map(|run| reconcile::lease_lost(inner, run))).await;
+    let ended = runs.iter().filter(|run| !gone.contains(&run.id));
+    ended.for_each(|run| reproduce::judge_later(inner, run));
     drop_secrets_of(inner, &runs).await;
     outcome
 }

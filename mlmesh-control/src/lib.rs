@@ -27,6 +27,7 @@ mod persist;
 mod private_file;
 mod reactor;
 mod reconcile;
+mod reproduce;
 mod secret_store;
 mod secrets;
 mod token;

@@ -378,6 +378,13 @@ pub trait Snapshots: Send + Sync {
     /// Reads an object to its end, checked by its digest; returns its bytes.
     fn check_object(&self, object: ObjectId) -> Result<u64, SnapshotsError>;
 
+    /// The first byte, from 0, in which two objects differ; `None` when they do not.
+    fn first_difference(
+        &self,
+        one: ObjectId,
+        other: ObjectId,
+    ) -> Result<Option<u64>, SnapshotsError>;
+
     /// Digest of a dataset as it is now: of the file, or of the directory's
     /// listing. Uses the stat cache; `full` reads every byte again. On a
     /// difference to `expected` names a path that changed.

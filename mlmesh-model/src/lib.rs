@@ -24,6 +24,7 @@ mod id;
 mod phase;
 mod plan;
 mod refusal;
+mod reproduction;
 mod run;
 mod store_port;
 mod submission;
@@ -42,6 +43,9 @@ pub use plan::{
     deps_digest, sweep_digest,
 };
 pub use refusal::Refusal;
+pub use reproduction::{
+    Reproduced, Reproduction, ReproductionVerdict, ResultDifference, ResultKind,
+};
 pub use run::*;
 pub use store_port::*;
 pub use submission::{CurrentEnvironment, LockFacts, SecretText, Submission};

@@ -162,6 +162,9 @@ pub struct Placement {
     /// Site options of a cluster.
     #[serde(default)]
     pub site: BTreeMap<String, String>,
+    /// The run that it repeats, to be judged when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<RunId>,
 }
 
 impl Default for Placement {
@@ -180,6 +183,7 @@ impl Default for Placement {
             tolerance: BTreeMap::new(),
             current_environment: None,
             site: BTreeMap::new(),
+            reproduces: None,
         }
     }
 }

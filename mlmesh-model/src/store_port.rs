@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
-    FencingToken, Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase, Run,
-    RunId, Sequence, Tenant, Trust,
+    FencingToken, Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase,
+    Reproduction, Run, RunId, Sequence, Tenant, Trust,
 };
 
 /// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
@@ -172,6 +172,27 @@ pub trait Store: Send + Sync {
 
     /// All marks of the tenant, oldest first.
     fn pins(&self, tenant: &Tenant) -> BoxFuture<'_, Result<Vec<Pin>, StoreError>>;
+
+    /// Keeps what came of a repetition and what it makes of the original's trust
+    /// ([`Trust::judged`]). False, and nothing changes, when it was judged before or is
+    /// no repetition of that run.
+    fn judge(
+        &self,
+        judgement: Reproduction,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// The repetitions of a run, oldest first; and the run itself, if it is one. They
+    /// stay when the repetition is pruned, and go with the run that was repeated.
+    fn repetitions(
+        &self,
+        tenant: &Tenant,
+        run: RunId,
+    ) -> BoxFuture<'_, Result<Vec<Repetition>, StoreError>>;
+
+    /// Repetitions of all tenants that have ended and are not judged: what a daemon that
+    /// died before has left.
+    fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
 
     /// Commits and objects that runs and pins refer to: what prune must keep.
     fn references(&self) -> BoxFuture<'_, Result<References, StoreError>>;
@@ -426,6 +447,17 @@ pub enum KeyClass {
     Bulk,
     /// One attempt: run-scoped, dies with it.
     Attempt,
+}
+
+/// A run that repeats another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repetition {
+    /// The repetition.
+    pub run: RunId,
+    /// The run that it repeats.
+    pub original: RunId,
+    /// What came of it, once that is judged.
+    pub judgement: Option<Reproduction>,
 }
 
 /// A mark that keeps something from prune.

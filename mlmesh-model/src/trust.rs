@@ -13,6 +13,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Reproduced;
+
 /// A rung of the ladder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TrustLevel {
@@ -47,6 +49,9 @@ pub struct Trust {
     pub level: TrustLevel,
     /// Each condition that failed, with the level it denies.
     pub reasons: Vec<TrustReason>,
+    /// How it was reproduced, at L4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduced: Option<Reproduced>,
 }
 
 /// A condition that does not hold.
@@ -120,6 +125,7 @@ impl Trust {
                 hint: "`ml info` says why it ended; `ml retry` puts it back into the queue"
                     .to_owned(),
             }],
+            reproduced: None,
         }
     }
 
@@ -216,7 +222,11 @@ impl Trust {
             .take_while(|level| reasons.iter().all(|reason| reason.level != *level))
             .last()
             .unwrap_or(TrustLevel::L0);
-        Self { level, reasons }
+        Self {
+            level,
+            reasons,
+            reproduced: None,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod defect;
 mod fuzz;
 mod json_schema;
 mod manifest;
+mod reproduction;
 mod stored;
 mod trust;
 mod validate;
@@ -23,5 +24,6 @@ pub use manifest::{
     Extras, MANIFEST_FILE, MANIFEST_JSON_SCHEMA, MANIFEST_SCHEMA, OUTPUTS_LISTED_MAX, manifest,
     shape, write_manifest,
 };
+pub use reproduction::{RunResult, judge};
 pub use trust::final_trust;
 pub use validate::{Evidence, validate_commit, validate_run};

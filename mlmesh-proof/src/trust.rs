@@ -151,13 +151,15 @@ mod tests {
         let predicted = Trust {
             level: TrustLevel::L1,
             reasons: vec![said.clone()],
+            reproduced: None,
         };
         let trust = final_trust(&plan(), &held(), &["digits".into()], Some(&predicted));
         assert_eq!(
             trust,
             Trust {
                 level: TrustLevel::L1,
-                reasons: vec![said]
+                reasons: vec![said],
+                reproduced: None,
             }
         );
     }

@@ -260,6 +260,7 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
         tolerance: experiment.tolerance.clone(),
         current_environment: resolved.current_prefix.clone(),
         site: std::collections::BTreeMap::new(),
+        reproduces: None,
     }
 }
 

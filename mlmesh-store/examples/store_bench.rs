@@ -217,6 +217,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         trust: Some(Trust {
             level: TrustLevel::L3,
             reasons: vec![],
+            reproduced: None,
         }),
         metrics: Default::default(),
         outputs: None,

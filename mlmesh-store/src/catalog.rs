@@ -254,7 +254,14 @@ pub(crate) async fn prune_runs<S: Sql>(
     audit: AuditNote,
 ) -> Result<Vec<RunId>, StoreError> {
     let open = read::open_runs(&mut tx.sql).await?.into_iter();
-    let mut kept: BTreeSet<RunId> = open.flat_map(|run| run.placement.after).collect();
+    let mut kept: BTreeSet<RunId> = open
+        .flat_map(|run| {
+            run.placement
+                .after
+                .into_iter()
+                .chain(run.placement.reproduces)
+        })
+        .collect();
     kept.extend(pinned_runs(&mut tx.sql, tenant).await?);
     const SELECT: &str = "SELECT seq, id, kind, phase FROM runs WHERE tenant = $1 \
                           AND parent IS NULL AND phase >= 4 AND ended_at < $2 ORDER BY seq";
@@ -301,7 +308,9 @@ async fn ids_of<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<Vec<RunId>, StoreErr
 
 /// Removes a run, or a sweep with its points.
 async fn remove_run<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<(), StoreError> {
-    const DELETES: [&str; 4] = [
+    const DELETES: [&str; 5] = [
+        "DELETE FROM reproductions WHERE original IN \
+         (SELECT id FROM runs WHERE seq = $1 OR parent = $2)",
         "DELETE FROM attempts WHERE run IN \
          (SELECT seq FROM runs WHERE seq = $1 OR parent = $2)",
         "DELETE FROM keys WHERE run IN \

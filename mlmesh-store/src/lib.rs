@@ -27,6 +27,7 @@ mod port;
 mod postgres;
 mod postgres_tls;
 mod read;
+mod reproductions;
 mod rows;
 mod sql;
 mod sqlite;

@@ -8,10 +8,11 @@ use crate::sql::{Param, Sql};
 pub const SCHEMA_VERSION: u64 = SQLITE.len() as u64;
 
 /// Migrations of SQLite, oldest first.
-pub(crate) const SQLITE: [&str; 3] = [
+pub(crate) const SQLITE: [&str; 4] = [
     include_str!("../migrations/sqlite/0001.sql"),
     include_str!("../migrations/sqlite/0002.sql"),
     include_str!("../migrations/sqlite/0003.sql"),
+    include_str!("../migrations/sqlite/0004.sql"),
 ];
 
 /// Migrations of PostgreSQL, oldest first.
@@ -19,6 +20,7 @@ pub(crate) const POSTGRES: [&str; SQLITE.len()] = [
     include_str!("../migrations/postgres/0001.sql"),
     include_str!("../migrations/postgres/0002.sql"),
     include_str!("../migrations/postgres/0003.sql"),
+    include_str!("../migrations/postgres/0004.sql"),
 ];
 
 /// Brings the database to [`SCHEMA_VERSION`]; a newer one is refused. Runs inside

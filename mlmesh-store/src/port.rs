@@ -222,6 +222,31 @@ macro_rules! store_port {
                 self.read(move |sql| Box::pin(async move { pins::pins(sql, &tenant).await }))
             }
 
+            fn judge(
+                &self,
+                judgement: Reproduction,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<bool, StoreError>> {
+                self.writer.write(WriteKind::Other, |tx| {
+                    Box::pin(reproductions::judge(tx, judgement, audit))
+                })
+            }
+
+            fn repetitions(
+                &self,
+                tenant: &Tenant,
+                run: RunId,
+            ) -> BoxFuture<'_, Result<Vec<Repetition>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| {
+                    Box::pin(async move { reproductions::repetitions(sql, &tenant, run).await })
+                })
+            }
+
+            fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+                self.read(|sql| Box::pin(reproductions::unjudged(sql)))
+            }
+
             fn references(&self) -> BoxFuture<'_, Result<References, StoreError>> {
                 self.read(|sql| Box::pin(catalog::references(sql)))
             }
@@ -252,14 +277,15 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
-    FencingToken, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget, References, Run,
-    RunId, RunQuery, Sequence, StoreError, Submit, Submitted, Tenant, UnleasedMove,
+    FencingToken, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget, References,
+    Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError, Submit, Submitted,
+    Tenant, UnleasedMove,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, moves, pins, read, write};
+use crate::{catalog, moves, pins, read, reproductions, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

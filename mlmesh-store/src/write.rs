@@ -13,6 +13,7 @@ use crate::catalog;
 use crate::crash::{self, Stage, WriteKind};
 use crate::group::Tx;
 use crate::laws::{self, PhaseCounts, phase_code, sweep_phase};
+use crate::reproductions;
 use crate::rows::{self, INSERT_RUN, Loaded, Template, insert_params};
 use crate::sql::{Param, Row, Sql, to_json};
 
@@ -49,6 +50,7 @@ pub(crate) async fn submit<S: Sql>(
     }
     insert_runs(tx, &submit.runs).await?;
     insert_counts(tx, &submit.runs).await?;
+    reproductions::note(tx, &submit.runs).await?;
     if let Some(key) = &submit.idempotency_key {
         let params = [
             Param::text(tenant.as_str()),

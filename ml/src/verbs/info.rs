@@ -105,6 +105,12 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
             )
         }),
     )?;
+    line(
+        "repeats",
+        run.placement
+            .reproduces
+            .map_or(String::new(), |original| original.to_string()),
+    )?;
     line("queued", output::date_time(run.queued_at))?;
     line(
         "next try",
@@ -227,12 +233,20 @@ fn isolation(run: &RunDto) -> String {
     parts.join(", ")
 }
 
+/// A level with what was met to reach it: `L4 reproduced (bit-identical)`.
+pub(crate) fn badge(trust: &TrustDto) -> String {
+    match &trust.reproduced {
+        Some(reproduced) => format!("{} reproduced ({})", trust.level, reproduced.how),
+        None => trust.level.to_string(),
+    }
+}
+
 fn print_trust(output: &Output, trust: Option<&TrustDto>, ended: bool) -> Outcome {
     let Some(trust) = trust else {
         return Ok(());
     };
     let word = if ended { "" } else { " (expected)" };
-    output.line(format_args!("{:<11} {}{word}", "trust", trust.level))?;
+    output.line(format_args!("{:<11} {}{word}", "trust", badge(trust)))?;
     for reason in &trust.reasons {
         output.line(format_args!(
             "            no {}: {}",

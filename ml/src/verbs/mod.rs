@@ -13,6 +13,7 @@ pub(crate) mod monitor;
 pub(crate) mod outputs;
 pub(crate) mod pins;
 pub(crate) mod recipe;
+pub(crate) mod reproduce;
 pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secret;

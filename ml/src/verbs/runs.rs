@@ -10,6 +10,7 @@ use crate::cli;
 use crate::context::Context;
 use crate::error::{Exit, Outcome};
 use crate::output::{self, Output, Table, Tone};
+use crate::verbs::info::badge;
 use crate::verbs::logs::phase_tone;
 
 /// Counts and the runs that matter now.
@@ -65,10 +66,7 @@ pub(crate) fn runs_table(runs: &[RunSummaryDto], now: Micros) -> Table {
             (run.id.to_string(), Tone::Plain),
             (name, Tone::Plain),
             (run.phase.to_string(), phase_tone(run.phase)),
-            (
-                trust.map_or(String::new(), |trust| trust.level.to_string()),
-                Tone::Plain,
-            ),
+            (trust.map_or(String::new(), badge), Tone::Plain),
             (output::duration_us(now.since(run.queued_at.0)), Tone::Dim),
             (time.map_or(String::new(), output::duration_us), Tone::Plain),
             (detail(run), Tone::Plain),

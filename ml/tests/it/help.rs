@@ -23,6 +23,7 @@ const VERBS: &[&[&str]] = &[
     &["logs"],
     &["info"],
     &["compare"],
+    &["reproduce"],
     &["validate"],
     &["outputs"],
     &["cancel"],

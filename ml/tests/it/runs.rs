@@ -37,6 +37,7 @@ fn a_run_goes_its_way_and_every_verb_says_so_in_json() {
         "status",
         "outputs @last",
         "compare @last @last",
+        "reproduce @last",
         "doctor --objects",
         "down",
     ] {

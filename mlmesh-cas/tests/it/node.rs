@@ -141,3 +141,42 @@ fn an_output_that_leads_elsewhere_is_not_read() {
     }
     assert_eq!(node.store().counts(), (0, 0));
 }
+
+#[test]
+fn two_objects_differ_first_where_they_do() {
+    let (folder, node) = node();
+    let long = noise(1, 3 << 20);
+    let mut late = long.clone();
+    late[2_500_000] ^= 1;
+    let shorter = long[..1_000_000].to_vec();
+    let files: [(&str, &[u8]); 6] = [
+        ("a", b"abc"),
+        ("b", b"abd"),
+        ("empty", b""),
+        ("late", &late),
+        ("long", &long),
+        ("shorter", &shorter),
+    ];
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let names: Vec<String> = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+    node.store_outputs(folder.path(), &names).unwrap();
+    let object = |name: &str| {
+        let (_, bytes) = files.iter().find(|(it, _)| *it == name).unwrap();
+        mlmesh_model::ObjectId(Digest::of(bytes))
+    };
+    for (one, other, at) in [
+        ("a", "a", None),
+        ("a", "b", Some(2)),
+        ("a", "empty", Some(0)),
+        ("long", "long", None),
+        ("long", "late", Some(2_500_000)),
+        ("long", "shorter", Some(1_000_000)),
+    ] {
+        for (one, other) in [(one, other), (other, one)] {
+            let found = node.first_difference(object(one), object(other)).unwrap();
+            assert_eq!(found, at, "{one} {other}");
+        }
+    }
+}

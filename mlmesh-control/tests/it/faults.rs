@@ -73,12 +73,15 @@ impl Store for Flaky {
         claim(claim: Claim) -> Attempt;
         advance(advance: Advance) -> Run;
         move_unleased(change: UnleasedMove) -> Moved;
+        judge(judgement: Reproduction, audit: AuditNote) -> bool;
         set_metrics(run: RunId, token: FencingToken, metrics: BTreeMap<String, MetricSummary>) -> ();
     }
     passes! {
         attempt_key(run: RunId) -> Option<ApiKey>;
         runs(query: RunQuery) -> Vec<Run>;
         open_runs() -> Vec<Run>;
+        unjudged() -> Vec<Run>;
+        repetitions(tenant: &Tenant, run: RunId) -> Vec<Repetition>;
         attempts(run: RunId) -> Vec<Attempt>;
         last_event() -> Sequence;
         record(event: Option<Event>, audit: Option<AuditNote>) -> ();

@@ -6,5 +6,6 @@ mod actions;
 mod fake;
 mod faults;
 mod path;
+mod reproduce;
 mod restart;
 mod world;

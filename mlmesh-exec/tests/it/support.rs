@@ -313,6 +313,10 @@ impl Snapshots for Folders {
         Ok(id)
     }
 
+    fn first_difference(&self, _: ObjectId, _: ObjectId) -> Result<Option<u64>, SnapshotsError> {
+        Ok(None)
+    }
+
     fn listing(&self, listing: ObjectId) -> Result<Vec<ListedFile>, SnapshotsError> {
         let root = self.root.join(listing.to_string());
         let mut folders = vec![root.clone()];

@@ -3,6 +3,7 @@
 mod catalog;
 mod moves;
 mod reads;
+pub(crate) mod reproductions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::fixtures::*;
 use catalog::*;
 use moves::*;
 use reads::*;
+use reproductions::*;
 
 /// Names the cases once; each backend runs all of them on a fresh store.
 macro_rules! cases {
@@ -77,6 +79,8 @@ cases! {
     datasets_are_registered_once,
     keys_are_replaced_and_revoked,
     a_token_of_an_attempt_lives_from_claim_to_end,
+    a_repetition_is_judged_once,
+    judgements_stay_while_the_original_does,
     references_name_trees_and_outputs,
     references_name_environments_with_who_has_them,
     prune_removes_what_ended_long_ago,
@@ -306,6 +310,7 @@ async fn a_run_goes_all_the_way(store: Arc<dyn Store>) {
         trust: Some(Trust {
             level: TrustLevel::L2,
             reasons: vec![],
+            reproduced: None,
         }),
         outputs: Some(ObjectId(Digest::of(b"outputs"))),
         manifest_sha256: Some(Digest::of(b"manifest")),

@@ -103,6 +103,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         trust: Some(Trust {
             level: TrustLevel::L3,
             reasons: vec![],
+            reproduced: None,
         }),
         metrics: BTreeMap::new(),
         outputs: None,

@@ -10,6 +10,7 @@ use mlmesh_model::*;
 use mlmesh_store::{PostgresStore, SCHEMA_VERSION, SqliteStore, verify_chain};
 use mlmesh_testkit::postgres::PostgresServer;
 
+use crate::conformance::reproductions::judgement;
 use crate::fixtures::*;
 
 fn golden(name: &str) -> PathBuf {
@@ -28,6 +29,16 @@ fn a_database_of_version_2_is_read() {
     is_read(2);
 }
 
+#[test]
+fn a_database_of_version_3_is_read() {
+    is_read(3);
+}
+
+#[test]
+fn a_database_of_version_4_is_read() {
+    is_read(4);
+}
+
 fn is_read(version: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
@@ -41,12 +52,23 @@ fn is_read(version: u64) {
         }
         let ids: Vec<RunId> = expected.iter().map(|run| run.id).collect();
         crate::property::check(&store, &path, &ids).await;
+        for run in &expected {
+            let Some(original) = run.placement.reproduces else {
+                continue;
+            };
+            let found = store.repetitions(&tenant(), original).await.unwrap();
+            assert!(found[0].judgement.is_some(), "{found:?}");
+            let trust = stored_run(&*store, original).await.trust.unwrap();
+            assert_eq!(trust.level, TrustLevel::L4);
+        }
         assert_eq!(store.datasets(&tenant()).await.unwrap().len(), 1);
         assert_eq!(store.keys().await.unwrap().len(), 1);
         let head = store.audit_head().await.unwrap();
         let rows = store.audit_rows(0, 100).await.unwrap();
         verify_chain(rows.into_iter(), Some((head.n, head.hash))).unwrap();
-        submitted(&*store, vec![run()]).await;
+        // The files' ids are the first that a process of tests draws.
+        let id = RunId::from_random(u64::MAX - version);
+        submitted(&*store, vec![Run { id, ..run() }]).await;
     });
 }
 
@@ -105,6 +127,11 @@ fn write_golden() {
             time: Micros(6_000_000),
         };
         store.pin(pin, note("pin.add")).await.unwrap();
+        let mut repeated = run();
+        repeated.placement.reproduces = Some(points[1].id);
+        let repeated = submitted(&*store, vec![repeated]).await.remove(0);
+        let judgement = judgement(&repeated, points[1].id, None);
+        store.judge(judgement, note("run.judge")).await.unwrap();
         let dataset = Dataset {
             tenant: tenant(),
             owner: "ada".parse().unwrap(),
@@ -130,7 +157,8 @@ fn write_golden() {
         };
         store.put_key(key, note("key.add")).await.unwrap();
         let mut runs = Vec::new();
-        for id in points.iter().map(|run| run.id).chain([single.id]) {
+        let singles = [single.id, repeated.id];
+        for id in points.iter().map(|run| run.id).chain(singles) {
             runs.push(stored_run(&*store, id).await);
         }
         runs

@@ -18,5 +18,6 @@ mod job;
 mod ladder;
 mod plan;
 mod proof;
+mod reproduce;
 mod transfer;
 mod walls;
