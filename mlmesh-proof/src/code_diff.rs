@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use imara_diff::{Algorithm, Diff, InternedInput};
 use mlmesh_model::ListedFile;
 use serde::Serialize;
 
@@ -40,8 +41,6 @@ pub const DIFF_FILES_MAX: usize = 200;
 pub const DIFF_BYTES_MAX: u64 = 1 << 20;
 /// Lines that are shown of one file.
 const LINES_SHOWN_MAX: usize = 2_000;
-/// Lines that are removed or added before a file counts as written anew.
-const EDITS_MAX: usize = 2_000;
 /// Equal lines around a change.
 const CONTEXT: usize = 3;
 
@@ -113,18 +112,8 @@ fn mode_note(pair: Pair<'_>) -> Option<String> {
 
 /// Two texts as hunks of the unified form: lines with ` `, `-` or `+` before them.
 pub fn unified(old: &str, new: &str) -> String {
-    // The same edit in both directions, whichever is asked for.
-    if old > new {
-        let mirrored = edits(&lines(new), &lines(old));
-        let back = mirrored.into_iter().map(|edit| match edit {
-            Edit::Keep(old, new) => Edit::Keep(new, old),
-            Edit::Remove(line) => Edit::Add(line),
-            Edit::Add(line) => Edit::Remove(line),
-        });
-        return hunks(&removals_first(back.collect()), &lines(old), &lines(new));
-    }
-    let found = edits(&lines(old), &lines(new));
-    hunks(&removals_first(found), &lines(old), &lines(new))
+    let (old_lines, new_lines) = (lines(old), lines(new));
+    hunks(&edits(old, new, old_lines.len()), &old_lines, &new_lines)
 }
 
 /// Lines with their ends, so that a missing last one is a difference.
@@ -135,115 +124,36 @@ fn lines(text: &str) -> Vec<&str> {
 /// A step from the old text to the new one; lines by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edit {
-    Keep(usize, usize),
+    Keep(usize),
     Remove(usize),
     Add(usize),
 }
 
-/// The shortest way from one text to the other (E. Myers, An O(ND) Difference Algorithm
-/// and Its Variations, 1986), or all removed and all added when that is long.
-fn edits(old: &[&str], new: &[&str]) -> Vec<Edit> {
-    let head = old.iter().zip(new).take_while(|(a, b)| a == b).count();
-    let (old_rest, new_rest) = (&old[head..], &new[head..]);
-    let tails = old_rest.iter().rev().zip(new_rest.iter().rev());
-    let tail = tails.take_while(|(a, b)| a == b).count();
-    let old_rest = &old_rest[..old_rest.len() - tail];
-    let new_rest = &new_rest[..new_rest.len() - tail];
-    let mut found: Vec<Edit> = (0..head).map(|line| Edit::Keep(line, line)).collect();
-    let middle = shortest(old_rest, new_rest).unwrap_or_else(|| {
-        let removed = (0..old_rest.len()).map(Edit::Remove);
-        removed.chain((0..new_rest.len()).map(Edit::Add)).collect()
-    });
-    found.extend(middle.into_iter().map(|edit| match edit {
-        Edit::Keep(a, b) => Edit::Keep(a + head, b + head),
-        Edit::Remove(a) => Edit::Remove(a + head),
-        Edit::Add(b) => Edit::Add(b + head),
-    }));
-    let (a, b) = (old.len() - tail, new.len() - tail);
-    found.extend((0..tail).map(|line| Edit::Keep(a + line, b + line)));
-    found
-}
-
-fn shortest(old: &[&str], new: &[&str]) -> Option<Vec<Edit>> {
-    let (a, b) = (old.len() as isize, new.len() as isize);
-    let edits_max = (old.len() + new.len()).min(EDITS_MAX) as isize;
-    // `reach[k + edits_max + 1]`: how far down `old` the diagonal `k` has come.
-    let width = 2 * edits_max as usize + 3;
-    let place = |k: isize| (k + edits_max + 1) as usize;
-    let mut reach = vec![0isize; width];
-    let mut trace: Vec<Vec<isize>> = Vec::new();
-    for depth in 0..=edits_max {
-        trace.push(reach[place(-depth - 1)..=place(depth + 1)].to_vec());
-        let mut k = -depth;
-        while k <= depth {
-            let down = k == -depth || (k != depth && reach[place(k - 1)] < reach[place(k + 1)]);
-            let mut x = match down {
-                true => reach[place(k + 1)],
-                false => reach[place(k - 1)] + 1,
-            };
-            while x < a && x - k < b && x - k >= 0 && old[x as usize] == new[(x - k) as usize] {
-                x += 1;
-            }
-            reach[place(k)] = x;
-            if x >= a && x - k >= b {
-                return Some(walk_back(&trace, (a, b)));
-            }
-            k += 2;
-        }
-    }
-    None
-}
-
-/// From the end to the beginning along what each depth had reached.
-fn walk_back(trace: &[Vec<isize>], (a, b): (isize, isize)) -> Vec<Edit> {
-    let (mut x, mut y) = (a, b);
+/// What leads from one text, of so many lines, to the other: the same in both
+/// directions, whichever is asked for.
+fn edits(old: &str, new: &str, old_lines: usize) -> Vec<Edit> {
+    let is_mirrored = old > new;
+    let (first, second) = if is_mirrored { (new, old) } else { (old, new) };
+    let input = InternedInput::new(first, second);
+    let mut diff = Diff::compute(Algorithm::Histogram, &input);
+    diff.postprocess_lines(&input);
     let mut found = Vec::new();
-    for (depth, reach) in trace.iter().enumerate().rev() {
-        let depth = depth as isize;
-        let at = |k: isize| reach[(k + depth + 1) as usize];
-        let k = x - y;
-        let down = k == -depth || (k != depth && at(k - 1) < at(k + 1));
-        let before = if down { k + 1 } else { k - 1 };
-        let (from_x, from_y) = match depth {
-            0 => (0, 0),
-            _ => (at(before), at(before) - before),
-        };
-        while x > from_x && y > from_y {
-            (x, y) = (x - 1, y - 1);
-            found.push(Edit::Keep(x as usize, y as usize));
-        }
-        if depth > 0 {
-            found.push(match down {
-                true => Edit::Add(from_y as usize),
-                false => Edit::Remove(from_x as usize),
-            });
-            (x, y) = (from_x, from_y);
-        }
+    let mut kept_to = 0;
+    for hunk in diff.hunks() {
+        let hunk = if is_mirrored { hunk.invert() } else { hunk };
+        let number = |line: u32| line as usize;
+        let (removed, added) = (hunk.before, hunk.after);
+        found.extend((kept_to..number(removed.start)).map(Edit::Keep));
+        kept_to = number(removed.end);
+        found.extend(removed.map(number).map(Edit::Remove));
+        found.extend(added.map(number).map(Edit::Add));
     }
-    found.reverse();
+    found.extend((kept_to..old_lines).map(Edit::Keep));
     found
-}
-
-/// Within a change lines are removed before others are added.
-fn removals_first(edits: Vec<Edit>) -> Vec<Edit> {
-    let mut sorted = Vec::with_capacity(edits.len());
-    let mut added = Vec::new();
-    for edit in edits {
-        match edit {
-            Edit::Add(_) => added.push(edit),
-            Edit::Remove(_) => sorted.push(edit),
-            Edit::Keep(..) => {
-                sorted.append(&mut added);
-                sorted.push(edit);
-            }
-        }
-    }
-    sorted.append(&mut added);
-    sorted
 }
 
 fn hunks(edits: &[Edit], old: &[&str], new: &[&str]) -> String {
-    let is_change = |edit: &Edit| !matches!(edit, Edit::Keep(..));
+    let is_change = |edit: &Edit| !matches!(edit, Edit::Keep(_));
     let mut text = String::new();
     let mut shown = 0;
     let mut at = 0;
@@ -283,7 +193,7 @@ fn hunk(text: &mut String, before: &[Edit], edits: &[Edit], old: &[&str], new: &
     text.push_str(&format!("@@ -{} +{} @@\n", range(in_old), range(in_new)));
     for edit in edits {
         let (sign, line) = match edit {
-            Edit::Keep(line, _) => (' ', old[*line]),
+            Edit::Keep(line) => (' ', old[*line]),
             Edit::Remove(line) => ('-', old[*line]),
             Edit::Add(line) => ('+', new[*line]),
         };
@@ -315,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_have_little_in_common_are_written_anew_and_cut() {
+    fn texts_that_have_nothing_in_common_are_cut() {
         let text = |name: &str| -> String {
-            (0..EDITS_MAX)
+            (0..LINES_SHOWN_MAX)
                 .map(|line| format!("{name} {line}\n"))
                 .collect()
         };
