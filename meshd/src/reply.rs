@@ -155,6 +155,11 @@ impl From<StoreError> for ApiError {
                 error_code::IDEMPOTENCY_MISMATCH,
                 "give each new request a key of its own",
             ),
+            StoreError::TooManyTags { .. } => (
+                StatusCode::BAD_REQUEST,
+                error_code::BAD_REQUEST,
+                "take some away: `ml tag RUN --remove KEY`",
+            ),
             StoreError::DatasetExists { .. } => (
                 StatusCode::CONFLICT,
                 error_code::DATASET_EXISTS,

@@ -12,8 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, logs, metrics, objects, pins, reproductions,
-    runs, scrub, secrets, validation,
+    audit, chores, chunks, datasets, events, health, labels, logs, metrics, objects, pins,
+    reproductions, runs, scrub, secrets, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -411,6 +411,13 @@ fn run_routes() -> Vec<Route> {
             },
             Answer::Json(schema::<api::PostedMetricsDto>),
             || post(metrics::post),
+        ),
+        write(
+            "/v1/runs/{run}/labels",
+            "set and remove tags of a run, write its note",
+            json_body::<api::ChangeLabelsDto>(true),
+            Answer::Json(schema::<api::LabelsDto>),
+            || post(labels::change),
         ),
         write(
             "/v1/runs/{run}/cancel",

@@ -89,6 +89,10 @@ pub(crate) enum Verb {
     Outputs(Outputs),
     /// Cancel runs or sweeps
     Cancel(Cancel),
+    /// Set tags of a run, remove them, or show them
+    Tag(Tag),
+    /// Write a note on a run, or show it
+    Note(Note),
     /// Keep runs and commits from prune; without a name list what is kept
     Pin(Pin),
     /// Let prune take runs and commits again
@@ -364,6 +368,26 @@ pub(crate) struct Cancel {
     /// Runs or sweeps
     #[arg(required = true, value_name = "RUN")]
     pub(crate) runs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tag {
+    /// A run or a sweep
+    pub(crate) run: String,
+    /// Tags, each `KEY=VALUE` or only `KEY`; without any those of the run are shown
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+    /// Take a tag away
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Note {
+    /// A run or a sweep
+    pub(crate) run: String,
+    /// The note, `-` to read it from standard input, empty to take it away
+    pub(crate) text: Option<String>,
 }
 
 #[derive(Debug, Args)]

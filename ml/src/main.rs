@@ -76,6 +76,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Validate(verb) => verbs::validate::validate(context, verb),
         Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
+        Verb::Tag(verb) => done(verbs::labels::tag(context, verb)),
+        Verb::Note(verb) => done(verbs::labels::note(context, verb)),
         Verb::Pin(verb) => done(verbs::pins::pin(context, verb)),
         Verb::Unpin(verb) => done(verbs::pins::unpin(context, verb)),
         Verb::Prune(verb) => done(verbs::runs::prune(context, verb)),

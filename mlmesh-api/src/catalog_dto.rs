@@ -1,5 +1,7 @@
 //! Datasets, the audit trail, commits, and the daemon's own chores.
 
+use std::collections::BTreeMap;
+
 use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, Pin, PinTarget, RunId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,8 @@ pub const CHANGED_RUNS_SCHEMA: &str = "mlmesh.changed_runs/1";
 pub const CANCELLED_SCHEMA: &str = "mlmesh.cancelled/1";
 /// Runs that one request to cancel names.
 pub const CANCEL_NAMES_MAX: usize = 1_000;
+/// Schema name of [`LabelsDto`].
+pub const LABELS_SCHEMA: &str = "mlmesh.labels/1";
 /// Schema name of [`PinDto`].
 pub const PIN_SCHEMA: &str = "mlmesh.pin/1";
 /// Schema name of [`PinsDto`].
@@ -257,6 +261,38 @@ pub struct CancelOutcomeDto {
     pub changed: Option<ChangedRunsDto>,
     /// Why nothing of it can be cancelled.
     pub error: Option<ErrorBody>,
+}
+
+/// A change of what stands on a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLabelsDto {
+    /// Tags with their values; an empty value is one.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::tags_to_set")]
+    pub set: BTreeMap<String, String>,
+    /// Names of tags that go; one that is not there is no error.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::tags_to_remove")]
+    pub remove: Vec<String>,
+    /// The note from now on, empty for none; null leaves it as it is.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::note_or_null")]
+    pub note: Option<String>,
+}
+
+/// What stands on a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LabelsDto {
+    /// [`LABELS_SCHEMA`].
+    pub schema: String,
+    /// The run.
+    #[schemars(schema_with = "wire::run_id")]
+    pub run: RunId,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its note; empty for none.
+    pub note: String,
 }
 
 /// What to keep from prune.

@@ -12,11 +12,11 @@ use crate::daemon_file::read_small;
 use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
 use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
-    ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto, Endpoint,
-    EventStream, ExplanationDto, HealthDto, IdempotencyKey, LogPageDto, OutputsDto, PinDto,
-    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionsDto,
-    RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto,
-    StopRequestDto, UploadDto, ValidationDto, read_key,
+    ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto,
+    Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey, LabelsDto, LogPageDto,
+    OutputsDto, PinDto, PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto,
+    ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
+    StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -396,6 +396,17 @@ impl Client {
         let target = target.to_owned();
         let body = PinRequestDto { target };
         self.post("/v1/pins".to_owned(), &body, Some(key))
+    }
+
+    /// Changes tags and the note of a run.
+    pub fn label(
+        &self,
+        run: &str,
+        change: &ChangeLabelsDto,
+        key: &IdempotencyKey,
+    ) -> Result<LabelsDto, ClientError> {
+        let path = format!("/v1/runs/{}/labels", encoded(run));
+        self.post(path, change, Some(key))
     }
 
     /// Lets prune take it again.

@@ -42,6 +42,13 @@ pub struct RunDto {
     pub phase: Phase,
     /// Whether it is kept from prune.
     pub pinned: bool,
+    /// What people wrote on it: tags with their values. The manifest has those that
+    /// stood there when it was written.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// A note; empty for none.
+    #[serde(default)]
+    pub note: String,
     /// Why it ended other than by exit code 0, or why it waits again.
     #[schemars(schema_with = "wire::cause_or_null")]
     pub cause: Option<Cause>,
@@ -119,6 +126,8 @@ impl RunDto {
             name: run.name.to_string(),
             kind,
             phase: run.phase,
+            tags: run.labels.tags.clone(),
+            note: run.labels.note.clone(),
             cause: run.cause,
             message: run.message.clone(),
             exit_code,

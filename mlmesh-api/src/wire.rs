@@ -1,7 +1,7 @@
 //! JSON Schemas of the model's scalars, which travel as text or numbers. The model
 //! knows nothing of schemas; each function here is named in a `schema_with`.
 
-use mlmesh_model::{CAUSES, PHASES};
+use mlmesh_model::{CAUSES, Labels, PHASES};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// A phase by its name.
@@ -24,6 +24,33 @@ pub fn run_id(_: &mut SchemaGenerator) -> Schema {
 /// A run's id, or null.
 pub fn run_id_or_null(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "null"], "pattern": "^[a-z2-7]{12}$"})
+}
+
+/// Names of tags: no blank, no `=`.
+const TAG_NAME: &str = r"^[^\s=\u0000-\u001f\u007f-\u009f]{1,100}$";
+
+/// Tags with their values.
+pub fn tags_to_set(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": Labels::TAGS_MAX,
+        "propertyNames": {"pattern": TAG_NAME},
+        "additionalProperties": {"type": "string", "maxLength": Labels::VALUE_CHARS_MAX},
+    })
+}
+
+/// Names of tags.
+pub fn tags_to_remove(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": Labels::TAGS_MAX,
+        "items": {"type": "string", "pattern": TAG_NAME},
+    })
+}
+
+/// A note, or null.
+pub fn note_or_null(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["string", "null"], "maxLength": Labels::NOTE_CHARS_MAX})
 }
 
 /// Run ids.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlmesh_model::{Run, RunId};
+use mlmesh_model::{Labels, Run, RunId};
 use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
 
 use crate::actions::{self, Changed};
@@ -60,6 +60,11 @@ impl Control {
         idempotency_key: Option<String>,
     ) -> Result<Accepted, ControlError> {
         admit::submit(&self.inner, caller, Arc::new(submission), idempotency_key).await
+    }
+
+    /// Takes note of what stands on a run now, so that its manifest says it.
+    pub fn labelled(&self, run: RunId, labels: &Labels) {
+        self.inner.labelled(run, labels);
     }
 
     /// Ends runs, of a sweep every point that has not ended: an outcome for each name,

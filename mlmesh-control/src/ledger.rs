@@ -202,6 +202,7 @@ impl Ledger {
             metrics: update.metrics.clone().unwrap_or_default(),
             outputs: update.outputs,
             isolation: update.isolation.clone(),
+            labels: self.inner.labels_of(run),
             ..run.clone()
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mlmesh_model::{Cause, HostFacts, Micros, Run, RunId, RunKind, Tenant};
+use mlmesh_model::{Cause, HostFacts, Labels, Micros, Run, RunId, RunKind, Tenant};
 use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict, delay_ms_max};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,20 @@ pub(crate) struct State {
 pub(crate) type QueuedEnd = (Arc<Run>, Cause);
 
 impl Inner {
+    /// What people have written on an open run since it was read.
+    pub(crate) fn labelled(&self, id: RunId, labels: &Labels) {
+        if let Some(run) = self.state().runs.get_mut(&id) {
+            Arc::make_mut(run).labels = labels.clone();
+        }
+    }
+
+    /// What stands on a run now.
+    pub(crate) fn labels_of(&self, run: &Run) -> Labels {
+        let state = self.state();
+        let newest = state.runs.get(&run.id).map_or(run, |newest| newest);
+        newest.labels.clone()
+    }
+
     pub(crate) fn new(
         config: ControlConfig,
         host: HostFacts,

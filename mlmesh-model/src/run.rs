@@ -88,6 +88,17 @@ pub struct Labels {
     pub note: String,
 }
 
+impl Labels {
+    /// Most tags of a run.
+    pub const TAGS_MAX: usize = 100;
+    /// Longest name of a tag.
+    pub const KEY_CHARS_MAX: usize = 100;
+    /// Longest value of a tag.
+    pub const VALUE_CHARS_MAX: usize = 1000;
+    /// Longest note.
+    pub const NOTE_CHARS_MAX: usize = 16 << 10;
+}
+
 impl Run {
     /// The level that counts now: predicted until the run has ended, then computed.
     /// One that ended before its command was started has nothing but its record,

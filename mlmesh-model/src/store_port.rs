@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
-    FencingToken, Isolation, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase,
+    FencingToken, Isolation, Labels, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase,
     Reproduction, Run, RunId, Sequence, Tenant, Trust,
 };
 
@@ -193,6 +193,10 @@ pub trait Store: Send + Sync {
     /// Repetitions of all tenants that have ended and are not judged: what a daemon that
     /// died before has left.
     fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+    /// Changes what people wrote on a run, and gives what stands there then. A change
+    /// whose key was committed before changes nothing and gives what was answered
+    /// then. An unknown run is [`StoreError::NoRun`].
+    fn label(&self, change: LabelChange) -> BoxFuture<'_, Result<Labels, StoreError>>;
 
     /// Commits and objects that runs and pins refer to: what prune must keep.
     fn references(&self) -> BoxFuture<'_, Result<References, StoreError>>;
@@ -327,6 +331,23 @@ pub struct AnsweredKey {
     pub request_sha256: Digest,
     /// The answer, in its caller's own form.
     pub answer: String,
+}
+
+/// Input of [`Store::label`].
+#[derive(Debug, Clone)]
+pub struct LabelChange {
+    /// The run.
+    pub run: RunId,
+    /// Tags that are set.
+    pub set: BTreeMap<String, String>,
+    /// Tags that are taken away; one that is not there is no error.
+    pub remove: Vec<String>,
+    /// The note that is written; an empty one takes it away.
+    pub note: Option<String>,
+    /// The request's idempotency key and its digest, if it has one.
+    pub key: Option<(String, Digest)>,
+    /// Its audit row, which says whose the run is.
+    pub audit: AuditNote,
 }
 
 /// Output of [`Store::move_unleased`].
@@ -529,6 +550,15 @@ pub enum StoreError {
     /// The idempotency key was used for another request.
     #[error("idempotency key `{0}` was used for another request")]
     IdempotencyMismatch(String),
+    /// The tags of a run would be more than a run may have.
+    #[error(
+        "the run would have {tags} tags; at most {} are kept",
+        Labels::TAGS_MAX
+    )]
+    TooManyTags {
+        /// How many there would be.
+        tags: usize,
+    },
     /// Name and version are taken by other data.
     #[error("dataset `{name}` version `{version}` is registered with checksum {checksum}")]
     DatasetExists {

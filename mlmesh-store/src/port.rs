@@ -247,6 +247,11 @@ macro_rules! store_port {
                 self.read(|sql| Box::pin(reproductions::unjudged(sql)))
             }
 
+            fn label(&self, change: LabelChange) -> BoxFuture<'_, Result<Labels, StoreError>> {
+                self.writer
+                    .write(WriteKind::Other, |tx| Box::pin(labels::label(tx, change)))
+            }
+
             fn references(&self) -> BoxFuture<'_, Result<References, StoreError>> {
                 self.read(|sql| Box::pin(catalog::references(sql)))
             }
@@ -277,15 +282,15 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
-    FencingToken, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget, References,
-    Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError, Submit, Submitted,
-    Tenant, UnleasedMove,
+    FencingToken, LabelChange, Labels, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget,
+    References, Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError, Submit,
+    Submitted, Tenant, UnleasedMove,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, moves, pins, read, reproductions, write};
+use crate::{catalog, labels, moves, pins, read, reproductions, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

@@ -126,6 +126,12 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
         "ended",
         run.ended_at.map_or(String::new(), output::date_time),
     )?;
+    let tags = run.tags.iter().map(|(key, value)| match value.is_empty() {
+        true => key.clone(),
+        false => format!("{key}={value}"),
+    });
+    line("tags", tags.collect::<Vec<_>>().join(", "))?;
+    line("note", run.note.replace('\n', "\n            "))?;
     let pinned = "kept from prune until `ml unpin`";
     line("pinned", if run.pinned { pinned } else { "" }.to_owned())?;
     line("plan", run.plan_sha256.to_string())?;

@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod info;
 pub(crate) mod init;
+pub(crate) mod labels;
 pub(crate) mod logs;
 pub(crate) mod monitor;
 pub(crate) mod outputs;

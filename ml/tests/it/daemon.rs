@@ -257,3 +257,64 @@ fn prune_takes_nothing_that_a_run_or_a_pin_refers_to() {
     }
     crate::golden::check("pins.txt", &text);
 }
+
+#[test]
+fn tags_and_notes_stand_on_a_run_and_in_the_manifest_of_their_time() {
+    let mesh = Mesh::up();
+    let gate = mesh.place.path("gate");
+    let run = mesh.queue(&mesh.recipe("held", &["wait", gate.to_str().unwrap()], ""));
+    let tagged = mesh
+        .ml(&["tag", &run, "team=blue", "keep", "x=a=b", "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(
+        tagged["tags"],
+        serde_json::json!({"team": "blue", "keep": "", "x": "a=b"})
+    );
+    std::fs::write(&gate, "").unwrap();
+    mesh.ml(&["watch", &run]).exits(0);
+    mesh.ml(&["tag", &run, "late", "--remove", "x"]).exits(0);
+    let noted = mesh
+        .ml(&["note", &run, "looks good", "--json"])
+        .exits(0)
+        .json();
+    let info = mesh.ml(&["info", &run, "--json"]).exits(0).json();
+    let now = serde_json::json!({"team": "blue", "keep": "", "late": ""});
+    assert_eq!((&info["tags"], &info["note"]), (&now, &"looks good".into()));
+    // The file was committed with the run's end and stays as it was.
+    let written = &info["manifest"];
+    assert_eq!(
+        (&written["tags"], &written["note"]),
+        (&tagged["tags"], &"".into())
+    );
+    mesh.ml(&["validate", "--task", &run]).exits(0);
+    assert_eq!(
+        mesh.ml(&["note", &run]).exits(0).stdout,
+        "keep\nlate\nteam=blue\nlooks good\n"
+    );
+    let shown = mesh.ml(&["info", &run]).exits(0).stdout;
+    assert!(
+        shown.contains("keep, late, team=blue") && shown.contains("looks good"),
+        "{shown}"
+    );
+
+    for (bad, code) in [("a b", 2), ("=x", 2)] {
+        mesh.ml(&["tag", &run, bad]).exits(code);
+    }
+    mesh.ml(&["tag", &run, &format!("k={}", "x".repeat(1001))])
+        .exits(2);
+    mesh.ml(&["note", &run, &"x".repeat(20_000)]).exits(2);
+    mesh.ml(&["tag", "aaaaaaaaaaaa", "x"]).exits(4);
+    let many: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
+    let many: Vec<&str> = ["tag", &run]
+        .into_iter()
+        .chain(many.iter().map(String::as_str))
+        .collect();
+    let refused = mesh.ml(&many);
+    assert!(refused.stderr.contains("103 tags"), "{}", refused.stderr);
+    let text = [("tag RUN KEY=VALUE", &tagged), ("note RUN TEXT", &noted)]
+        .map(|(verb, value)| format!("$ ml {verb} --json\n{:#}\n\n", crate::shape::shape(value)));
+    crate::golden::check("labels.txt", &text.concat());
+    let trail = mesh.ml(&["audit", "list", "--json"]).exits(0).stdout;
+    assert_eq!(trail.matches("\"run.label\"").count(), 3);
+}

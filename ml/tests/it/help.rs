@@ -27,6 +27,8 @@ const VERBS: &[&[&str]] = &[
     &["validate"],
     &["outputs"],
     &["cancel"],
+    &["tag"],
+    &["note"],
     &["pin"],
     &["unpin"],
     &["prune"],

@@ -94,6 +94,7 @@ impl Store for Flaky {
         runs_by_id(tenant: &Tenant, ids: Vec<RunId>) -> Vec<Run>;
         answered(tenant: &Tenant, key: &str, request_sha256: Digest) -> Option<String>;
         sweep_counts(tenant: &Tenant, sweep: RunId) -> Option<BTreeMap<Phase, u64>>;
+        label(change: LabelChange) -> Labels;
         pin(pin: Pin, audit: AuditNote) -> bool;
         unpin(tenant: &Tenant, target: PinTarget, audit: AuditNote) -> bool;
         pins(tenant: &Tenant) -> Vec<Pin>;

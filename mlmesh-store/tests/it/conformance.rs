@@ -65,6 +65,7 @@ cases! {
     many_runs_move_in_one_transaction,
     a_request_s_answer_is_kept_with_its_key,
     what_waits_for_another_try_says_until_when,
+    labels_are_changed_once_and_stand_beside_moves,
     pins_keep_runs_sweeps_and_trees,
     metrics_keep_every_bit,
     a_sweep_stands_where_its_points_stand,

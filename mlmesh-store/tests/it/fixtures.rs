@@ -239,3 +239,22 @@ pub(crate) async fn counted(store: &dyn Store) -> Vec<(Phase, u64)> {
     assert_eq!(counts.len(), PHASES.len());
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
+
+/// A change of what stands on a run.
+pub(crate) fn label_of(
+    run: RunId,
+    tags: &[(&str, &str)],
+    text: Option<&str>,
+    key: Option<&str>,
+) -> LabelChange {
+    let sha256 = Digest::of(format!("{tags:?} {text:?}").as_bytes());
+    let tag = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    LabelChange {
+        run,
+        set: tags.iter().map(tag).collect(),
+        remove: Vec::new(),
+        note: text.map(str::to_owned),
+        key: key.map(|key| (key.to_owned(), sha256)),
+        audit: note("run.label"),
+    }
+}

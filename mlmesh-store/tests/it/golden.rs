@@ -156,6 +156,8 @@ fn write_golden() {
             revoked_at: None,
         };
         store.put_key(key, note("key.add")).await.unwrap();
+        let labels = label_of(single.id, &[("team", "blue")], Some("looks good"), None);
+        store.label(labels).await.unwrap();
         let mut runs = Vec::new();
         let singles = [single.id, repeated.id];
         for id in points.iter().map(|run| run.id).chain(singles) {

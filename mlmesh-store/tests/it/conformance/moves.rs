@@ -217,3 +217,47 @@ pub(super) async fn pins_keep_runs_sweeps_and_trees(store: Arc<dyn Store>) {
         .count();
     assert_eq!(pins, 6, "a row for each change");
 }
+
+/// Tags and notes change at any time, under the run's tenant alone, and no move of the
+/// run takes them away.
+pub(super) async fn labels_are_changed_once_and_stand_beside_moves(store: Arc<dyn Store>) {
+    let run = submitted(&*store, vec![run()]).await.remove(0);
+    let set = |tags: &[(&str, &str)], note: Option<&str>, key: Option<&str>| {
+        label_of(run.id, tags, note, key)
+    };
+    let first = store
+        .label(set(&[("a", "1"), ("b", "")], Some("n"), Some("key-1")))
+        .await
+        .unwrap();
+    assert_eq!(first.tags.len(), 2);
+    let attempt = store.claim(claim_of(run.id)).await.unwrap();
+    let mut change = set(&[("a", "2")], None, None);
+    change.remove = vec!["b".to_owned(), "none".to_owned()];
+    let second = store.label(change).await.unwrap();
+    assert_eq!(
+        (second.tags["a"].as_str(), second.note.as_str()),
+        ("2", "n")
+    );
+    // The first request comes again, late: it is answered and changes nothing.
+    let again = set(&[("a", "1"), ("b", "")], Some("n"), Some("key-1"));
+    assert_eq!(store.label(again).await.unwrap(), first);
+    let other = set(&[("a", "3")], None, Some("key-1"));
+    let other = store.label(other).await;
+    assert!(matches!(other, Err(StoreError::IdempotencyMismatch(_))));
+    let phases = [Phase::Running, Phase::Finishing, Phase::Completed];
+    store.advance(advance_of(&attempt, &phases)).await.unwrap();
+    assert_eq!(stored_run(&*store, run.id).await.labels, second);
+
+    let mut foreign = set(&[("a", "4")], None, None);
+    foreign.audit.tenant = "other".parse().unwrap();
+    let foreign = store.label(foreign).await;
+    assert!(matches!(foreign, Err(StoreError::NoRun(id)) if id == run.id));
+    let many: Vec<String> = (0..=Labels::TAGS_MAX).map(|n| n.to_string()).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "")).collect();
+    let many = store.label(set(&many, None, None)).await;
+    assert!(matches!(many, Err(StoreError::TooManyTags { .. })));
+    assert_eq!(stored_run(&*store, run.id).await.labels, second);
+    let rows = store.audit_rows(0, 100).await.unwrap();
+    let rows = rows.iter().filter(|row| row.note.action == "run.label");
+    assert_eq!(rows.count(), 2, "a row for each change");
+}
