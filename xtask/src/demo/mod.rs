@@ -1,13 +1,16 @@
-//! `cargo xtask demo`: from nothing to a page about nine runs, with a kill in between.
+//! `cargo xtask demo`: from nothing to a page about nine runs, with a kill in between and
+//! the best run executed once more.
 //!
 //! ```text
 //!   digits.csv.gz ─► ml data add ─┐
-//!   examples/digits ─► ml queue ──┴─► watch ─► SIGKILL ─► ml up ─► watch ─► table, page
+//!   examples/digits ─► ml queue ──┴─► watch ─► SIGKILL ─► ml up ─► watch
+//!      ─► ml compare, ml reproduce ─► table, page
 //! ```
 //!
 //! The daemon lives in a temporary directory and is gone at the end, whatever happens.
 //! What stays is under the target directory: the downloaded data and the page.
 
+mod again;
 mod chart;
 mod digits;
 pub mod page;
@@ -73,13 +76,15 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let total = u64::try_from(children.len())?;
     let kill = watch_and_kill(&mesh, total)?;
     watch(&mesh, total, |counts| counts.ended() >= total)?;
-    let runs = children
+    let mut runs = children
         .iter()
         .map(|id| read_run(&mesh, id))
         .collect::<Result<Vec<Run>>>()?;
+    let again = again::run(&mesh, &mut runs)?;
     mesh.down()?;
 
     let page = Page {
+        again,
         checksum,
         source: digits::SOURCE.to_owned(),
         kill,
@@ -102,7 +107,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         bad.join(", ")
     );
     ensure!(
-        page.runs.iter().all(|run| run.trust == "L3"),
+        page.runs
+            .iter()
+            .all(|run| run.trust == "L3" || run.id == page.again.best),
         "a run under the strict policy has a level other than L3"
     );
     step::say(format_args!(

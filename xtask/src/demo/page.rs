@@ -17,6 +17,29 @@ pub struct Page {
     pub kill: Kill,
     pub seconds: f64,
     pub runs: Vec<Run>,
+    pub again: Again,
+}
+
+/// The best run beside the worst, and once more.
+#[derive(Debug, Clone)]
+pub struct Again {
+    pub best: String,
+    pub worst: String,
+    pub differences: Vec<Difference>,
+    /// The repetition, and what was met.
+    pub run: String,
+    pub how: String,
+    /// Outputs and metrics that were compared.
+    pub compared: u64,
+}
+
+/// What is not the same in the best run and the worst.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    pub group: String,
+    pub name: String,
+    pub worst: String,
+    pub best: String,
 }
 
 /// Where the runs stood when the daemon was killed.
@@ -58,6 +81,7 @@ impl Run {
         if self.reasons.is_empty() {
             return match self.trust.as_str() {
                 "L3" => "every condition holds".to_owned(),
+                "L4" => "reproduced".to_owned(),
                 _ => "–".to_owned(),
             };
         }
@@ -141,6 +165,7 @@ pub fn html(page: &Page) -> String {
     html.push_str("</section>\n");
     charts(&mut html, page);
     sweep_table(&mut html, page);
+    again(&mut html, &page.again);
     put(
         &mut html,
         format_args!(
@@ -258,6 +283,42 @@ fn sweep_table(html: &mut String, page: &Page) {
     );
 }
 
+/// What differs between best and worst, the repetition, and what to type for both.
+fn again(html: &mut String, again: &Again) {
+    let [best, worst] = [&again.best, &again.worst].map(|id| escape(id));
+    put(
+        html,
+        format_args!(
+            "<section><h2>What makes the best run the best</h2><p class=\"note\"><code>ml compare {worst} {best}</code></p>\
+             <div class=\"scroll\"><table><thead><tr><th>Group</th><th>What</th><th class=\"n\">Worst</th><th class=\"n\">Best</th></tr></thead><tbody>\n"
+        ),
+    );
+    for it in &again.differences {
+        put(
+            html,
+            format_args!(
+                "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
+                escape(&it.group),
+                escape(&it.name),
+                escape(&it.worst),
+                escape(&it.best)
+            ),
+        );
+    }
+    put(
+        html,
+        format_args!(
+            "</tbody></table></div></section>\n<section><h2>The best run, once more</h2>\
+             <p class=\"note\"><code>ml reproduce {best}</code></p>\
+             <p><span class=\"badge good\">L4 reproduced ({})</span> Run <code>{}</code> executed the same plan anew: \
+             {} outputs and metrics were compared and none differs.</p></section>\n",
+            escape(&again.how),
+            escape(&again.run),
+            again.compared
+        ),
+    );
+}
+
 fn figure(html: &mut String, value: &str, name: &str) {
     put(
         html,
@@ -359,6 +420,19 @@ mod tests {
             },
             seconds: 12.3,
             runs: vec![run("0.1", 0.7, "L2"), run("0.02", 0.9, "L3")],
+            again: Again {
+                best: "id-0.02".to_owned(),
+                worst: "id-0.1".to_owned(),
+                differences: vec![Difference {
+                    group: "params".to_owned(),
+                    name: "lr<b>".to_owned(),
+                    worst: "0.1".to_owned(),
+                    best: "0.02".to_owned(),
+                }],
+                run: "id-again".to_owned(),
+                how: "bit-identical".to_owned(),
+                compared: 4,
+            },
         }
     }
 
@@ -381,6 +455,7 @@ mod tests {
             assert!(!html.contains(word), "{word}");
         }
         assert!(html.contains("L2 to L3"));
+        assert!(html.contains("lr&lt;b&gt;") && html.contains("ml reproduce id-0.02"));
     }
 
     #[test]

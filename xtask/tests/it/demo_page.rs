@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use xtask::demo::page::{Kill, Page, Reason, Run, html};
+use xtask::demo::page::{Again, Difference, Kill, Page, Reason, Run, html};
 
 const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 
@@ -39,12 +39,12 @@ fn a_browser_draws_the_page() {
     .unwrap();
     assert_eq!(
         title(browser, folder.path(), &path, &[]),
-        "seen 18 9 9 6 fits rgb(252,252,250)"
+        "seen 18 10 11 6 fits rgb(252,252,250)"
     );
     let dark = ["--blink-settings=preferredColorScheme=0"];
     assert_eq!(
         title(browser, folder.path(), &path, &dark),
-        "seen 18 9 9 6 fits rgb(20,21,23)"
+        "seen 18 10 11 6 fits rgb(20,21,23)"
     );
 }
 
@@ -138,5 +138,20 @@ fn sample() -> Page {
         },
         seconds: 21.4,
         runs,
+        again: Again {
+            best: "k72m22x9qd4a".to_owned(),
+            worst: "k70m20x9qd4a".to_owned(),
+            differences: [("lr", "0.003", "0.3"), ("hidden", "0", "64")]
+                .map(|(name, worst, best)| Difference {
+                    group: "params".to_owned(),
+                    name: name.to_owned(),
+                    worst: worst.to_owned(),
+                    best: best.to_owned(),
+                })
+                .into(),
+            run: "k79m29x9qd4a".to_owned(),
+            how: "bit-identical".to_owned(),
+            compared: 4,
+        },
     }
 }
