@@ -129,6 +129,12 @@ pub(crate) fn ok<T: Serialize>(body: &T) -> Response {
     json(StatusCode::OK, body)
 }
 
+/// JSON that is bytes already.
+pub(crate) fn json_bytes(bytes: Vec<u8>) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], bytes).into_response()
+}
+
 /// Bytes as they are.
 pub(crate) fn binary(bytes: Vec<u8>) -> Response {
     let kind = HeaderValue::from_static("application/octet-stream");

@@ -87,6 +87,11 @@ pub(crate) enum Verb {
     Validate(Validate),
     /// Download the outputs of a run
     Outputs(Outputs),
+    /// Write a run, or a sweep, into one signed file that others can check
+    Export(Export),
+    /// Show the key that signs your exports
+    #[command(subcommand)]
+    Key(Key),
     /// Cancel runs or sweeps
     Cancel(Cancel),
     /// Set tags of a run, remove them, or show them
@@ -361,6 +366,33 @@ pub(crate) struct Outputs {
     /// Folder for the files; absent lists them only
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ml export @last -o result.zip
+  ml export --verify result.zip --signer ed25519:…
+Verification needs no daemon; what does not hold is named, with exit code 1.")]
+pub(crate) struct Export {
+    /// A run or a sweep that has ended
+    #[arg(required_unless_present = "verify", requires = "output")]
+    pub(crate) run: Option<String>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", conflicts_with = "verify")]
+    pub(crate) output: Option<PathBuf>,
+    /// Instead, check an export that somebody made
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub(crate) verify: Option<PathBuf>,
+    /// Only this signer's: the fingerprint that `ml key show` prints there
+    #[arg(long, value_name = "FINGERPRINT", requires = "verify")]
+    pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Print the fingerprint; makes the key if there is none
+    Show,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod large;
 mod moved;
 mod output;
 mod project;
+mod signing;
 mod submission;
 mod upload;
 mod verbs;
@@ -75,6 +76,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Reproduce(verb) => verbs::reproduce::reproduce(context, verb),
         Verb::Validate(verb) => verbs::validate::validate(context, verb),
         Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
+        Verb::Export(verb) => verbs::export::export(context, verb),
+        Verb::Key(cli::Key::Show) => done(verbs::export::show_key(context)),
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
         Verb::Tag(verb) => done(verbs::labels::tag(context, verb)),
         Verb::Note(verb) => done(verbs::labels::note(context, verb)),

@@ -145,6 +145,12 @@ impl Client {
         self.get(format!("/v1/runs/{}/manifest", encoded(run)))
     }
 
+    /// The same, byte by byte as its digest in the run has it.
+    pub fn manifest_bytes(&self, run: &str) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/v1/runs/{}/manifest", encoded(run));
+        self.transport.bytes(&call("GET", path, CallBody::None))
+    }
+
     /// What is wrong with a run.
     pub fn validate_run(&self, run: &str) -> Result<ValidationDto, ClientError> {
         self.get(format!("/v1/runs/{}/validation", encoded(run)))

@@ -6,6 +6,7 @@ mod code_diff;
 mod compare;
 mod completeness;
 mod defect;
+pub mod export;
 mod fuzz;
 mod json_schema;
 mod manifest;

@@ -32,7 +32,7 @@ use crate::limits::{
     CANCEL_NAMES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, JSON_BYTES_MAX, STATUS_ENDED_MAX, STATUS_OPEN_MAX,
     SUBMISSION_BYTES_MAX,
 };
-use crate::reply::{ApiError, ApiResult, ok};
+use crate::reply::{ApiError, ApiResult, json_bytes, ok};
 
 pub(crate) async fn explain(
     State(daemon): State<Arc<Daemon>>,
@@ -339,6 +339,12 @@ pub(crate) async fn manifest(
     path: PathParts,
 ) -> ApiResult<Response> {
     let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    if run.manifest_sha256.is_some()
+        && let Some(bytes) = manifest_file(&daemon, &run).await?
+    {
+        // As it was written, so that its digest can be checked.
+        return Ok(json_bytes(bytes));
+    }
     let manifest = read_manifest(&daemon, &run).await?;
     let manifest = manifest.ok_or_else(|| {
         ApiError::not_found(

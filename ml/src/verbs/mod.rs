@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod labels;

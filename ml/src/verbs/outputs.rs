@@ -87,7 +87,7 @@ fn download(context: &Context, client: &Client, outputs: &OutputsDto, folder: &P
     ))
 }
 
-fn read_listing(client: &Client, listing: ObjectId) -> Outcome<Tree> {
+pub(crate) fn read_listing(client: &Client, listing: ObjectId) -> Outcome<Tree> {
     let bytes = client.object_bytes(listing)?;
     let actual = Digest::of(&bytes);
     if actual != listing.0 {
@@ -214,7 +214,7 @@ fn check(entry: &TreeEntry, actual: Digest) -> Outcome {
     ))
 }
 
-fn damaged(what: &str, expected: Digest, actual: Digest) -> Failure {
+pub(crate) fn damaged(what: &str, expected: Digest, actual: Digest) -> Failure {
     Failure {
         code: mlmesh_api::error_code::DAMAGED.to_owned(),
         ..Failure::failed(

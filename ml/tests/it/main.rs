@@ -13,6 +13,7 @@ mod shape;
 mod compare;
 mod daemon;
 mod errors;
+mod exports;
 mod following;
 mod help;
 mod offline;
