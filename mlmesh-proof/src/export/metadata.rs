@@ -143,7 +143,7 @@ fn action(run: &ExportedRun, files: &[TreeEntry], time: fn(Micros) -> String) ->
         }));
     }
     for dataset in manifest["datasets"].as_array().into_iter().flatten() {
-        let name = format!("{}:{}", text(&dataset["name"]), text(&dataset["version"]));
+        let name = super::statement::dataset_name(dataset);
         let entity = format!("#{id}-dataset-{}", percent_encoded(&name));
         inputs.push(reference(&entity));
         entities.push(json!({

@@ -14,6 +14,7 @@
 pub mod archive;
 mod bundle;
 mod envelope;
+mod fuzz;
 mod metadata;
 mod statement;
 mod verify;

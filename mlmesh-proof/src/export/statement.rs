@@ -50,7 +50,7 @@ pub(super) fn statement(
     })];
     inputs.extend(datasets.map(|dataset| {
         json!({
-            "name": format!("{}:{}", text(&dataset["name"]), text(&dataset["version"])),
+            "name": dataset_name(dataset),
             "digest": {"sha256": dataset["checksum"]},
         })
     }));
@@ -87,6 +87,15 @@ pub(super) fn statement(
         },
     });
     statement.to_string().into_bytes()
+}
+
+/// `NAME:VERSION`, or the name of one that has no version.
+pub(super) fn dataset_name(dataset: &Value) -> String {
+    let name = text(&dataset["name"]);
+    match dataset["version"].as_str() {
+        Some(version) => format!("{name}:{version}"),
+        None => name.to_owned(),
+    }
 }
 
 fn text(value: &Value) -> &str {

@@ -196,7 +196,7 @@ fn named(defects: Vec<mlmesh_proof::Defect>) -> Vec<(String, String)> {
     named.collect()
 }
 
-fn plan(commit: CommitId, deps: DepsDigest) -> Plan {
+pub(crate) fn plan(commit: CommitId, deps: DepsDigest) -> Plan {
     Plan {
         plan_version: PLAN_VERSION,
         commit,
@@ -224,7 +224,7 @@ fn plan(commit: CommitId, deps: DepsDigest) -> Plan {
     }
 }
 
-fn attempt(number: u32, cause: Option<Cause>, code: Option<i32>) -> Attempt {
+pub(crate) fn attempt(number: u32, cause: Option<Cause>, code: Option<i32>) -> Attempt {
     let begun = i64::from(number) * 1_000;
     Attempt {
         run: RunId::from_random(7),
@@ -240,7 +240,7 @@ fn attempt(number: u32, cause: Option<Cause>, code: Option<i32>) -> Attempt {
     }
 }
 
-fn run(plan: Plan, attempts: &[Attempt]) -> Run {
+pub(crate) fn run(plan: Plan, attempts: &[Attempt]) -> Run {
     let last = attempts.last().unwrap();
     Run {
         id: RunId::from_random(7),
@@ -274,7 +274,7 @@ fn run(plan: Plan, attempts: &[Attempt]) -> Run {
     }
 }
 
-fn host() -> HostFacts {
+pub(crate) fn host() -> HostFacts {
     HostFacts {
         node: "node".parse().unwrap(),
         hostname: "host".into(),
