@@ -23,6 +23,8 @@ pub(crate) const SUBMISSION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) const JSON_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of a batch of metric points.
 pub(crate) const METRICS_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of an import: a statement over all files, and the manifests.
+pub(crate) const IMPORT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Runs that one request to cancel names.
 pub(crate) const CANCEL_NAMES_MAX: usize = mlmesh_api::CANCEL_NAMES_MAX;
 /// Bytes of a have-check: 32 for each object.

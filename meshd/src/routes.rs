@@ -12,15 +12,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
 use crate::handlers::{
-    audit, chores, chunks, datasets, events, health, labels, logs, metrics, objects, pins,
+    audit, chores, chunks, datasets, events, health, imports, labels, logs, metrics, objects, pins,
     reproductions, runs, scrub, secrets, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
 use crate::http::query::NUMBER_MAX;
 use crate::limits::{
-    BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, JSON_BYTES_MAX, LISTING_BYTES_MAX,
-    METRICS_BYTES_MAX, PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
+    BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, IMPORT_BYTES_MAX, JSON_BYTES_MAX,
+    LISTING_BYTES_MAX, METRICS_BYTES_MAX, PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
 };
 use crate::reply::ApiError;
 
@@ -467,6 +467,17 @@ fn run_routes() -> Vec<Route> {
 
 fn object_routes() -> Vec<Route> {
     vec![
+        write(
+            "/v1/imports",
+            "record runs that ended elsewhere, whose trees are there",
+            Body::Json {
+                schema: schema::<api::ImportDto>,
+                required: true,
+                bytes_max: IMPORT_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::ImportedDto>),
+            || post(imports::import),
+        ),
         read(
             "/v1/objects/{object}",
             "the bytes of an object, or the listing of a commit",

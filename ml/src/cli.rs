@@ -89,6 +89,8 @@ pub(crate) enum Verb {
     Outputs(Outputs),
     /// Write a run, or a sweep, into one signed file that others can check
     Export(Export),
+    /// Bring an export into this daemon, as a run to look at
+    Import(Import),
     /// Show the key that signs your exports
     #[command(subcommand)]
     Key(Key),
@@ -386,6 +388,15 @@ pub(crate) struct Export {
     pub(crate) verify: Option<PathBuf>,
     /// Only this signer's: the fingerprint that `ml key show` prints there
     #[arg(long, value_name = "FINGERPRINT", requires = "verify")]
+    pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The export; it is verified first
+    pub(crate) file: PathBuf,
+    /// Only this signer's: the fingerprint that `ml key show` prints there
+    #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
 }
 

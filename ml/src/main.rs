@@ -77,6 +77,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Validate(verb) => verbs::validate::validate(context, verb),
         Verb::Outputs(verb) => done(verbs::outputs::outputs(context, verb)),
         Verb::Export(verb) => verbs::export::export(context, verb),
+        Verb::Import(verb) => verbs::import::import(context, verb),
         Verb::Key(cli::Key::Show) => done(verbs::export::show_key(context)),
         Verb::Cancel(verb) => verbs::runs::cancel(context, verb),
         Verb::Tag(verb) => done(verbs::labels::tag(context, verb)),

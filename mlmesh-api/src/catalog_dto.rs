@@ -91,6 +91,35 @@ pub struct DatasetsDto {
     pub datasets: Vec<DatasetDto>,
 }
 
+/// Schema name of [`ImportedDto`].
+pub const IMPORTED_SCHEMA: &str = "mlmesh.imported/1";
+
+/// An export without its contents, which were sent as objects and commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportDto {
+    /// `attestation.dsse.json`, byte by byte.
+    pub envelope: String,
+    /// The manifests by their names in the archive, byte by byte.
+    pub manifests: std::collections::BTreeMap<String, String>,
+}
+
+/// What was imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportedDto {
+    /// [`IMPORTED_SCHEMA`].
+    pub schema: String,
+    /// The run or sweep.
+    #[schemars(schema_with = "wire::run_id")]
+    pub id: mlmesh_model::RunId,
+    /// False when it was here already.
+    pub fresh: bool,
+    /// Runs, without the parent of a sweep.
+    pub runs: u64,
+    /// Who signed it.
+    pub signer: String,
+}
+
 /// Registers what lies at `path` under a name and version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

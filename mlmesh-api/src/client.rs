@@ -13,10 +13,11 @@ use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transpor
 use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
     ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto,
-    Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey, LabelsDto, LogPageDto,
-    OutputsDto, PinDto, PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto,
-    ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
-    StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto, read_key,
+    Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey, ImportDto, ImportedDto,
+    LabelsDto, LogPageDto, OutputsDto, PinDto, PinRequestDto, PinsDto, PruneDto, PruneRequestDto,
+    RegisterDatasetDto, ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto,
+    SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto,
+    read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -271,6 +272,11 @@ impl Client {
     pub fn commit(&self, listing: &[u8], key: &IdempotencyKey) -> Result<CommitDto, ClientError> {
         let answer = self.binary("/v1/commits", listing, Some(key))?;
         answer_json("/v1/commits", &answer)
+    }
+
+    /// Records runs that ended elsewhere, whose objects and trees were sent.
+    pub fn import(&self, import: &ImportDto) -> Result<ImportedDto, ClientError> {
+        self.long_post("/v1/imports".to_owned(), import, None)
     }
 
     /// How far the upload of a large object has come.

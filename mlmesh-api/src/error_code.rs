@@ -38,6 +38,10 @@ pub const STALE_TOKEN: &str = "stale_token";
 pub const WRONG_PHASE: &str = "wrong_phase";
 /// The commit lacks objects in the store.
 pub const COMMIT_INCOMPLETE: &str = "commit_incomplete";
+/// What is imported contradicts itself, or its signature does not hold.
+pub const BAD_IMPORT: &str = "bad_import";
+/// A run of this id is there, and it is another one.
+pub const RUN_EXISTS: &str = "run_exists";
 /// An object, frame or listing is not what its digest or form says.
 pub const BAD_OBJECT: &str = "bad_object";
 /// A part of the daemon is away: retry later.
@@ -87,6 +91,8 @@ pub const ERROR_CODES: &[&str] = &[
     STALE_TOKEN,
     WRONG_PHASE,
     COMMIT_INCOMPLETE,
+    BAD_IMPORT,
+    RUN_EXISTS,
     BAD_OBJECT,
     UNAVAILABLE,
     SHUTTING_DOWN,

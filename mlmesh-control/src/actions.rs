@@ -308,6 +308,7 @@ pub(crate) async fn retry(
         RunKind::Single | RunKind::Child { .. } => vec![run],
     };
     targets.retain(|run| match run.phase {
+        _ if run.is_imported() => false,
         Phase::Failed | Phase::Interrupted => true,
         Phase::Cancelled => !failed_only,
         Phase::Queued | Phase::Starting | Phase::Running | Phase::Finishing | Phase::Completed => {
@@ -318,7 +319,7 @@ pub(crate) async fn retry(
         action: "retry",
         run: id,
         phase,
-        allowed: "only failed, cancelled and interrupted runs can be retried",
+        allowed: "only failed, cancelled and interrupted runs of this daemon can be retried",
     };
     let Some(first) = targets.first() else {
         return Err(refused);

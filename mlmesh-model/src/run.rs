@@ -100,10 +100,18 @@ impl Labels {
 }
 
 impl Run {
+    /// Whether it ran elsewhere and was imported.
+    pub fn is_imported(&self) -> bool {
+        self.trust.as_ref().is_some_and(Trust::is_imported)
+    }
+
     /// The level that counts now: predicted until the run has ended, then computed.
     /// One that ended before its command was started has nothing but its record,
     /// whatever was predicted.
     pub fn standing_trust(&self) -> Option<Trust> {
+        if self.is_imported() {
+            return self.trust.clone();
+        }
         let executes = !matches!(self.kind, RunKind::Parent { .. });
         if executes && self.phase.is_ended() && self.started_at.is_none() {
             return Some(Trust::never_started());

@@ -30,6 +30,11 @@ pub trait Store: Send + Sync {
     /// first outcome; with another one it is [`StoreError::IdempotencyMismatch`].
     fn submit(&self, submit: Submit) -> BoxFuture<'_, Result<Submitted, StoreError>>;
 
+    /// Takes over runs that have ended elsewhere, with their attempts; all or nothing.
+    /// They get a `seq` each, in the order given; a sweep's phase and times follow from
+    /// its points. An id that is known already is [`StoreError::RunExists`].
+    fn import(&self, import: Import) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Takes a queued run for a node: phase `starting`, attempt + 1, token + 1,
     /// queue row gone. [`StoreError::NotQueued`] when it is not there any more.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Attempt, StoreError>>;
@@ -212,6 +217,17 @@ pub trait Store: Send + Sync {
 
     /// Writes and reads back one row: what `/health/ready` asks.
     fn check(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Input of [`Store::import`].
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// Runs in order; a parent stands before its children. All but parents have ended.
+    pub runs: Vec<Run>,
+    /// Their attempts.
+    pub attempts: Vec<Attempt>,
+    /// Who imported what.
+    pub audit: AuditNote,
 }
 
 /// Input of [`Store::submit`].

@@ -67,6 +67,9 @@ pub struct TrustReason {
     pub hint: String,
 }
 
+/// Code of the reason of a run that was imported.
+const IMPORTED: &str = "imported";
+
 /// What is known of a run, or would be.
 #[derive(Debug, Clone, Default)]
 pub struct TrustFacts {
@@ -127,6 +130,29 @@ impl Trust {
             }],
             reproduced: None,
         }
+    }
+
+    /// Of a run that was imported: here nothing of it was seen to happen. What its
+    /// exporter says of it is named, and his reasons are kept.
+    pub fn imported(claimed: Option<&Trust>, signer: &str) -> Self {
+        let level = claimed.map_or(TrustLevel::L0, |trust| trust.level);
+        let mut reasons = vec![TrustReason {
+            level: TrustLevel::L1,
+            code: IMPORTED.to_owned(),
+            message: format!("imported: {level} as signed by {signer}"),
+            hint: "`ml reproduce` runs it again here".to_owned(),
+        }];
+        reasons.extend(claimed.into_iter().flat_map(|trust| trust.reasons.clone()));
+        Self {
+            level: TrustLevel::L0,
+            reasons,
+            reproduced: None,
+        }
+    }
+
+    /// Whether it is that of a run that was imported.
+    pub fn is_imported(&self) -> bool {
+        self.reasons.iter().any(|reason| reason.code == IMPORTED)
     }
 
     /// Climbs the ladder. L4 is never reached here: it needs two runs.

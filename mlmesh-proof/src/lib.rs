@@ -23,7 +23,7 @@ pub use completeness::completeness;
 pub use defect::Defect;
 pub use manifest::{
     Extras, MANIFEST_FILE, MANIFEST_JSON_SCHEMA, MANIFEST_SCHEMA, OUTPUTS_LISTED_MAX, manifest,
-    shape, write_manifest,
+    shape, write_manifest, write_manifest_bytes,
 };
 pub use reproduction::{RunResult, judge};
 pub use trust::final_trust;

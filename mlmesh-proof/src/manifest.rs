@@ -146,15 +146,20 @@ fn environment(plan: &Plan, extras: &Extras) -> Option<Value> {
 pub fn write_manifest(folder: &Path, manifest: &Value) -> io::Result<Digest> {
     let mut bytes = serde_json::to_vec_pretty(manifest)?;
     bytes.push(b'\n');
+    write_manifest_bytes(folder, MANIFEST_FILE, &bytes)?;
+    Ok(Digest::of(&bytes))
+}
+
+/// Writes a file of a run's folder, whole or not at all; then it is on disk. Blocking.
+pub fn write_manifest_bytes(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    let partial = folder.join(format!(".{MANIFEST_FILE}.partial"));
+    let partial = folder.join(format!(".{name}.partial"));
     let mut file = File::create(&partial)?;
-    file.write_all(&bytes)?;
-    std::fs::rename(&partial, folder.join(MANIFEST_FILE))?;
+    file.write_all(bytes)?;
+    std::fs::rename(&partial, folder.join(name))?;
     // After the renaming, which then is in the same commit of the file system. A torn
     // file is written again, since the store does not know of it yet.
-    file.sync_all()?;
-    Ok(Digest::of(&bytes))
+    file.sync_all()
 }
 
 #[cfg(test)]

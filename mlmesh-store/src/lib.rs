@@ -19,6 +19,7 @@ mod audit;
 mod catalog;
 mod crash;
 mod group;
+mod import;
 mod labels;
 mod laws;
 mod migrate;

@@ -10,6 +10,12 @@ macro_rules! store_port {
                     .write(WriteKind::Submit, |tx| Box::pin(write::submit(tx, submit)))
             }
 
+            fn import(&self, import: Import) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.writer.write(WriteKind::Submit, |tx| {
+                    Box::pin(crate::import::import(tx, import))
+                })
+            }
+
             fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Attempt, StoreError>> {
                 self.writer
                     .write(WriteKind::Claim, |tx| Box::pin(write::claim(tx, claim)))
@@ -282,9 +288,9 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
-    FencingToken, LabelChange, Labels, MetricSummary, Micros, Moved, Name, Phase, Pin, PinTarget,
-    References, Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError, Submit,
-    Submitted, Tenant, UnleasedMove,
+    FencingToken, Import, LabelChange, Labels, MetricSummary, Micros, Moved, Name, Phase, Pin,
+    PinTarget, References, Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError,
+    Submit, Submitted, Tenant, UnleasedMove,
 };
 
 use crate::crash::WriteKind;

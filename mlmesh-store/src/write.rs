@@ -91,7 +91,7 @@ async fn earlier_submission<S: Sql>(
     Ok(Some(Submitted { id, fresh: false }))
 }
 
-async fn insert_runs<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreError> {
+pub(crate) async fn insert_runs<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreError> {
     let sweeps = sweeps_of(runs);
     for chunk in runs.chunks(CHUNK_ROWS) {
         let mut inserts = Vec::with_capacity(chunk.len());
@@ -117,6 +117,7 @@ async fn insert_runs<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreEr
         let queued: Vec<_> = chunk
             .iter()
             .filter(|run| !matches!(run.kind, RunKind::Parent { .. }))
+            .filter(|run| run.phase == Phase::Queued)
             .map(|run| vec![Param::count(run.seq.0)])
             .collect();
         tx.sql
@@ -144,32 +145,39 @@ fn sweeps_of(runs: &[Run]) -> HashMap<RunId, (i64, Template)> {
     sweeps
 }
 
-async fn insert_counts<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreError> {
-    let mut tenants: BTreeMap<&Tenant, i64> = BTreeMap::new();
-    let mut points: HashMap<RunId, i64> = HashMap::new();
+pub(crate) async fn insert_counts<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<(), StoreError> {
+    let mut tenants: BTreeMap<&Tenant, PhaseCounts> = BTreeMap::new();
     for run in runs {
-        match run.kind {
-            RunKind::Parent { .. } => continue,
-            RunKind::Child { parent, .. } => *points.entry(parent).or_default() += 1,
-            RunKind::Single => {}
+        if !matches!(run.kind, RunKind::Parent { .. }) {
+            tenants.entry(&run.tenant).or_default()[phase_code(run.phase)] += 1;
         }
-        *tenants.entry(&run.tenant).or_default() += 1;
     }
-    for (tenant, count) in tenants {
-        let mut counts = PhaseCounts::default();
-        counts[phase_code(Phase::Queued)] = count;
+    for (tenant, counts) in tenants {
         count_tenant(&mut tx.sql, tenant, &counts).await?;
     }
+    let points = points_by_phase(runs);
     for run in runs {
         if let RunKind::Parent { .. } = run.kind {
             const INSERT: &str = "INSERT INTO sweeps (parent, n0, n1, n2, n3, n4, n5, n6, n7) \
-                                  VALUES ($1, $2, 0, 0, 0, 0, 0, 0, 0)";
-            let points = points.get(&run.id).copied().unwrap_or(0);
-            let params = [Param::count(run.seq.0), Param::Int(points)];
+                                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+            let points = points.get(&run.id).copied().unwrap_or_default();
+            let mut params = vec![Param::count(run.seq.0)];
+            params.extend(points.iter().map(|count| Param::Int(*count)));
             tx.sql.run(INSERT, &params).await?;
         }
     }
     Ok(())
+}
+
+/// The points of each sweep.
+pub(crate) fn points_by_phase(runs: &[Run]) -> HashMap<RunId, PhaseCounts> {
+    let mut points: HashMap<RunId, PhaseCounts> = HashMap::new();
+    for run in runs {
+        if let RunKind::Child { parent, .. } = run.kind {
+            points.entry(parent).or_default()[phase_code(run.phase)] += 1;
+        }
+    }
+    points
 }
 
 pub(crate) async fn claim<S: Sql>(tx: &mut Tx<S>, claim: Claim) -> Result<Attempt, StoreError> {
@@ -397,7 +405,7 @@ pub(crate) async fn sweep_moved<S: Sql>(
     emit_phase(tx, point, id, (phase, None, 0), time).await
 }
 
-async fn emit_phase<S: Sql>(
+pub(crate) async fn emit_phase<S: Sql>(
     tx: &mut Tx<S>,
     owner: &Run,
     id: RunId,
@@ -429,6 +437,6 @@ pub(crate) fn phase_event(
     }
 }
 
-fn time_or_null(time: Option<Micros>) -> Param<'static> {
+pub(crate) fn time_or_null(time: Option<Micros>) -> Param<'static> {
     Param::or_null(time.map(|time| Param::Int(time.0)))
 }

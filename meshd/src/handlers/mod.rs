@@ -7,6 +7,7 @@ pub(crate) mod chunks;
 pub(crate) mod datasets;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod imports;
 pub(crate) mod labels;
 pub(crate) mod logs;
 pub(crate) mod metrics;

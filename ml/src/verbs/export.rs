@@ -52,6 +52,7 @@ fn make(context: &Context, run: &str, path: &Path) -> Outcome {
     let client = context.client()?;
     let run = client.run(run)?;
     refuse_unfinished(&run)?;
+    refuse_foreign(&run)?;
     let source = source(&client, &run)?;
     let key = signing::key(output)?;
     let signed_at = Timestamp(now()).to_string();
@@ -104,6 +105,23 @@ fn refuse_unfinished(run: &RunDto) -> Outcome {
                 run.id, run.phase
             ),
             format!("`ml watch {}` waits for it", run.id),
+        )
+    })
+}
+
+/// What somebody else signed is passed on as it came.
+fn refuse_foreign(run: &RunDto) -> Outcome {
+    let trust = run.trust.as_ref();
+    let reasons = trust.into_iter().flat_map(|trust| &trust.reasons);
+    let Some(reason) = reasons.into_iter().find(|reason| reason.code == "imported") else {
+        return Ok(());
+    };
+    Err(Failure {
+        exit: Exit::Refused,
+        ..Failure::failed(
+            "run_imported",
+            format!("run `{}` did not run here; {}", run.id, reason.message),
+            "pass on the file that it came in: it carries its signer's word",
         )
     })
 }

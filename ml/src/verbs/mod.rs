@@ -7,6 +7,7 @@ pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod labels;

@@ -130,3 +130,102 @@ fn a_key_that_others_can_read_signs_nothing() {
         refused.stderr
     );
 }
+
+#[test]
+fn an_import_shows_what_its_signer_says_and_no_trust_of_its_own() {
+    let mesh = Mesh::up();
+    let (id, file) = exported(&mesh);
+    let other = Mesh::up();
+    fs::copy(&file, other.place.project().join("x.zip")).unwrap();
+    let theirs = mesh.ml(&["key", "show"]).exits(0).stdout.trim().to_owned();
+    let nobody = format!("ed25519:{}", "0".repeat(64));
+    other.ml(&["import", "x.zip", "--signer", &nobody]).exits(1);
+    other.ml(&["info", &id]).exits(4);
+    let imported = other.ml(&["import", "x.zip", "--signer", &theirs, "--json"]);
+    let imported = imported.exits(0).json();
+    assert_eq!(imported["fresh"], true, "{imported:#}");
+    assert_eq!(imported["run"], id.as_str());
+
+    let here = other.ml(&["info", &id, "--json"]).exits(0).json();
+    let there = mesh.ml(&["info", &id, "--json"]).exits(0).json();
+    for key in [
+        "plan_sha256",
+        "commit",
+        "manifest",
+        "manifest_sha256",
+        "outputs",
+        "metrics",
+        "phase",
+        "attempts",
+    ] {
+        assert_eq!(here[key], there[key], "{key}");
+    }
+    assert_eq!(here["trust"]["level"], "L0");
+    let reason = &here["trust"]["reasons"][0];
+    assert_eq!(reason["code"], "imported");
+    let claimed = there["trust"]["level"].as_str().unwrap();
+    assert_eq!(
+        reason["message"],
+        format!("imported: {claimed} as signed by {theirs}")
+    );
+    other.ml(&["outputs", &id, "-o", "out"]).exits(0);
+    let output = fs::read_to_string(other.place.project().join("out/model.txt"));
+    assert_eq!(output.unwrap(), "ok");
+    let found = other
+        .ml(&["validate", "--task", &id, "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(found["defects_total"], 0, "{found:#}");
+    other.ml(&["audit", "verify"]).exits(0);
+
+    // Again: nothing changes. Where it ran: it is in the way.
+    let again = other.ml(&["import", "x.zip", "--json"]).exits(0).json();
+    assert_eq!(again["fresh"], false);
+    let taken = mesh.ml(&["import", "x.zip", "--json"]);
+    assert!(taken.stderr.contains("\"run_exists\""), "{}", taken.stderr);
+    assert_ne!(taken.code, 0);
+    // What somebody else signed is neither retried nor signed anew.
+    let refused = other.ml(&["export", &id, "-o", "y.zip", "--json"]).exits(3);
+    assert!(
+        refused.stderr.contains("\"run_imported\""),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_sweep_is_imported_with_its_points() {
+    let mesh = Mesh::up();
+    let more = "outputs: [model.txt]\nparams: {word: ok}\nsweep: {word: [ok, exit, two]}";
+    let id = mesh.queue(&mesh.recipe("grid", &["${word}", "3"], more));
+    mesh.wait_for_phase(&id, "failed");
+    mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
+    let other = Mesh::up();
+    let file = mesh.place.project().join("x.zip");
+    fs::copy(file, other.place.project().join("x.zip")).unwrap();
+    other.ml(&["import", "x.zip"]).exits(0);
+    let here = other.ml(&["info", &id, "--json"]).exits(0).json();
+    let there = mesh.ml(&["info", &id, "--json"]).exits(0).json();
+    for key in ["phase", "plan_sha256", "children", "children_counts"] {
+        assert_eq!(here[key], there[key], "{key}");
+    }
+    let points = |mesh: &Mesh| {
+        let listed = mesh
+            .ml(&["list", "--parent", &id, "--json"])
+            .exits(0)
+            .json();
+        let runs = listed["runs"].as_array().unwrap();
+        let facts = runs
+            .iter()
+            .map(|run| ["id", "phase", "params", "exit_code", "index"].map(|key| run[key].clone()));
+        facts.collect::<Vec<_>>()
+    };
+    assert_eq!(points(&other), points(&mesh));
+    let retried = other.ml(&["retry", &id, "--json"]);
+    assert!(
+        retried.stderr.contains("\"wrong_phase\""),
+        "{}",
+        retried.stderr
+    );
+    other.ml(&["validate", "--task", &id]).exits(0);
+}

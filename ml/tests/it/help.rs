@@ -27,6 +27,7 @@ const VERBS: &[&[&str]] = &[
     &["validate"],
     &["outputs"],
     &["export"],
+    &["import"],
     &["key"],
     &["key", "show"],
     &["cancel"],

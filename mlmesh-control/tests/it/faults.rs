@@ -70,6 +70,7 @@ macro_rules! passes {
 impl Store for Flaky {
     writes! {
         submit(submit: Submit) -> Submitted;
+        import(import: Import) -> ();
         claim(claim: Claim) -> Attempt;
         advance(advance: Advance) -> Run;
         move_unleased(change: UnleasedMove) -> Moved;

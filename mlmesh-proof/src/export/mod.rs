@@ -16,6 +16,7 @@ mod bundle;
 mod envelope;
 mod fuzz;
 mod metadata;
+mod record;
 mod statement;
 mod verify;
 
@@ -24,5 +25,6 @@ pub use envelope::{
     ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, Fingerprint, FingerprintError, KeyError,
     SigningKey,
 };
+pub use record::records;
 pub use statement::{Claims, check_claims};
 pub use verify::{Parts, Verified, VerifyError, parts, verify};

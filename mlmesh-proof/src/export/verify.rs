@@ -48,12 +48,27 @@ pub struct Verified {
 pub struct Parts {
     /// Of a sweep: what it is.
     pub sweep: Option<SweepManifest>,
+    /// The bytes of its manifest.
+    pub sweep_bytes: Option<Vec<u8>>,
     /// Its runs in order.
     pub runs: Vec<ExportedRun>,
     /// The commit's tree, under names of its own.
     pub code: Tree,
     /// Every file but the attestation.
     pub files: Tree,
+}
+
+impl Parts {
+    /// The manifests by name, as they were signed.
+    pub fn manifests(&self) -> Vec<(String, Vec<u8>)> {
+        let runs = self.runs.iter();
+        let mut all: Vec<_> = runs
+            .map(|run| (format!("{}{MANIFEST_FILE}", run.folder), run.bytes.clone()))
+            .collect();
+        let sweep = self.sweep_bytes.iter();
+        all.extend(sweep.map(|bytes| (MANIFEST_FILE.to_owned(), bytes.clone())));
+        all
+    }
 }
 
 /// Why an export does not hold.
@@ -263,6 +278,7 @@ pub fn parts(claims: &Claims, documents: &BTreeMap<String, Vec<u8>>) -> Result<P
     match defects.is_empty() {
         false => Err(defects),
         true => Ok(Parts {
+            sweep_bytes: sweep.as_ref().map(|_| root.0),
             sweep,
             runs,
             code,

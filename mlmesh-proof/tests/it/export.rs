@@ -227,7 +227,8 @@ fn each_change_of_the_files_has_its_name() {
     let find = |entries: &[TreeEntry], path: &str| {
         entries.iter().position(|entry| entry.path == path).unwrap()
     };
-    let cases: [(fn(&mut Vec<TreeEntry>, usize), &[&str]); 5] = [
+    type Change = fn(&mut Vec<TreeEntry>, usize);
+    let cases: [(Change, &[&str]); 5] = [
         (
             |entries, at| {
                 entries[at].object = ObjectId(Digest::of(b"x"));

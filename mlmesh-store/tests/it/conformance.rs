@@ -1,6 +1,7 @@
 //! What the `Store` port promises, asked of every backend.
 
 mod catalog;
+mod imports;
 mod moves;
 mod reads;
 pub(crate) mod reproductions;
@@ -14,6 +15,7 @@ use mlmesh_testkit::postgres::PostgresServer;
 
 use crate::fixtures::*;
 use catalog::*;
+use imports::*;
 use moves::*;
 use reads::*;
 use reproductions::*;
@@ -56,6 +58,7 @@ cases! {
     points_that_differ_everywhere_come_back_too,
     a_submission_is_all_or_nothing,
     a_repeated_key_gives_the_first_outcome,
+    what_ended_elsewhere_is_taken_over_whole_or_not_at_all,
     a_claim_takes_the_run_from_the_queue,
     an_old_token_is_refused_and_changes_nothing,
     the_phase_table_is_kept,
