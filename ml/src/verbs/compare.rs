@@ -59,7 +59,16 @@ fn manifest(context: &Context, name: &str) -> Outcome<Value> {
     if is_path(name) {
         return read_manifest(Path::new(name));
     }
-    Ok(context.client()?.manifest(name)?)
+    let client = context.client()?;
+    let run = client.run(name)?;
+    let Some(mut manifest) = run.manifest else {
+        // There is none, and the daemon says why.
+        return Ok(client.manifest(name)?);
+    };
+    // A manifest has what stood on the run when it was written.
+    manifest["tags"] = json!(run.tags);
+    manifest["note"] = json!(run.note);
+    Ok(manifest)
 }
 
 impl Comparison {

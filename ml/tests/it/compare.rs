@@ -33,6 +33,13 @@ fn points_of_a_sweep_differ_in_one_line() {
         (none.stdout.as_str(), none.stderr.as_str()),
         ("", "nothing differs\n")
     );
+    // What people write after the end counts as it stands now.
+    mesh.ml(&["tag", &b, "stage=final"]).exits(0);
+    let tagged = mesh.ml(&["compare", &a, &b]).exits(0).stdout;
+    assert_eq!(
+        tagged,
+        "params  lr     0.1 → 0.25\nlabels  stage  – → final\n"
+    );
     // A sweep has no manifest of its own.
     let refused = mesh.ml(&["compare", &a, &sweep, "--json"]).exits(4);
     assert!(refused.stderr.contains("each point"), "{}", refused.stderr);
