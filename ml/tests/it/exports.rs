@@ -3,10 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::mesh::Mesh;
+use crate::program::answer;
 
 /// A run that has completed, exported; its id and the file.
 fn exported(mesh: &Mesh) -> (String, PathBuf) {
@@ -228,4 +231,127 @@ fn a_sweep_is_imported_with_its_points() {
         retried.stderr
     );
     other.ml(&["validate", "--task", &id]).exits(0);
+}
+
+/// Says that a program is not there, which continuous integration does not accept.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+fn may_be_missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what} is missing");
+    println!("skipped: {what} is missing");
+}
+
+#[test]
+fn a_reviewer_checks_an_export_by_hand_as_the_document_says() {
+    let mesh = Mesh::up();
+    let (_, file) = exported(&mesh);
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/export.md");
+    let document = fs::read_to_string(document).unwrap();
+    let (_, script) = document.split_once("```python\n").unwrap();
+    let (script, _) = script.split_once("```").unwrap();
+    let check = || {
+        Command::new("python3")
+            .args(["-c", script])
+            .arg(&file)
+            .current_dir(mesh.place.project())
+            .output()
+            .unwrap()
+    };
+    if Command::new("openssl").arg("version").output().is_err() {
+        return may_be_missing("openssl");
+    }
+    let said = check();
+    let words = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success(), "{words}");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(6).position(|part| part == b"sha256").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    assert!(!check().status.success());
+}
+
+#[test]
+fn rocrate_validator_accepts_the_crate_offline() {
+    let python = std::env::var_os("MLMESH_TEST_PYTHON").map(PathBuf::from);
+    let validator = |python: &PathBuf| python.with_file_name("rocrate-validator").is_file();
+    let Some(python) = python.filter(validator) else {
+        return may_be_missing("rocrate-validator");
+    };
+    let mesh = Mesh::up();
+    let more = "outputs: [model.txt]\nparams: {word: ok}\nsweep: {word: [ok, \"a b\"]}";
+    let sweep = mesh.queue(&mesh.recipe("grid", &["${word}"], more));
+    mesh.wait_for_phase(&sweep, "completed");
+    let (run, _) = exported(&mesh);
+    for id in [run, sweep] {
+        mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
+        let crate_folder = mesh.place.path(&id);
+        let unpack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])";
+        let unpacked = Command::new(&python)
+            .args(["-c", unpack])
+            .arg(mesh.place.project().join("x.zip"))
+            .arg(&crate_folder)
+            .status();
+        assert!(unpacked.unwrap().success());
+        let check = |folder: &PathBuf| {
+            Command::new(&python)
+                .arg(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/rocrate/offline.py"
+                ))
+                .arg(folder)
+                .output()
+                .unwrap()
+        };
+        let said = check(&crate_folder);
+        let words = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.status.success(), "{words}");
+        let path = crate_folder.join("ro-crate-metadata.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"instrument\"", "\"tool\"")).unwrap();
+        assert!(!check(&crate_folder).status.success());
+    }
+}
+
+#[test]
+fn an_import_that_is_cut_is_repeated() {
+    let mesh = Mesh::up();
+    let (id, file) = exported(&mesh);
+    for point in ["rows_written", "before_commit", "after_commit"] {
+        let other = Mesh::up();
+        other.ml(&["down"]).exits(0);
+        fs::copy(&file, other.place.project().join("x.zip")).unwrap();
+        let mut up = other.place.command(&["up", "--port", "0"]);
+        up.env("MLMESH_CRASH_AT", format!("store.submit.{point}"));
+        answer(&mut up).exits(0);
+        assert_ne!(other.ml(&["import", "x.zip"]).code, 0, "{point}");
+        other.ml(&["up", "--port", "0"]).exits(0);
+        let again = other.ml(&["import", "x.zip", "--json"]).exits(0).json();
+        assert_eq!(again["fresh"], point != "after_commit", "{point}");
+        other.ml(&["validate", "--task", &id]).exits(0);
+        let listed = other.ml(&["list", "--json"]).exits(0).json();
+        assert_eq!(listed["runs"].as_array().unwrap().len(), 1, "{point}");
+    }
+}
+
+#[test]
+fn an_export_that_is_killed_leaves_a_whole_file_or_none() {
+    let mesh = Mesh::up();
+    let (id, file) = exported(&mesh);
+    let mut whole = 0;
+    for delay in 0..12_u64 {
+        drop(fs::remove_file(&file));
+        let mut command = mesh.place.command(&["export", &id, "-o", "x.zip"]);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let due = Instant::now() + Duration::from_millis(10 * delay);
+        while Instant::now() < due {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if file.exists() {
+            whole += 1;
+            mesh.ml(&["export", "--verify", "x.zip"]).exits(0);
+        }
+    }
+    assert!(whole < 12, "none was killed early enough");
+    mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
 }
