@@ -10,6 +10,7 @@
     reason = "a test stops where an expectation fails"
 )]
 
+mod deaths;
 mod peer;
 
 use std::path::PathBuf;
@@ -68,7 +69,9 @@ fn completed(site: &Site, run: &str) -> Value {
     let mut info = Value::Null;
     let ended = mlmesh_testkit::kill::wait_until(PATIENCE, || {
         info = site.info(run);
-        info["ended_at"] != Value::Null
+        // The end is recorded before its manifest.
+        let ended = ["completed", "failed", "cancelled", "interrupted"];
+        ended.iter().any(|phase| info["phase"] == *phase)
     });
     let logs = site.ml(&["logs", run]);
     assert!(

@@ -7,6 +7,7 @@ mod big;
 mod cli;
 mod idle;
 mod jobs;
+mod mlflow;
 mod proof;
 mod snapshot;
 mod status;
@@ -62,6 +63,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "proof",
         run: proof::run,
+        everyday: true,
+    },
+    Bench {
+        name: "mlflow",
+        run: mlflow::run,
         everyday: true,
     },
     Bench {
