@@ -58,7 +58,7 @@ impl ObjectStore {
         let mut checkout = Checkout {
             store: self,
             destination,
-            buffer: vec![0; COPY_BUFFER_BYTES],
+            buffer: Vec::new(),
             reflink: true,
             folders: vec![(String::new(), root)],
             done: CheckedOut::default(),
@@ -83,6 +83,7 @@ const COPY_BUFFER_BYTES: usize = 256 << 10;
 struct Checkout<'a> {
     store: &'a ObjectStore,
     destination: &'a Path,
+    /// For large files; most trees have none.
     buffer: Vec<u8>,
     /// Until the file system has said no.
     reflink: bool,
@@ -130,6 +131,7 @@ impl Checkout<'_> {
                     File::open(&path).map_err(|error| io_error("open", &path, error))?;
                 let cloned = self.reflink && ioctl_ficlone(&file, &source).is_ok();
                 self.reflink = cloned;
+                self.buffer.resize(COPY_BUFFER_BYTES, 0);
                 let copied = if cloned { None } else { Some(&mut file) };
                 let digest = copy(&mut source, copied, &mut self.buffer)
                     .map_err(|error| self.error(entry, error))?;
