@@ -1,5 +1,5 @@
 //! How long a Python job takes whose environment is there already: `ml run`, from the
-//! snapshot to the job's exit code, against the same interpreter started alone.
+//! snapshot to the job's exit code, against the environment's interpreter started alone.
 
 use std::fs;
 use std::process::Command;
@@ -15,15 +15,10 @@ use crate::workspace::Workspace;
 const ROUNDS: usize = 5;
 const TIMES: u32 = 20;
 const PYTHON: &str = "python3";
-/// The version, and the program itself: `python3` may be a script that looks for it.
-const ASKED: &str = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)";
+const ASKED: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
-    let said = step::read(Command::new(PYTHON).args(["-c", ASKED]))?;
-    let (version, python) = said
-        .trim()
-        .split_once(' ')
-        .context("Python says its version and its place")?;
+    let version = step::read(Command::new(PYTHON).args(["-c", ASKED]))?;
     let mesh = Mesh::new(workspace, "release")?;
     let daemon = mesh.up()?;
     let project = mesh.folder().join("warm");
@@ -32,9 +27,20 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
     let recipe = format!(
         "experiment:\n  name: warm\n  command: [python, -c, pass]\n  seed: none\n  resources: {{cpus: 1}}\n  \
          environment: {{python: \"{}\", lock: requirements.lock}}\n",
-        version
+        version.trim()
     );
     fs::write(project.join("warm.yaml"), recipe)?;
+    // The one on PATH may load packages of its own, which takes longer than the job.
+    step::quiet(
+        mesh.ml(&["run", "warm.yaml", "--repro-policy", "relaxed"])
+            .current_dir(&project),
+    )?;
+    let environments = mesh.data().join("data/objects/environments");
+    let built = fs::read_dir(&environments)?.flatten().next();
+    let python = built
+        .context("an environment was built")?
+        .path()
+        .join("bin/python");
     let mut rows = Vec::new();
     for policy in ["relaxed", "strict"] {
         let (ours, peer) = paired(
@@ -47,7 +53,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
             },
             || {
                 measure(Clock::Children, TIMES, || {
-                    step::quiet(Command::new(python).args(["-c", "pass"])).map(drop)
+                    step::quiet(Command::new(&python).args(["-c", "pass"])).map(drop)
                 })
             },
         )?;
