@@ -16,6 +16,7 @@ mod errors;
 mod exports;
 mod following;
 mod help;
+mod json;
 mod offline;
 mod runs;
 mod secrets;
