@@ -222,6 +222,9 @@ impl Server {
             .arg("--backend-store-uri")
             .arg(format!("sqlite:///{}/store.db", home.path().display()))
             .env("PATH", path)
+            .env("TMPDIR", home.path())
+            // They leave folders in shared memory, and nobody asks for them.
+            .env("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
             .env("MLFLOW_DISABLE_TELEMETRY", "true")
             .env("GIT_PYTHON_REFRESH", "quiet")
             .current_dir(home.path())
