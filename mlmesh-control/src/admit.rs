@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use mlmesh_model::{
-    AuditNote, Digest, FencingToken, Labels, Phase, PlanDigest, Refusal, Run, RunId, RunKind,
-    RunQuery, Sequence, StoreError, Submission, Submit, Trust, TrustLevel, Workload,
+    AuditNote, Digest, NewRun, PlanDigest, Refusal, Run, RunId, RunKind, RunQuery, StoreError,
+    Submission, Submit, Trust, TrustLevel, Workload,
 };
 use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
 
@@ -130,9 +130,8 @@ fn records(
 ) -> Vec<Run> {
     let Workload::Experiment(experiment) = &submission.workload;
     let draw = || RunId::from_random((inner.ports.random)());
-    let base = Run {
+    let base = NewRun {
         id: draw(),
-        seq: Sequence(0),
         tenant: caller.tenant.clone(),
         owner: caller.owner.clone(),
         name: experiment.name.clone(),
@@ -142,30 +141,17 @@ fn records(
         plan_sha256,
         placement: preflight.placement,
         git: submission.git.clone(),
-        phase: Phase::Queued,
-        cause: None,
-        message: String::new(),
-        exit: None,
-        attempts: 0,
-        token: FencingToken(0),
-        queued_at: inner.ports.clock.now(),
-        not_before: None,
-        started_at: None,
-        ended_at: None,
         trust: Some(preflight.trust),
-        metrics: Default::default(),
-        outputs: None,
-        manifest_sha256: None,
-        isolation: None,
-        pinned: false,
-        labels: Labels::default(),
+        queued_at: inner.ports.clock.now(),
     };
-    let planned = |id: RunId, kind: RunKind, planned: PlannedRun| Run {
-        id,
-        kind,
-        plan: Some(planned.plan),
-        plan_sha256: planned.plan_sha256,
-        ..base.clone()
+    let planned = |id: RunId, kind: RunKind, planned: PlannedRun| {
+        Run::from(NewRun {
+            id,
+            kind,
+            plan: Some(planned.plan),
+            plan_sha256: planned.plan_sha256,
+            ..base.clone()
+        })
     };
     if !preflight.sweep {
         let only = preflight.runs.into_iter();
@@ -174,10 +160,10 @@ fn records(
             .collect();
     }
     let children = u32::try_from(preflight.runs.len()).unwrap_or(u32::MAX);
-    let parent = Run {
+    let parent = Run::from(NewRun {
         kind: RunKind::Parent { children },
         ..base.clone()
-    };
+    });
     let points = preflight.runs.into_iter().map(|run| {
         let (parent, index) = (base.id, run.index);
         planned(draw(), RunKind::Child { parent, index }, run)

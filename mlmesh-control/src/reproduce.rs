@@ -15,9 +15,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     AuditNote, CurrentEnvironment, DatasetRef, DepsKind, Digest, Environment, Experiment,
-    FencingToken, Labels, ListedFile, Network, Phase, Placement, Plan, PlanNetwork, PlanSeed,
-    Refusal, Reproduction, Run, RunId, RunKind, Seed, Sequence, SnapshotsError, Submission, Submit,
-    Trust, Workload,
+    ListedFile, Network, NewRun, Phase, Placement, Plan, PlanNetwork, PlanSeed, Refusal,
+    Reproduction, Run, RunId, RunKind, Seed, SnapshotsError, Submission, Submit, Trust, Workload,
 };
 use mlmesh_proof::RunResult;
 
@@ -231,11 +230,15 @@ async fn unchanged_data(inner: &Inner, original: &Run) -> Result<(), ControlErro
 /// A run of its own with the same plan. It is tried once: what needs a second try has
 /// not given the result again.
 fn repetition(inner: &Inner, caller: &Caller, original: &Run) -> Run {
-    Run {
+    Run::from(NewRun {
         id: RunId::from_random((inner.ports.random)()),
-        seq: Sequence(0),
+        tenant: original.tenant.clone(),
         owner: caller.owner.clone(),
+        name: original.name.clone(),
         kind: RunKind::Single,
+        commit: original.commit,
+        plan: original.plan.clone(),
+        plan_sha256: original.plan_sha256,
         placement: Placement {
             node: None,
             priority: 0,
@@ -245,25 +248,10 @@ fn repetition(inner: &Inner, caller: &Caller, original: &Run) -> Run {
             reproduces: Some(original.id),
             ..original.placement.clone()
         },
-        phase: Phase::Queued,
-        cause: None,
-        message: String::new(),
-        exit: None,
-        attempts: 0,
-        token: FencingToken(0),
-        queued_at: inner.ports.clock.now(),
-        not_before: None,
-        started_at: None,
-        ended_at: None,
+        git: original.git.clone(),
         trust: original.trust.as_ref().map(Trust::unreproduced),
-        metrics: Default::default(),
-        outputs: None,
-        manifest_sha256: None,
-        isolation: None,
-        pinned: false,
-        labels: Labels::default(),
-        ..original.clone()
-    }
+        queued_at: inner.ports.clock.now(),
+    })
 }
 
 /// Judges, in the background, what an earlier daemon has left to judge.

@@ -99,6 +99,71 @@ impl Labels {
     pub const NOTE_CHARS_MAX: usize = 16 << 10;
 }
 
+/// What is known of a run when it is accepted.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id, drawn.
+    pub id: RunId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Who asked for it.
+    pub owner: Owner,
+    /// From the recipe.
+    pub name: Name,
+    /// Single, the parent of a sweep or a point of one.
+    pub kind: RunKind,
+    /// The tree that it runs.
+    pub commit: CommitId,
+    /// Absent of a parent.
+    pub plan: Option<Arc<Plan>>,
+    /// Of the plan, or of a sweep's plans in order.
+    pub plan_sha256: PlanDigest,
+    /// What stands beside the plan.
+    pub placement: Placement,
+    /// Of the project, where it has a repository.
+    pub git: Option<GitFacts>,
+    /// What it can reach, predicted.
+    pub trust: Option<Trust>,
+    /// When it was accepted.
+    pub queued_at: Micros,
+}
+
+impl From<NewRun> for Run {
+    /// A run to which nothing has happened; the store gives it its place in the order.
+    fn from(new: NewRun) -> Self {
+        Self {
+            id: new.id,
+            seq: Sequence(0),
+            tenant: new.tenant,
+            owner: new.owner,
+            name: new.name,
+            kind: new.kind,
+            commit: new.commit,
+            plan: new.plan,
+            plan_sha256: new.plan_sha256,
+            placement: new.placement,
+            git: new.git,
+            phase: Phase::Queued,
+            cause: None,
+            message: String::new(),
+            exit: None,
+            attempts: 0,
+            token: FencingToken(0),
+            queued_at: new.queued_at,
+            not_before: None,
+            started_at: None,
+            ended_at: None,
+            trust: new.trust,
+            metrics: BTreeMap::new(),
+            outputs: None,
+            manifest_sha256: None,
+            isolation: None,
+            pinned: false,
+            labels: Labels::default(),
+        }
+    }
+}
+
 impl Run {
     /// Whether it ran elsewhere and was imported.
     pub fn is_imported(&self) -> bool {

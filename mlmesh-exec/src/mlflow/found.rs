@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::models::Logged;
 use super::record::{Experiment, Model};
-use super::search::{Field, Filter, Grammar, Kind, Order, Paged, Row, sort};
+use super::search::{Field, Filter, Grammar, Kind, Order, Paged, Row};
 use super::state::{Run, World, experiment_json};
 use super::wire::{Fault, Fields};
 
@@ -56,17 +56,13 @@ impl World {
         let page = page_of(ask, RUNS_USUAL)?;
         let view = View::of(ask.json("run_view_type"))?;
         let experiments = texts_of(ask, "experiment_ids")?;
-        let mut rows: Vec<&Run> = self
+        let rows = self
             .runs
             .values()
             .filter(|run| self.is_begun(run) && view.shows(run.info.deleted))
             .filter(|run| experiments.contains(&run.info.experiment.as_str()))
-            .filter(|run| filter.matches(run))
-            .collect();
-        sort(&mut rows, &orders);
-        let shown = rows.iter().skip(page.from).take(page.max);
-        let shown = shown.map(|run| run.json()).collect();
-        Ok(page.answer("runs", rows.len(), shown))
+            .filter(|run| filter.matches(run));
+        Ok(page.answer("runs", rows.collect(), &orders, |run| run.json()))
     }
 
     pub(super) fn search_experiments(&self, ask: Fields<'_>) -> Result<Value, Fault> {
@@ -84,18 +80,14 @@ impl World {
         orders.push(Order::by("experiment_id", true, &EXPERIMENTS));
         let page = page_of(ask, RUNS_USUAL)?;
         let view = View::of(ask.json("view_type"))?;
-        let mut rows: Vec<&Experiment> = self
+        let rows = self
             .experiments
             .values()
             .filter(|experiment| view.shows(experiment.deleted))
-            .filter(|experiment| filter.matches(experiment))
-            .collect();
-        sort(&mut rows, &orders);
-        let shown = rows.iter().skip(page.from).take(page.max);
-        let shown = shown
-            .map(|experiment| experiment_json(experiment))
-            .collect();
-        Ok(page.answer("experiments", rows.len(), shown))
+            .filter(|experiment| filter.matches(experiment));
+        Ok(page.answer("experiments", rows.collect(), &orders, |row| {
+            experiment_json(row)
+        }))
     }
 
     pub(super) fn search_models(&self, ask: Fields<'_>) -> Result<Value, Fault> {
@@ -110,17 +102,13 @@ impl World {
         orders.push(Order::by("model_id", false, &MODELS));
         let page = page_of(ask, MODELS_USUAL)?;
         let experiments = texts_of(ask, "experiment_ids")?;
-        let mut rows: Vec<&Logged> = self
+        let rows = self
             .models
             .values()
             .filter(|logged| !logged.model.deleted)
             .filter(|logged| experiments.contains(&logged.model.experiment.as_str()))
-            .filter(|logged| filter.matches(logged))
-            .collect();
-        sort(&mut rows, &orders);
-        let shown = rows.iter().skip(page.from).take(page.max);
-        let shown = shown.map(|logged| logged.json()).collect();
-        Ok(page.answer("models", rows.len(), shown))
+            .filter(|logged| filter.matches(logged));
+        Ok(page.answer("models", rows.collect(), &orders, |logged| logged.json()))
     }
 }
 

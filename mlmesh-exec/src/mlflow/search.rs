@@ -241,7 +241,7 @@ impl Order {
 }
 
 /// Puts rows in order, by the first that differs.
-pub(super) fn sort<R: Row>(rows: &mut [R], orders: &[Order]) {
+fn sort<R: Row>(rows: &mut [R], orders: &[Order]) {
     rows.sort_by(|one, other| {
         let mut compared = orders.iter().map(|order| order.compare(one, other));
         compared
@@ -597,8 +597,19 @@ impl Paged {
         Ok(Self { from, max })
     }
 
-    /// The answer: rows under their name, and where the next page begins.
-    pub(super) fn answer(&self, name: &str, all: usize, rows: Vec<Value>) -> Value {
+    /// The answer: the page's rows in order under their name, and where the next page
+    /// begins.
+    pub(super) fn answer<R: Row>(
+        &self,
+        name: &str,
+        mut found: Vec<R>,
+        orders: &[Order],
+        json: impl Fn(&R) -> Value,
+    ) -> Value {
+        sort(&mut found, orders);
+        let all = found.len();
+        let shown = found.iter().skip(self.from).take(self.max);
+        let rows: Vec<Value> = shown.map(json).collect();
         let mut answer = serde_json::Map::new();
         // An empty list of protobuf is one that is not there.
         if !rows.is_empty() {
