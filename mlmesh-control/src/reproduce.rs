@@ -46,10 +46,10 @@ pub(crate) async fn reproduce(
     let original = store.run(&caller.tenant, id).await?;
     let original = original.ok_or(ControlError::NoRun(id))?;
     let plan = reproducible(&original)?;
-    preflight(inner, caller, &original, &plan).await?;
+    let trust = preflight(inner, caller, &original, &plan).await?;
     unchanged_data(inner, &original).await?;
     let request_sha256 = Digest::of(format!("run.reproduce {id}").as_bytes());
-    let run = repetition(inner, caller, &original);
+    let run = repetition(inner, caller, &original, trust);
     let submit = Submit {
         idempotency_key,
         request_sha256,
@@ -96,14 +96,14 @@ fn reproducible(original: &Run) -> Result<Arc<Plan>, ControlError> {
     }
 }
 
-/// What stands in its way now, by the rules of every submission: tree, lock, data,
-/// secrets, resources, what the host can enforce.
+/// The level that it can reach here, unless something stands in its way now, by the rules
+/// of every submission: tree, lock, data, secrets, resources, what the host can enforce.
 async fn preflight(
     inner: &Arc<Inner>,
     caller: &Caller,
     original: &Run,
     plan: &Plan,
-) -> Result<(), ControlError> {
+) -> Result<Trust, ControlError> {
     let submission = Arc::new(submission(original, plan));
     let judged = admit::explain(inner, caller, submission).await?;
     let mut refusals = judged.refusals;
@@ -138,7 +138,7 @@ async fn preflight(
         ));
     }
     match refusals.is_empty() {
-        true => Ok(()),
+        true => Ok(judged.trust),
         false => Err(ControlError::Refused(refusals)),
     }
 }
@@ -229,7 +229,7 @@ async fn unchanged_data(inner: &Inner, original: &Run) -> Result<(), ControlErro
 
 /// A run of its own with the same plan. It is tried once: what needs a second try has
 /// not given the result again.
-fn repetition(inner: &Inner, caller: &Caller, original: &Run) -> Run {
+fn repetition(inner: &Inner, caller: &Caller, original: &Run, trust: Trust) -> Run {
     Run::from(NewRun {
         id: RunId::from_random((inner.ports.random)()),
         tenant: original.tenant.clone(),
@@ -249,7 +249,7 @@ fn repetition(inner: &Inner, caller: &Caller, original: &Run) -> Run {
             ..original.placement.clone()
         },
         git: original.git.clone(),
-        trust: original.trust.as_ref().map(Trust::unreproduced),
+        trust: Some(trust),
         queued_at: inner.ports.clock.now(),
     })
 }

@@ -155,15 +155,6 @@ impl Trust {
         trust.reasons.push(reason);
         trust
     }
-
-    /// What a repetition can reach before it has run: what the original earned by itself.
-    pub fn unreproduced(&self) -> Self {
-        let mut trust = self.clone();
-        trust.level = trust.level.min(TrustLevel::L3);
-        trust.reproduced = None;
-        trust.reasons.retain(|reason| reason.level < TrustLevel::L4);
-        trust
-    }
 }
 
 #[cfg(test)]
@@ -230,7 +221,6 @@ mod tests {
         assert_eq!(codes, ["reproduction_incomplete"]);
         assert_eq!(other.judged(&same).level, TrustLevel::L4);
         assert_eq!(other.judged(&same).reasons, vec![]);
-        assert_eq!(first.unreproduced(), trust(TrustLevel::L3));
     }
 
     #[test]

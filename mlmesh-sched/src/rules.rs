@@ -334,7 +334,10 @@ fn dataset(reference: &DatasetRef, world: &World) -> Vec<Refusal> {
             ),
             _ => (
                 format!("dataset `{name}` is not registered"),
-                format!("register it with `ml data add {name} VERSION PATH`"),
+                format!(
+                    "register it with `ml data add {name} {} PATH`",
+                    reference.version.as_deref().unwrap_or("VERSION")
+                ),
             ),
         };
         return vec![Refusal::new("dataset_unknown", message, hint)];

@@ -228,3 +228,63 @@ fn a_daemon_that_is_killed_in_between_judges_once_when_it_is_back() {
     let rows = place.ml(&["audit", "list", "--json"]).exits(0).stdout;
     assert_eq!(rows.matches("run.judge").count(), 1, "{rows}");
 }
+
+#[test]
+fn what_ran_elsewhere_is_run_again_here_and_stays_l0() {
+    let there = Place::up();
+    let data = there.path("digits.csv");
+    fs::write(&data, "1,2\n").unwrap();
+    let added = there.json(&["data", "add", "digits", "1", data.to_str().unwrap()]);
+    let more = format!(
+        "datasets: [{{name: digits, version: \"1\", checksum: \"sha256:{}\"}}]",
+        added["checksum"].as_str().unwrap()
+    );
+    let (run, _) = there.completed(&job(&there, "fed", &more), &[]);
+    let file = there.project().join("x.zip");
+    let file = file.to_str().unwrap();
+    there.ml(&["export", id(&run), "-o", file]).exits(0);
+
+    let here = Place::up();
+    let imported = here.json(&["import", file]);
+    let command = "ml data add digits 1 PATH";
+    assert_eq!(imported["datasets_missing"][0]["command"], command);
+    let refused = || {
+        let refused = here.ml(&["reproduce", id(&run), "--json"]).exits(3);
+        refused.error()["details"]["refusals"][0].clone()
+    };
+    let unknown = refused();
+    assert_eq!(unknown["code"], "dataset_unknown");
+    assert!(
+        unknown["hint"].as_str().unwrap().contains(command),
+        "{unknown}"
+    );
+    let copy = here.path("copy.csv");
+    let copy_path = copy.to_str().unwrap();
+    fs::write(&copy, "1,3\n").unwrap();
+    here.json(&["data", "add", "digits", "1", copy_path]);
+    assert_eq!(refused()["code"], "dataset_checksum_differs");
+    here.json(&["data", "remove", "digits", "1"]);
+    fs::copy(&data, &copy).unwrap();
+    here.json(&["data", "add", "digits", "1", copy_path]);
+
+    let found = reproduced(&here, id(&run), 0);
+    assert_eq!(found["judgement"]["verdict"], "bit_identical");
+    assert_eq!(found["trust"]["level"], "L0", "{found:#}");
+    assert_eq!(
+        found["judgement"]["denied"]["code"],
+        "reproduction_below_l3"
+    );
+    let original = here.json(&["info", id(&run)]);
+    assert_eq!(original["trust"]["level"], "L0");
+    assert_eq!(original["trust"]["reasons"][0]["code"], "imported");
+    let second = here.json(&["info", found["run"].as_str().unwrap()]);
+    assert_eq!(second["trust"]["level"], "L3");
+    assert_eq!(second["plan_sha256"], run["plan_sha256"]);
+    // What ran here can be L4 here, and is exported under the name of who ran it.
+    let again = reproduced(&here, id(&second), 0);
+    assert_eq!(again["trust"]["level"], "L4");
+    let file = here.project().join("y.zip");
+    let file = file.to_str().unwrap();
+    here.ml(&["export", id(&second), "-o", file]).exits(0);
+    here.ml(&["export", "--verify", file]).exits(0);
+}
