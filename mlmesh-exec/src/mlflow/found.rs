@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::models::Logged;
+use super::pages::Paged;
 use super::record::{Experiment, Model};
-use super::search::{Field, Filter, Grammar, Kind, Order, Paged, Row};
+use super::search::{Field, Filter, Grammar, Kind, Order, Row};
 use super::state::{Run, World, experiment_json};
 use super::wire::{Fault, Fields};
 

@@ -16,12 +16,14 @@ mod decide;
 mod found;
 mod http;
 mod models;
+mod pages;
 mod record;
 mod rules;
 mod search;
 mod serve;
 mod spool;
 mod state;
+mod tokens;
 mod wire;
 
 #[cfg(test)]

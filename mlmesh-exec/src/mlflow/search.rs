@@ -7,9 +7,8 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Value;
-
-use super::wire::{Fault, wrong};
+use super::tokens::{Token, tokens, unquoted};
+use super::wire::Fault;
 
 /// Bytes of a filter, and comparisons in it.
 const FILTER_BYTES_MAX: usize = 16 << 10;
@@ -240,16 +239,6 @@ impl Order {
     }
 }
 
-/// Puts rows in order, by the first that differs.
-fn sort<R: Row>(rows: &mut [R], orders: &[Order]) {
-    rows.sort_by(|one, other| {
-        let mut compared = orders.iter().map(|order| order.compare(one, other));
-        compared
-            .find(|order| order.is_ne())
-            .unwrap_or(Ordering::Equal)
-    });
-}
-
 impl Grammar {
     fn is_number(&self, field: &Field) -> bool {
         match field.kind {
@@ -478,149 +467,6 @@ fn like(text: &str, pattern: &str) -> bool {
         }
     }
     pattern[in_pattern..].iter().all(|c| *c == '%')
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    /// A name, a number or a keyword, with quotes inside it as they stand.
-    Word(String),
-    /// A text in single quotes.
-    Quoted(String),
-    Operator(String),
-    Open,
-    Close,
-    Comma,
-}
-
-impl Token {
-    fn shown(&self) -> String {
-        match self {
-            Self::Word(text) | Self::Operator(text) => text.clone(),
-            Self::Quoted(text) => format!("'{text}'"),
-            Self::Open => "(".to_owned(),
-            Self::Close => ")".to_owned(),
-            Self::Comma => ",".to_owned(),
-        }
-    }
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let (token, length) = match first {
-            '(' => (Token::Open, 1),
-            ')' => (Token::Close, 1),
-            ',' => (Token::Comma, 1),
-            '<' | '>' | '=' | '!' => {
-                let length = 1 + usize::from(rest[1..].starts_with('='));
-                (Token::Operator(rest[..length].to_owned()), length)
-            }
-            '\'' => {
-                let end = rest[1..].find('\'').ok_or_else(|| unclosed(rest))?;
-                (Token::Quoted(rest[1..=end].to_owned()), end + 2)
-            }
-            _ => {
-                let length = word_length(rest).ok_or_else(|| unclosed(rest))?;
-                (Token::Word(rest[..length].to_owned()), length)
-            }
-        };
-        tokens.push(token);
-        rest = rest[length..].trim_start();
-    }
-    Ok(tokens)
-}
-
-/// Up to a blank or a sign that is not in quotes.
-fn word_length(text: &str) -> Option<usize> {
-    let mut quote = None;
-    for (at, c) in text.char_indices() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '`' || c == '"' => quote = Some(c),
-            None if c.is_whitespace() || "()<>=!,'".contains(c) => return Some(at),
-            None => {}
-        }
-    }
-    quote.is_none().then_some(text.len())
-}
-
-fn unclosed(rest: &str) -> Fault {
-    Fault::invalid(format!("Invalid clause(s) in filter string: '{rest}'"))
-}
-
-fn unquoted<'a>(text: &'a str, quotes: &[char]) -> &'a str {
-    for quote in quotes {
-        let inner = text.strip_prefix(*quote);
-        if let Some(inner) = inner.and_then(|text| text.strip_suffix(*quote)) {
-            return inner;
-        }
-    }
-    text
-}
-
-pub(super) fn bad_token() -> Fault {
-    Fault::invalid("Invalid page token, decoded value=b''")
-}
-
-/// One page of what was found.
-pub(super) struct Paged {
-    pub(super) from: usize,
-    pub(super) max: usize,
-}
-
-impl Paged {
-    pub(super) fn of(
-        asked: Option<i64>,
-        usual: usize,
-        most: usize,
-        token: &str,
-    ) -> Result<Self, Fault> {
-        let max = match asked {
-            None => usual,
-            Some(count) if count < 1 => {
-                return Err(Fault::invalid(format!(
-                    "Invalid value {count} for parameter 'max_results' supplied. It must be a \
-                     positive integer"
-                )));
-            }
-            Some(count) if count as u64 > most as u64 => {
-                return Err(wrong("max_results", &Value::from(count)));
-            }
-            Some(count) => count as usize,
-        };
-        let from = match token {
-            "" => 0,
-            token => token.parse().map_err(|_| bad_token())?,
-        };
-        Ok(Self { from, max })
-    }
-
-    /// The answer: the page's rows in order under their name, and where the next page
-    /// begins.
-    pub(super) fn answer<R: Row>(
-        &self,
-        name: &str,
-        mut found: Vec<R>,
-        orders: &[Order],
-        json: impl Fn(&R) -> Value,
-    ) -> Value {
-        sort(&mut found, orders);
-        let all = found.len();
-        let shown = found.iter().skip(self.from).take(self.max);
-        let rows: Vec<Value> = shown.map(json).collect();
-        let mut answer = serde_json::Map::new();
-        // An empty list of protobuf is one that is not there.
-        if !rows.is_empty() {
-            answer.insert(name.to_owned(), Value::Array(rows));
-        }
-        let next = self.from.saturating_add(self.max);
-        if next < all {
-            answer.insert("next_page_token".to_owned(), next.to_string().into());
-        }
-        Value::Object(answer)
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::artifacts::{ArtifactPath, Artifacts};
 use super::decide::Call;
 use super::http::{Body, Head, HttpError, answer, answer_head, go_on, reader};
-use super::search::bad_token;
+use super::pages::bad_token;
 use super::spool::{Flusher, Spool, SpoolError, history, spool_path};
 use super::state::World;
 use super::wire::{Fault, Fields, number_value};
