@@ -20,6 +20,7 @@ mod limits;
 mod logs;
 mod machine;
 mod metrics;
+mod needs;
 mod openapi;
 mod reply;
 mod routes;

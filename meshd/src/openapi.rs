@@ -7,7 +7,8 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::routes::{Answer, Body, OPEN_ROUTES, Param, ParamKind, Route, routes};
+use crate::needs::Needs;
+use crate::routes::{Answer, Body, Param, ParamKind, Route, routes};
 
 /// The document.
 pub(crate) fn document() -> Value {
@@ -71,13 +72,30 @@ fn operation(route: &Route, generator: &mut SchemaGenerator, error: &Value) -> V
         "parameters": parameters,
         "responses": responses,
     });
-    if OPEN_ROUTES.contains(&route.path) {
+    operation["description"] = json!(needs_text(route.needs));
+    if route.needs == Needs::Nothing {
         operation["security"] = json!([]);
     }
     if let Some(body) = request_body(&route.body, generator) {
         operation["requestBody"] = body;
     }
     operation
+}
+
+/// Which permission a key needs.
+fn needs_text(needs: Needs) -> String {
+    match needs {
+        Needs::Nothing => "needs no key".to_owned(),
+        Needs::Key => "needs the key of any user".to_owned(),
+        Needs::May(own) => format!("needs the permission `{own}`"),
+        Needs::Own(own, others) => {
+            format!("needs the permission `{own}`; for what is somebody else's, `{others}`")
+        }
+        Needs::MayOrAttempt(own, _) => {
+            format!("needs the permission `{own}`, or the token of an attempt of this run")
+        }
+        Needs::Attempt(_) => "needs the token of an attempt of this run".to_owned(),
+    }
 }
 
 fn request_body(body: &Body, generator: &mut SchemaGenerator) -> Option<Value> {

@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{ErrorBody, error_code};
 use mlmesh_control::ControlError;
-use mlmesh_model::{ExecError, StoreError};
+use mlmesh_model::{Denied, ExecError, StoreError};
 use serde::Serialize;
 
 /// An error on its way out.
@@ -209,12 +209,7 @@ impl From<ControlError> for ApiError {
                 message,
                 "`ml info` shows where the run stands",
             ),
-            ControlError::NotOwner(_) => Self::new(
-                StatusCode::FORBIDDEN,
-                error_code::FORBIDDEN,
-                message,
-                "only its owner may change a run",
-            ),
+            ControlError::Denied(denied) => (*denied).into(),
             ControlError::ShuttingDown => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 error_code::SHUTTING_DOWN,
@@ -232,6 +227,23 @@ impl From<ControlError> for ApiError {
                 failed
             }
         }
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let mut refused = Self::new(
+            StatusCode::FORBIDDEN,
+            error_code::FORBIDDEN,
+            denied.to_string(),
+            denied.hint(),
+        );
+        let details = serde_json::json!({
+            "permission": denied.permission.as_str(),
+            "role": denied.role,
+        });
+        refused.body = refused.body.with_details(details);
+        refused
     }
 }
 

@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use mlmesh_api as api;
 use mlmesh_api::error_code;
+use mlmesh_model::Permission as P;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::daemon::Daemon;
@@ -22,23 +23,15 @@ use crate::limits::{
     BATCH_BYTES_MAX, CHUNKS_BYTES_MAX, HAVE_BYTES_MAX, IMPORT_BYTES_MAX, JSON_BYTES_MAX,
     LISTING_BYTES_MAX, METRICS_BYTES_MAX, PIECE_BYTES_MAX, SUBMISSION_BYTES_MAX,
 };
+use crate::needs::Needs::{self, May, MayOrAttempt, Own};
 use crate::reply::ApiError;
-
-/// Routes that need no key.
-pub(crate) const OPEN_ROUTES: &[&str] = &["/health/live", "/health/ready"];
-
-/// Routes that take the token of an attempt, for its own run only.
-pub(crate) const ATTEMPT_ROUTES: &[(Method, &str)] = &[
-    (Method::GET, "/v1/runs/{run}"),
-    (Method::GET, "/v1/runs/{run}/attempts"),
-    (Method::POST, "/v1/runs/{run}/metrics"),
-];
 
 /// One route.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
+    pub(crate) needs: Needs,
     pub(crate) query: &'static [Param],
     pub(crate) body: Body,
     pub(crate) answer: Answer,
@@ -207,6 +200,7 @@ fn submission(_: &mut SchemaGenerator) -> Schema {
 fn read(
     path: &'static str,
     summary: &'static str,
+    needs: Needs,
     answer: Answer,
     handler: fn() -> MethodRouter<Arc<Daemon>>,
 ) -> Route {
@@ -214,6 +208,7 @@ fn read(
         method: Method::GET,
         path,
         summary,
+        needs,
         query: &[],
         body: Body::None,
         answer,
@@ -224,6 +219,7 @@ fn read(
 fn write(
     path: &'static str,
     summary: &'static str,
+    needs: Needs,
     body: Body,
     answer: Answer,
     handler: fn() -> MethodRouter<Arc<Daemon>>,
@@ -232,6 +228,7 @@ fn write(
         method: Method::POST,
         path,
         summary,
+        needs,
         query: &[],
         body,
         answer,
@@ -266,30 +263,35 @@ fn system_routes() -> Vec<Route> {
         read(
             "/health/live",
             "whether the process answers",
+            Needs::Nothing,
             Answer::Json(schema::<api::HealthDto>),
             || get(health::live),
         ),
         read(
             "/health/ready",
             "whether every part that is needed holds",
+            Needs::Nothing,
             Answer::Json(schema::<api::HealthDto>),
             || get(health::ready),
         ),
         read(
             "/metrics",
             "counters and gauges in the Prometheus text format",
+            May(P::StateRead),
             Answer::Text("text/plain"),
             || get(health::metrics),
         ),
         read(
             "/openapi.json",
             "this document",
+            Needs::Key,
             Answer::Json(|_| schemars::json_schema!({"type": "object"})),
             || get(health::openapi),
         ),
         write(
             "/v1/daemon/stop",
             "go down after the answer",
+            May(P::DaemonStop),
             json_body::<api::StopRequestDto>(false),
             Answer::Json(schema::<api::StopDto>),
             || post(chores::stop),
@@ -297,6 +299,7 @@ fn system_routes() -> Vec<Route> {
         write(
             "/v1/scrub",
             "begin to read everything that the content store holds, unless that goes on",
+            May(P::Scrub),
             Body::None,
             Answer::Json(schema::<api::ScrubDto>),
             || post(scrub::begin),
@@ -304,12 +307,14 @@ fn system_routes() -> Vec<Route> {
         read(
             "/v1/scrub",
             "how far the newest reading is, and what damage it found",
+            May(P::Scrub),
             Answer::Json(schema::<api::ScrubDto>),
             || get(scrub::show),
         ),
         write(
             "/v1/prune",
             "remove what nothing refers to",
+            May(P::Prune),
             json_body::<api::PruneRequestDto>(false),
             Answer::Json(schema::<api::PruneDto>),
             || post(chores::prune),
@@ -327,6 +332,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/explain",
             "what a submission would do; nothing is written",
+            May(P::RunsQueue),
             submitted(),
             Answer::Json(schema::<api::ExplanationDto>),
             || post(runs::explain),
@@ -334,6 +340,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/runs",
             "enqueue a run or a sweep (`Idempotency-Key` makes it repeatable)",
+            May(P::RunsQueue),
             submitted(),
             Answer::Json(schema::<api::AcceptedDto>),
             || post(runs::submit),
@@ -343,6 +350,7 @@ fn run_routes() -> Vec<Route> {
             ..read(
                 "/v1/runs",
                 "runs, newest first",
+                May(P::StateRead),
                 Answer::Json(schema::<api::RunsDto>),
                 || get(runs::list),
             )
@@ -350,6 +358,7 @@ fn run_routes() -> Vec<Route> {
         read(
             "/v1/status",
             "counts and the runs that matter now",
+            May(P::StateRead),
             Answer::Json(schema::<api::StatusDto>),
             || get(runs::status),
         ),
@@ -358,6 +367,7 @@ fn run_routes() -> Vec<Route> {
             ..read(
                 "/v1/runs/{run}",
                 "everything that is recorded of a run",
+                MayOrAttempt(P::StateRead, P::AttemptRead),
                 Answer::Json(schema::<api::RunDto>),
                 || get(runs::show),
             )
@@ -365,24 +375,28 @@ fn run_routes() -> Vec<Route> {
         read(
             "/v1/runs/{run}/attempts",
             "the tries of a run",
+            MayOrAttempt(P::StateRead, P::AttemptRead),
             Answer::Json(schema::<api::AttemptsDto>),
             || get(runs::attempts),
         ),
         read(
             "/v1/runs/{run}/manifest",
             "the manifest of an ended run",
+            May(P::StateRead),
             Answer::Json(|_| schemars::json_schema!({"type": "object"})),
             || get(runs::manifest),
         ),
         read(
             "/v1/runs/{run}/validation",
             "what is wrong with a run: its record, its manifest, its tree, its outputs",
+            Own(P::RunsValidate, P::RunsValidateOthers),
             Answer::Json(schema::<api::ValidationDto>),
             || get(validation::run),
         ),
         read(
             "/v1/commits/{commit}/validation",
             "what is wrong with a commit: its listing and every object in it",
+            Own(P::RunsValidate, P::RunsValidateOthers),
             Answer::Json(schema::<api::ValidationDto>),
             || get(validation::commit),
         ),
@@ -391,6 +405,7 @@ fn run_routes() -> Vec<Route> {
             ..read(
                 "/v1/runs/{run}/logs",
                 "a page of an attempt's log",
+                Own(P::OutputsRead, P::OutputsReadOthers),
                 Answer::Json(schema::<api::LogPageDto>),
                 || get(logs::page),
             )
@@ -398,12 +413,14 @@ fn run_routes() -> Vec<Route> {
         read(
             "/v1/runs/{run}/outputs",
             "the files that a run left",
+            Own(P::OutputsRead, P::OutputsReadOthers),
             Answer::Json(schema::<api::OutputsDto>),
             || get(runs::outputs),
         ),
         write(
             "/v1/runs/{run}/metrics",
             "add metric points to the run of the attempt whose token is shown (`Idempotency-Key` makes it repeatable)",
+            Needs::Attempt(P::AttemptPost),
             Body::Json {
                 schema: schema::<api::PostMetricsDto>,
                 required: true,
@@ -415,6 +432,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/runs/{run}/labels",
             "set and remove tags of a run, write its note",
+            Own(P::RunsLabel, P::RunsLabelOthers),
             json_body::<api::ChangeLabelsDto>(true),
             Answer::Json(schema::<api::LabelsDto>),
             || post(labels::change),
@@ -422,6 +440,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/runs/{run}/cancel",
             "end a run, or every point of a sweep (`Idempotency-Key` makes it repeatable)",
+            Own(P::RunsCancel, P::RunsCancelOthers),
             Body::None,
             Answer::Json(schema::<api::ChangedRunsDto>),
             || post(runs::cancel),
@@ -429,6 +448,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/cancel",
             "end many runs; says of each name what became of it (`Idempotency-Key` makes it repeatable)",
+            Own(P::RunsCancel, P::RunsCancelOthers),
             json_body::<api::CancelDto>(true),
             Answer::Json(schema::<api::CancelledDto>),
             || post(runs::cancel_each),
@@ -436,6 +456,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/runs/{run}/retry",
             "put an ended run back into the queue (`Idempotency-Key` makes it repeatable)",
+            Own(P::RunsRetry, P::RunsRetryOthers),
             json_body::<api::RetryDto>(false),
             Answer::Json(schema::<api::ChangedRunsDto>),
             || post(runs::retry),
@@ -443,6 +464,7 @@ fn run_routes() -> Vec<Route> {
         write(
             "/v1/runs/{run}/reproduce",
             "queue a run with the plan of a completed one, to be compared with it (`Idempotency-Key` makes it repeatable)",
+            Own(P::RunsQueue, P::OutputsReadOthers),
             Body::None,
             Answer::Json(schema::<api::AcceptedDto>),
             || post(reproductions::queue),
@@ -450,6 +472,7 @@ fn run_routes() -> Vec<Route> {
         read(
             "/v1/runs/{run}/reproductions",
             "the repetitions of a run, and what came of each",
+            May(P::StateRead),
             Answer::Json(schema::<api::ReproductionsDto>),
             || get(reproductions::list),
         ),
@@ -458,6 +481,7 @@ fn run_routes() -> Vec<Route> {
             ..read(
                 "/v1/events",
                 "events in commit order; with `Upgrade: websocket` as they happen, a JSON text frame each",
+                May(P::StateRead),
                 Answer::Json(schema::<api::EventsDto>),
                 || get(events::events),
             )
@@ -470,6 +494,7 @@ fn object_routes() -> Vec<Route> {
         write(
             "/v1/imports",
             "record runs that ended elsewhere, whose trees are there",
+            May(P::RunsImport),
             Body::Json {
                 schema: schema::<api::ImportDto>,
                 required: true,
@@ -481,12 +506,14 @@ fn object_routes() -> Vec<Route> {
         read(
             "/v1/objects/{object}",
             "the bytes of an object, or the listing of a commit",
+            Own(P::OutputsRead, P::OutputsReadOthers),
             Answer::Binary("the bytes"),
             || get(objects::show),
         ),
         write(
             "/v1/objects/have",
             "which objects are there",
+            May(P::ObjectsWrite),
             Body::Binary {
                 help: "ids of 32 bytes each",
                 bytes_max: HAVE_BYTES_MAX,
@@ -497,6 +524,7 @@ fn object_routes() -> Vec<Route> {
         write(
             "/v1/objects/batch",
             "store objects",
+            May(P::ObjectsWrite),
             Body::Binary {
                 help: "frames of the content store",
                 bytes_max: BATCH_BYTES_MAX,
@@ -507,6 +535,7 @@ fn object_routes() -> Vec<Route> {
         write(
             "/v1/commits",
             "store a tree whose objects are there",
+            May(P::ObjectsWrite),
             Body::Binary {
                 help: "the tree's canonical listing",
                 bytes_max: LISTING_BYTES_MAX,
@@ -517,6 +546,7 @@ fn object_routes() -> Vec<Route> {
         read(
             "/v1/uploads/{object}",
             "how far an upload in pieces has come",
+            May(P::ObjectsWrite),
             Answer::Json(schema::<api::UploadDto>),
             || get(objects::upload_position),
         ),
@@ -525,6 +555,7 @@ fn object_routes() -> Vec<Route> {
             ..write(
                 "/v1/uploads/{object}",
                 "the next piece of a large object",
+                May(P::ObjectsWrite),
                 Body::Binary {
                     help: "the piece",
                     bytes_max: PIECE_BYTES_MAX,
@@ -536,6 +567,7 @@ fn object_routes() -> Vec<Route> {
         write(
             "/v1/chunks/missing",
             "which chunks of a changed object have to be sent",
+            May(P::ObjectsWrite),
             Body::Binary {
                 help: "bases and chunk manifest",
                 bytes_max: CHUNKS_BYTES_MAX,
@@ -546,6 +578,7 @@ fn object_routes() -> Vec<Route> {
         write(
             "/v1/chunks",
             "put a changed object together",
+            May(P::ObjectsWrite),
             Body::Binary {
                 help: "bases, chunk manifest, frames with the missing chunks",
                 bytes_max: CHUNKS_BYTES_MAX,
@@ -561,6 +594,7 @@ fn secret_routes() -> Vec<Route> {
         read(
             "/v1/secrets",
             "the caller's stored secrets, without their values",
+            May(P::SecretsWrite),
             Answer::Json(schema::<api::SecretsDto>),
             || get(secrets::list),
         ),
@@ -569,6 +603,7 @@ fn secret_routes() -> Vec<Route> {
             ..write(
                 "/v1/secrets/{name}",
                 "store a secret's value for the caller's runs",
+                May(P::SecretsWrite),
                 json_body::<api::SetSecretDto>(true),
                 Answer::Json(schema::<api::SecretDto>),
                 || put(secrets::set),
@@ -579,6 +614,7 @@ fn secret_routes() -> Vec<Route> {
             ..read(
                 "/v1/secrets/{name}",
                 "forget a stored secret",
+                May(P::SecretsWrite),
                 Answer::Nothing,
                 || delete(secrets::remove),
             )
@@ -591,12 +627,14 @@ fn catalog_routes() -> Vec<Route> {
         read(
             "/v1/datasets",
             "the catalog",
+            May(P::StateRead),
             Answer::Json(schema::<api::DatasetsDto>),
             || get(datasets::list),
         ),
         write(
             "/v1/datasets",
             "register data where they lie",
+            May(P::DataRegisterInPlace),
             json_body::<api::RegisterDatasetDto>(true),
             Answer::Json(schema::<api::DatasetDto>),
             || post(datasets::register),
@@ -604,6 +642,7 @@ fn catalog_routes() -> Vec<Route> {
         write(
             "/v1/datasets/{name}/{version}/verify",
             "read every byte of a dataset again",
+            May(P::DataVerify),
             Body::None,
             Answer::Json(schema::<api::DatasetDto>),
             || post(datasets::verify),
@@ -613,6 +652,7 @@ fn catalog_routes() -> Vec<Route> {
             ..read(
                 "/v1/datasets/{name}/{version}",
                 "forget a dataset; the data stay",
+                Own(P::DataRemove, P::DataRemoveOthers),
                 Answer::Nothing,
                 || delete(datasets::remove),
             )
@@ -620,12 +660,14 @@ fn catalog_routes() -> Vec<Route> {
         read(
             "/v1/pins",
             "what is kept from prune",
+            May(P::StateRead),
             Answer::Json(schema::<api::PinsDto>),
             || get(pins::list),
         ),
         write(
             "/v1/pins",
             "keep a run or a commit from prune",
+            Own(P::PinsWrite, P::PinsWriteOthers),
             json_body::<api::PinRequestDto>(true),
             Answer::Json(schema::<api::PinDto>),
             || post(pins::add),
@@ -635,6 +677,7 @@ fn catalog_routes() -> Vec<Route> {
             ..read(
                 "/v1/pins/{target}",
                 "let prune take a run or a commit again",
+                Own(P::PinsWrite, P::PinsWriteOthers),
                 Answer::Nothing,
                 || delete(pins::remove),
             )
@@ -644,6 +687,7 @@ fn catalog_routes() -> Vec<Route> {
             ..read(
                 "/v1/audit",
                 "audit rows, oldest first",
+                May(P::AuditRead),
                 Answer::Json(schema::<api::AuditDto>),
                 || get(audit::list),
             )
@@ -651,6 +695,7 @@ fn catalog_routes() -> Vec<Route> {
         write(
             "/v1/audit/verify",
             "check the whole audit chain",
+            May(P::AuditRead),
             Body::None,
             Answer::Json(schema::<api::AuditVerdictDto>),
             || post(audit::verify),

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlmesh_model::{
-    AnsweredKey, Asked, AuditNote, Cause, Digest, FencingToken, Phase, Refusal, Run, RunId,
-    RunKind, StoreError, UnleasedMove,
+    AnsweredKey, Asked, AuditNote, Cause, Digest, FencingToken, Permission, Phase, Refusal, Run,
+    RunId, RunKind, StoreError, UnleasedMove,
 };
 use mlmesh_proof::MANIFEST_FILE;
 use mlmesh_sched::Event;
@@ -80,7 +80,7 @@ pub(crate) async fn cancel(
             false => HashMap::new(),
         };
         for id in ids {
-            let may = |run: &&Run| run.owner == caller.owner || caller.daemon_owner;
+            let may = |run: &&Run| caller.reaches(&run.owner, Permission::RunsCancelOthers);
             let changed = found.get(id).filter(may).and_then(|run| {
                 let open = match is_sweep(run) {
                     true => points.get(id).map_or(&[][..], Vec::as_slice),
@@ -117,16 +117,22 @@ fn open_points(state: &State) -> HashMap<RunId, Vec<RunId>> {
 fn not_cancelled(caller: &Caller, id: RunId, run: Option<&Run>) -> ControlError {
     match run {
         None => ControlError::NoRun(id),
-        Some(run) if run.owner != caller.owner && !caller.daemon_owner => {
-            ControlError::NotOwner(id)
-        }
-        Some(run) => ControlError::Phase {
-            action: "cancel",
-            run: id,
-            phase: run.phase,
-            allowed: "only a run that has not ended can be cancelled",
+        Some(run) => match cancellable(caller, run) {
+            Err(denied) => denied,
+            Ok(()) => ControlError::Phase {
+                action: "cancel",
+                run: id,
+                phase: run.phase,
+                allowed: "only a run that has not ended can be cancelled",
+            },
         },
     }
+}
+
+fn cancellable(caller: &Caller, run: &Run) -> Result<(), ControlError> {
+    let what = || format!("to cancel run `{}`", run.id);
+    let reached = caller.reach(&run.owner, Permission::RunsCancelOthers, what);
+    reached.map_err(|denied| Box::new(denied).into())
 }
 
 /// What a cancel has to do.
@@ -294,9 +300,11 @@ pub(crate) async fn retry(
     let store = &inner.ports.store;
     let run = store.run(&caller.tenant, id).await?;
     let run = run.ok_or(ControlError::NoRun(id))?;
-    if run.owner != caller.owner && !caller.daemon_owner {
-        return Err(ControlError::NotOwner(id));
-    }
+    caller
+        .reach(&run.owner, Permission::RunsRetryOthers, || {
+            format!("to retry run `{id}`")
+        })
+        .map_err(Box::new)?;
     if let Some(mut earlier) = request.answered(inner, caller).await?
         && let Some(changed) = earlier.pop()
     {

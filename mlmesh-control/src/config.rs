@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mlmesh_model::{
-    Accelerators, Clock, Executor, Interpreter, NodeId, Owner, Snapshots, Store, Tenant,
+    Accelerators, Clock, Denied, Executor, Interpreter, Name, NodeId, Owner, Permission,
+    Permissions, Snapshots, Store, Tenant,
 };
 use mlmesh_sched::Capacity;
 
@@ -79,4 +80,44 @@ pub struct Caller {
     /// Whether this is the user the daemon itself runs as. Where the host cannot
     /// keep users apart, only this one may queue.
     pub daemon_owner: bool,
+    /// The caller's role.
+    pub role: Name,
+    /// What that role may do.
+    pub permissions: Permissions,
+}
+
+impl Caller {
+    /// Whether the caller may do that.
+    pub fn may(&self, permission: Permission) -> bool {
+        self.permissions.has(permission)
+    }
+
+    /// Whether something of that owner is the caller's own, or may be reached all the
+    /// same.
+    pub fn reaches(&self, owner: &Owner, others: Permission) -> bool {
+        *owner == self.owner || self.may(others)
+    }
+
+    /// Refuses what [`Self::reaches`] does not allow.
+    pub fn reach(
+        &self,
+        owner: &Owner,
+        others: Permission,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Denied> {
+        if self.reaches(owner, others) {
+            return Ok(());
+        }
+        Err(self.denied(others, format!("{} of `{owner}`", what())))
+    }
+
+    /// The refusal of something that needs this permission.
+    pub fn denied(&self, permission: Permission, what: String) -> Denied {
+        Denied {
+            what,
+            permission,
+            who: self.owner.clone(),
+            role: self.role.clone(),
+        }
+    }
 }

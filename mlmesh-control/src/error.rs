@@ -1,6 +1,6 @@
 //! What control refuses or fails at, for callers.
 
-use mlmesh_model::{Phase, PlanDigest, Refusal, RunId, StoreError, Trust};
+use mlmesh_model::{Denied, Phase, PlanDigest, Refusal, RunId, StoreError, Trust};
 use serde::Serialize;
 
 /// A submission that is on disk.
@@ -39,9 +39,9 @@ pub enum ControlError {
         /// In which phases it could be done.
         allowed: &'static str,
     },
-    /// The run is someone else's.
-    #[error("run `{0}` belongs to another owner")]
-    NotOwner(RunId),
+    /// The caller's role does not allow it.
+    #[error(transparent)]
+    Denied(#[from] Box<Denied>),
     /// The daemon is going down and takes nothing new.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -75,7 +75,7 @@ impl ControlError {
                 .map_or("refused", |refusal| refusal.code.as_str()),
             Self::NoRun(_) | Self::Store(StoreError::NoRun(_)) => "run_not_found",
             Self::Phase { .. } => "phase_not_allowed",
-            Self::NotOwner(_) => "not_owner",
+            Self::Denied(_) => "forbidden",
             Self::ShuttingDown => "shutting_down",
             Self::Store(StoreError::IdempotencyMismatch(_)) => "idempotency_mismatch",
             Self::Store(StoreError::StaleToken { .. }) => "stale_token",

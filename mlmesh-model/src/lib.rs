@@ -15,6 +15,7 @@
 
 #![warn(missing_docs)]
 
+mod access;
 mod canonical;
 mod crash;
 mod event;
@@ -31,6 +32,7 @@ mod submission;
 mod trust;
 mod workload;
 
+pub use access::{BuiltIn, Denied, Permission, Permissions, Roles};
 pub use canonical::{CanonicalError, canonical_json};
 pub use crash::CrashPlan;
 pub use event::{Event, EventKind};

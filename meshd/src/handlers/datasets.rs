@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use mlmesh_api::{DATASETS_SCHEMA, DatasetDto, DatasetsDto, RegisterDatasetDto, error_code};
 use mlmesh_cas::{Checksum, NodeSnapshots};
 use mlmesh_control::Caller;
-use mlmesh_model::{Dataset, Digest, Name, Snapshots, SnapshotsError, Tenant};
+use mlmesh_model::{Dataset, Digest, Name, Permission, Snapshots, SnapshotsError, Tenant};
 
 use super::{note, snapshots_error, split_hint};
 use crate::daemon::Daemon;
@@ -166,6 +166,9 @@ pub(crate) async fn remove(
     path: PathParts,
 ) -> ApiResult<Response> {
     let dataset = known(&daemon, &caller.tenant, &path).await?;
+    caller.reach(&dataset.owner, Permission::DataRemoveOthers, || {
+        format!("to forget dataset `{}`", dataset.name)
+    })?;
     let subject = format!("{}@{}", dataset.name, dataset.version);
     let audit = note(&caller, &*daemon.clock, "dataset.remove", subject);
     daemon

@@ -10,10 +10,11 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use mlmesh_api::{ChangeLabelsDto, LABELS_SCHEMA, LabelsDto};
 use mlmesh_control::Caller;
-use mlmesh_model::{Digest, LabelChange, Labels};
+use mlmesh_model::{Digest, LabelChange, Labels, Permission};
 
+use super::note;
+use super::run_name::reached;
 use super::runs::idempotency_key;
-use super::{note, run_name};
 use crate::daemon::Daemon;
 use crate::http::body::{clipped, read_json};
 use crate::http::query::PathParts;
@@ -27,10 +28,17 @@ pub(crate) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency_key(&headers, &caller)?;
     let (asked, _) = read_json::<ChangeLabelsDto>(&headers, body, JSON_BYTES_MAX).await?;
     check(&asked)?;
-    let run = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let run = reached(
+        &daemon,
+        &caller,
+        path.first(),
+        Permission::RunsLabelOthers,
+        "to write on",
+    );
+    let run = run.await?.id;
     let request = serde_json::to_vec(&(run, &asked))
         .map_err(|error| ApiError::internal("the change", &error))?;
     let mut audit = note(&caller, &*daemon.clock, "run.label", run.to_string());

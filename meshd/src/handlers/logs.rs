@@ -7,9 +7,9 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use mlmesh_api::LogPageDto;
 use mlmesh_control::Caller;
-use mlmesh_model::{AttemptNumber, AttemptRef, ExecError, LogPage, Run};
+use mlmesh_model::{AttemptNumber, AttemptRef, ExecError, LogPage, Permission, Run};
 
-use super::run_name;
+use super::run_name::{self, reached};
 use super::wait::Looks;
 use crate::daemon::Daemon;
 use crate::http::query::{PathParts, Query};
@@ -30,13 +30,14 @@ pub(crate) async fn page(
         .unwrap_or(LOG_BYTES_DEFAULT)
         .clamp(1, LOG_BYTES_MAX);
     let mut looks = Looks::of(&daemon, &query)?;
-    let first = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let closed = Permission::OutputsReadOthers;
+    let first = reached(&daemon, &caller, path.first(), closed, "to read the log of").await?;
     let id = first.id;
     let mut run = Some(first);
     loop {
         let current = match run.take() {
             Some(run) => run,
-            None => run_name::run(&daemon, &caller.tenant, &id.to_string()).await?,
+            None => run_name::run(&daemon, &caller, &id.to_string()).await?,
         };
         let number = asked.unwrap_or(current.attempts);
         let page = read(&daemon, &current, number, from, bytes_max).await?;

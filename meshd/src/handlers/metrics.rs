@@ -12,7 +12,7 @@ use mlmesh_api::{POSTED_METRICS_SCHEMA, PostMetricsDto, PostedMetricsDto, error_
 use mlmesh_model::{AttemptRef, MetricPoint, Posted};
 
 use crate::daemon::Daemon;
-use crate::handlers::runs::idempotency_key;
+use crate::handlers::runs::sent_key;
 use crate::http::body::{clipped, read_json};
 use crate::limits::METRICS_BYTES_MAX;
 use crate::reply::{ApiError, ApiResult, ok};
@@ -39,7 +39,7 @@ pub(crate) async fn post(
             "a job with `api: true` finds its token in the file that MLMESH_TOKEN_FILE names",
         )
     })?;
-    let key = idempotency_key(&headers)?;
+    let key = sent_key(&headers)?;
     let lines = lines(&asked.points)?;
     let bytes_max = daemon.attempt_bytes_max;
     match daemon

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{PINS_SCHEMA, PinDto, PinRequestDto, PinsDto};
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, Pin, PinTarget, Tenant};
+use mlmesh_model::{CommitId, Permission, Pin, PinTarget};
 
 use super::{note, objects_error, run_name};
 use crate::daemon::Daemon;
@@ -36,7 +36,14 @@ pub(crate) async fn add(
     body: Body,
 ) -> ApiResult<Response> {
     let (asked, _) = read_json::<PinRequestDto>(&headers, body, JSON_BYTES_MAX).await?;
-    let target = target(&daemon, &caller.tenant, &asked.target).await?;
+    let target = target(&daemon, &caller, &asked.target).await?;
+    if let PinTarget::Run(id) = target
+        && let Some(run) = daemon.store.run(&caller.tenant, id).await?
+    {
+        caller.reach(&run.owner, Permission::PinsWriteOthers, || {
+            format!("to pin run `{id}`")
+        })?;
+    }
     if let PinTarget::Commit(commit) = target {
         // Asked for, it survives a prune that is going on until the pin is on disk.
         let objects = Arc::clone(&daemon.objects);
@@ -64,7 +71,7 @@ pub(crate) async fn remove(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let target = target(&daemon, &caller.tenant, path.first()).await?;
+    let target = target(&daemon, &caller, path.first()).await?;
     let pins = daemon.store.pins(&caller.tenant).await?;
     let Some(pin) = pins.into_iter().find(|pin| pin.target == target) else {
         return Err(ApiError::not_found(
@@ -72,21 +79,16 @@ pub(crate) async fn remove(
             "`ml pin` without a name lists what is",
         ));
     };
-    if pin.owner != caller.owner && !caller.daemon_owner {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            mlmesh_api::error_code::FORBIDDEN,
-            format!("`{}` was pinned by `{}`", named(target), pin.owner),
-            "ask them, or the daemon's owner",
-        ));
-    }
+    caller.reach(&pin.owner, Permission::PinsWriteOthers, || {
+        format!("to take away the pin of `{}`", named(target))
+    })?;
     let audit = note(&caller, &*daemon.clock, "pin.remove", named(target));
     daemon.store.unpin(&caller.tenant, target, audit).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// What a name means: 64 hex digits are a commit, everything else is a run.
-async fn target(daemon: &Daemon, tenant: &Tenant, name: &str) -> ApiResult<PinTarget> {
+async fn target(daemon: &Daemon, caller: &Caller, name: &str) -> ApiResult<PinTarget> {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     if let Ok(commit) = hex.parse::<CommitId>() {
         return Ok(PinTarget::Commit(commit));
@@ -97,7 +99,7 @@ async fn target(daemon: &Daemon, tenant: &Tenant, name: &str) -> ApiResult<PinTa
             "a commit is named by 64 hex digits; `ml info` shows a run's",
         ));
     }
-    let id = run_name::run_id(daemon, tenant, name).await?;
+    let id = run_name::run_id(daemon, caller, name).await?;
     Ok(PinTarget::Run(id))
 }
 

@@ -10,6 +10,7 @@ use mlmesh_api::{
     ACCEPTED_SCHEMA, AcceptedDto, REPRODUCTIONS_SCHEMA, ReproductionDto, ReproductionsDto,
 };
 use mlmesh_control::Caller;
+use mlmesh_model::Permission;
 
 use super::run_name;
 use super::runs::idempotency_key;
@@ -23,8 +24,11 @@ pub(crate) async fn queue(
     path: PathParts,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
-    let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let key = idempotency_key(&headers, &caller)?;
+    // What is made of its code and its data will be the caller's.
+    let closed = Permission::OutputsReadOthers;
+    let original = run_name::reached(&daemon, &caller, path.first(), closed, "to reproduce");
+    let id = original.await?.id;
     let accepted = daemon.control.reproduce(&caller, id, key).await?;
     Ok(ok(&AcceptedDto {
         schema: ACCEPTED_SCHEMA.to_owned(),
@@ -40,7 +44,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let run = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let run = run_name::run_id(&daemon, &caller, path.first()).await?;
     let found = daemon.store.repetitions(&caller.tenant, run).await?;
     Ok(ok(&ReproductionsDto {
         schema: REPRODUCTIONS_SCHEMA.to_owned(),

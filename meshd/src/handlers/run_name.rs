@@ -1,8 +1,10 @@
-//! How people name runs: an id, a prefix of one that fits no other, or `@last`.
+//! How people name runs: an id, a prefix of one that fits no other, or `@last`, which is
+//! the caller's own newest; and whether the caller may reach what is behind a name.
 
 use axum::http::StatusCode;
 use mlmesh_api::error_code;
-use mlmesh_model::{Run, RunId, RunQuery, Tenant};
+use mlmesh_control::Caller;
+use mlmesh_model::{Permission, Run, RunId, RunQuery};
 
 use crate::daemon::Daemon;
 use crate::http::body::clipped;
@@ -12,17 +14,31 @@ use crate::reply::{ApiError, ApiResult};
 const LISTED_MAX: u32 = 5;
 
 /// The run that `name` means.
-pub(crate) async fn run(daemon: &Daemon, tenant: &Tenant, name: &str) -> ApiResult<Run> {
-    let id = run_id(daemon, tenant, name).await?;
+pub(crate) async fn run(daemon: &Daemon, caller: &Caller, name: &str) -> ApiResult<Run> {
+    let id = run_id(daemon, caller, name).await?;
     daemon
         .store
-        .run(tenant, id)
+        .run(&caller.tenant, id)
         .await?
         .ok_or_else(|| unknown(name))
 }
 
+/// The run that `name` means, when it is the caller's own or their role reaches others'.
+pub(crate) async fn reached(
+    daemon: &Daemon,
+    caller: &Caller,
+    name: &str,
+    others: Permission,
+    what: &str,
+) -> ApiResult<Run> {
+    let run = run(daemon, caller, name).await?;
+    caller.reach(&run.owner, others, || format!("{what} run `{}`", run.id))?;
+    Ok(run)
+}
+
 /// The id of the run that `name` means. A whole id is not looked up.
-pub(crate) async fn run_id(daemon: &Daemon, tenant: &Tenant, name: &str) -> ApiResult<RunId> {
+pub(crate) async fn run_id(daemon: &Daemon, caller: &Caller, name: &str) -> ApiResult<RunId> {
+    let tenant = &caller.tenant;
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
@@ -31,13 +47,16 @@ pub(crate) async fn run_id(daemon: &Daemon, tenant: &Tenant, name: &str) -> ApiR
             tenant: tenant.clone(),
             phases: Vec::new(),
             parent: None,
-            owner: None,
+            owner: Some(caller.owner.clone()),
             cursor: None,
             limit: 1,
         };
         let newest = daemon.store.runs(query).await?;
         return newest.first().map(|run| run.id).ok_or_else(|| {
-            ApiError::not_found("there is no run yet", "`ml queue RECIPE` makes one")
+            ApiError::not_found(
+                "there is no run of yours yet",
+                "`ml queue RECIPE` makes one",
+            )
         });
     }
     let is_prefix = !name.is_empty()

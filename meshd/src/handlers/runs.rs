@@ -18,8 +18,8 @@ use mlmesh_api::{
 use mlmesh_cas::{TREE_BYTES_MAX, Tree};
 use mlmesh_control::{Caller, Changed, ControlError, Preflight, SecretSource};
 use mlmesh_model::{
-    CommitId, ObjectId, Owner, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence, Submission,
-    Tenant,
+    CommitId, ObjectId, Owner, Permission, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence,
+    Submission, Tenant,
 };
 use mlmesh_proof::{Extras, MANIFEST_FILE};
 
@@ -123,7 +123,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency_key(&headers, &caller)?;
     let (submission, _) = read_json::<Submission>(&headers, body, SUBMISSION_BYTES_MAX).await?;
     let accepted = daemon.control.submit(&caller, submission, key).await?;
     let children = u32::try_from(accepted.children.len()).unwrap_or(u32::MAX);
@@ -136,8 +136,19 @@ pub(crate) async fn submit(
     }))
 }
 
-/// The key that names one intention, if the client sent one.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+/// The key that names one intention, if the client sent one. Keys of different people
+/// never meet: one who is not the daemon's owner has theirs behind their name, with a
+/// blank that no key has.
+pub(crate) fn idempotency_key(headers: &HeaderMap, caller: &Caller) -> ApiResult<Option<String>> {
+    let key = sent_key(headers)?;
+    Ok(match caller.daemon_owner {
+        true => key,
+        false => key.map(|key| format!("{} {key}", caller.owner)),
+    })
+}
+
+/// The same as it was sent.
+pub(crate) fn sent_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -162,7 +173,7 @@ pub(crate) async fn list(
     let query = Query::parse(query.as_deref(), &names)?;
     let phases = phases_of(&query, "phase")?;
     let parent = match query.one("parent")? {
-        Some(name) => Some(run_name::run_id(&daemon, &caller.tenant, name).await?),
+        Some(name) => Some(run_name::run_id(&daemon, &caller, name).await?),
         None => None,
     };
     let owner = query
@@ -251,9 +262,9 @@ pub(crate) async fn show(
     let query = Query::parse(query.as_deref(), &["while", "wait_ms"])?;
     let unwanted = phases_of(&query, "while")?;
     let mut looks = Looks::of(&daemon, &query)?;
-    let mut run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let mut run = run_name::run(&daemon, &caller, path.first()).await?;
     while unwanted.contains(&run.phase) && looks.again().await {
-        run = run_name::run(&daemon, &caller.tenant, &run.id.to_string()).await?;
+        run = run_name::run(&daemon, &caller, &run.id.to_string()).await?;
     }
     let manifest = read_manifest(&daemon, &run).await?;
     let children = match run.kind {
@@ -324,7 +335,7 @@ pub(crate) async fn attempts(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let run = run_name::run(&daemon, &caller, path.first()).await?;
     let attempts = daemon.store.attempts(run.id).await?;
     Ok(ok(&AttemptsDto {
         schema: ATTEMPTS_SCHEMA.to_owned(),
@@ -338,7 +349,7 @@ pub(crate) async fn manifest(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let run = run_name::run(&daemon, &caller, path.first()).await?;
     if run.manifest_sha256.is_some()
         && let Some(bytes) = manifest_file(&daemon, &run).await?
     {
@@ -360,7 +371,9 @@ pub(crate) async fn outputs(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let closed = Permission::OutputsReadOthers;
+    let what = "to read the outputs of";
+    let run = run_name::reached(&daemon, &caller, path.first(), closed, what).await?;
     let files = match run.outputs {
         None => Vec::new(),
         Some(listing) => {
@@ -405,8 +418,8 @@ pub(crate) async fn cancel(
     path: PathParts,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
-    let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let key = idempotency_key(&headers, &caller)?;
+    let id = run_name::run_id(&daemon, &caller, path.first()).await?;
     let mut outcomes = daemon.control.cancel(&caller, vec![id], key).await?;
     let outcome = outcomes.pop();
     let changed = outcome.unwrap_or(Err(ControlError::NoRun(id)))?;
@@ -428,7 +441,7 @@ pub(crate) async fn cancel_each(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency_key(&headers, &caller)?;
     let (asked, _) = read_json::<CancelDto>(&headers, body, JSON_BYTES_MAX).await?;
     if asked.runs.len() > CANCEL_NAMES_MAX {
         return Err(ApiError::bad_request(
@@ -438,7 +451,7 @@ pub(crate) async fn cancel_each(
     }
     let mut named = Vec::with_capacity(asked.runs.len());
     for name in &asked.runs {
-        named.push(run_name::run_id(&daemon, &caller.tenant, name).await);
+        named.push(run_name::run_id(&daemon, &caller, name).await);
     }
     let ids = named.iter().filter_map(|id| id.as_ref().ok().copied());
     let cancelled = daemon.control.cancel(&caller, ids.collect(), key).await?;
@@ -472,9 +485,9 @@ pub(crate) async fn retry(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency_key(&headers, &caller)?;
     let (retry, _) = read_json::<RetryDto>(&headers, body, JSON_BYTES_MAX).await?;
-    let id = run_name::run_id(&daemon, &caller.tenant, path.first()).await?;
+    let id = run_name::run_id(&daemon, &caller, path.first()).await?;
     let control = &daemon.control;
     let changed = control.retry(&caller, id, retry.failed_only, key).await?;
     Ok(ok(&changed_runs(changed)))

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use mlmesh_api::{BrokenRuleDto, VALIDATION_SCHEMA, ValidationDto};
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, PlanDigest, Run, RunKind, RunQuery};
+use mlmesh_model::{CommitId, Permission, PlanDigest, Run, RunKind, RunQuery};
 use mlmesh_proof::{Defect, Evidence, validate_commit, validate_run};
 
 use super::runs::manifest_file;
@@ -24,7 +24,8 @@ pub(crate) async fn run(
     Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
-    let run = run_name::run(&daemon, &caller.tenant, path.first()).await?;
+    let closed = Permission::RunsValidateOthers;
+    let run = run_name::reached(&daemon, &caller, path.first(), closed, "to check").await?;
     let attempts = daemon.store.attempts(run.id).await?;
     let points = points(&daemon, &run).await?;
     let manifest = manifest_file(&daemon, &run).await?;

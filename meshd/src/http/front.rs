@@ -18,7 +18,8 @@ use axum::response::{IntoResponse, Response};
 use mlmesh_api::{Timestamp, error_code};
 use mlmesh_control::Caller;
 use mlmesh_model::{
-    ApiKey, AttemptNumber, AttemptRef, Event, EventKind, FencingToken, KeyClass, Sequence, Tenant,
+    ApiKey, AttemptNumber, AttemptRef, BuiltIn, Event, EventKind, FencingToken, KeyClass,
+    Permission, Sequence, Tenant,
 };
 use serde::Serialize;
 
@@ -28,8 +29,8 @@ use crate::handlers::metrics::Shown;
 use crate::keys::{OWNER_KEY_NAME, find_token};
 use crate::limits::{AUTH_FAILURE_RECORD_INTERVAL, TARGET_BYTES_MAX};
 use crate::logs::LogFile;
+use crate::needs::{Needs, needs};
 use crate::reply::{AnsweredCode, ApiError, ApiResult};
-use crate::routes::{ATTEMPT_ROUTES, OPEN_ROUTES};
 
 /// Target of the trace of what each request passes, one `step` after the other.
 const WAY: &str = "meshd::way";
@@ -84,14 +85,11 @@ async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord
         ));
     }
     tracing::debug!(target: WAY, step = "bound", request = record.id);
-    let open = request
-        .extensions()
-        .get::<MatchedPath>()
-        .is_some_and(|path| OPEN_ROUTES.contains(&path.as_str()));
-    if open {
+    let needs = needs(request.method(), request.extensions().get::<MatchedPath>());
+    if needs == Needs::Nothing {
         return Ok(());
     }
-    match admitted(daemon, request, record).await {
+    match admitted(daemon, request, needs, record).await {
         Err(error) if error.status == StatusCode::UNAUTHORIZED => {
             failed_key(daemon, record).await;
             Err(error)
@@ -104,6 +102,7 @@ async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord
 async fn admitted(
     daemon: &Daemon,
     request: &mut Request,
+    needs: Needs,
     record: &mut AccessRecord,
 ) -> ApiResult<()> {
     let unauthenticated = |message: &str| {
@@ -132,9 +131,9 @@ async fn admitted(
     let key = key.ok_or_else(|| unauthenticated("the API key is not known"))?;
     record.key = Some(key.name.clone());
     tracing::debug!(target: WAY, step = "authenticate", request = record.id, key = key.name);
-    let attempt = match key.class {
-        KeyClass::Attempt => Some(own_attempt(&key, request)?),
-        KeyClass::Interactive | KeyClass::Bulk => None,
+    let (role, attempt) = match key.class {
+        KeyClass::Attempt => (BuiltIn::Attempt, Some(own_attempt(&key, request, needs)?)),
+        KeyClass::Interactive | KeyClass::Bulk => (BuiltIn::Admin, None),
     };
     tracing::debug!(target: WAY, step = "authorise", request = record.id);
     let caller = Caller {
@@ -143,14 +142,37 @@ async fn admitted(
         owner: key.owner,
         key: key.name,
         remote: remote(request),
+        role: role.name(),
+        permissions: role.permissions(),
     };
+    if let (None, Some(permission)) = (attempt, needs.of_user())
+        && !caller.may(permission)
+    {
+        return Err(refused(&caller, permission, request));
+    }
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(Shown(attempt));
     Ok(())
 }
 
+/// What a role does not allow.
+fn refused(caller: &Caller, permission: Permission, request: &Request) -> ApiError {
+    if permission.is_of_attempts() {
+        return ApiError::new(
+            StatusCode::FORBIDDEN,
+            error_code::FORBIDDEN,
+            "points are an attempt's own: only its token may add some, and this is another key",
+            "a job with `api: true` finds its token in the file that MLMESH_TOKEN_FILE names",
+        );
+    }
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map_or("/", MatchedPath::as_str);
+    let what = format!("`{} {path}`", request.method());
+    caller.denied(permission, what).into()
+}
+
 /// The attempt of a token, where the request is one that its token may make.
-fn own_attempt(key: &ApiKey, request: &Request) -> ApiResult<AttemptRef> {
+fn own_attempt(key: &ApiKey, request: &Request, needs: Needs) -> ApiResult<AttemptRef> {
     let refused = || {
         ApiError::new(
             StatusCode::FORBIDDEN,
@@ -161,11 +183,8 @@ fn own_attempt(key: &ApiKey, request: &Request) -> ApiResult<AttemptRef> {
     };
     let run = key.run.ok_or_else(refused)?;
     let number = AttemptNumber::of_key_name(&key.name).ok_or_else(refused)?;
-    let matched = request.extensions().get::<MatchedPath>();
-    let is_taken = matched.is_some_and(|path| {
-        let mut routes = ATTEMPT_ROUTES.iter();
-        routes.any(|(method, route)| method == request.method() && *route == path.as_str())
-    });
+    let allowed = BuiltIn::Attempt.permissions();
+    let is_taken = needs.of_attempt().is_some_and(|one| allowed.has(one));
     let is_own = request.uri().path().split('/').nth(3) == Some(&*run.to_string());
     if !is_taken || !is_own {
         return Err(refused());

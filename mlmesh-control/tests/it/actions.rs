@@ -138,19 +138,20 @@ async fn failed_points_are_retried_and_completed_ones_are_not() {
 }
 
 #[tokio::test]
-async fn another_owner_may_not_cancel_and_the_daemons_owner_may() {
+async fn what_others_queued_is_cancelled_by_an_operator_only() {
     let house = House::new();
     let control = house.control().await;
     let mut bob = caller();
     bob.owner = "bob".parse().unwrap();
     bob.daemon_owner = false;
+    bob.permissions = BuiltIn::Member.permissions();
     let accepted = control
         .submit(&caller(), submission(&["hold"]), None)
         .await
         .unwrap();
     let refused = cancel(&control, &bob, accepted.id).await;
-    assert_eq!(refused.unwrap_err().code(), "not_owner");
-    bob.daemon_owner = true;
+    assert_eq!(refused.unwrap_err().code(), "forbidden");
+    bob.permissions = BuiltIn::Operator.permissions();
     cancel(&control, &bob, accepted.id).await.unwrap();
     let unknown = cancel(&control, &bob, RunId::from_random(1 << 40)).await;
     assert_eq!(unknown.unwrap_err().code(), "run_not_found");

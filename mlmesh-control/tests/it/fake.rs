@@ -593,6 +593,8 @@ pub(crate) fn caller() -> Caller {
         key: "owner".into(),
         remote: "local".into(),
         daemon_owner: true,
+        role: BuiltIn::Admin.name(),
+        permissions: BuiltIn::Admin.permissions(),
     }
 }
 
