@@ -93,3 +93,9 @@ pub(crate) const DEFECT_REFERENCES_MAX: usize = 20;
 pub(crate) const PRUNE_GRACE: Duration = Duration::from_secs(600);
 /// How long the store may take to answer before the daemon is not ready.
 pub(crate) const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Users that are kept, removed ones too.
+pub(crate) const USERS_MAX: usize = 10_000;
+
+/// Keys that are accepted at once: each request is compared with all of them.
+pub(crate) const KEYS_MAX: usize = 10_000;

@@ -127,6 +127,16 @@ mod tests {
         ("GET /v1/secrets", "yyy--"),
         ("PUT /v1/secrets/{name}", "yyy--"),
         ("DELETE /v1/secrets/{name}", "yyy--"),
+        ("GET /v1/who", "yyyy-"),
+        ("GET /v1/users", "yy---"),
+        ("POST /v1/users", "y----"),
+        ("POST /v1/users/{name}/role", "y----"),
+        ("POST /v1/users/{name}/remove", "y----"),
+        ("GET /v1/keys", "yyyy-"),
+        ("POST /v1/keys", "y----"),
+        ("POST /v1/keys/{name}/rotate", "yooo-"),
+        ("DELETE /v1/keys/{name}", "yooo-"),
+        ("GET /v1/roles", "yyyy-"),
     ];
 
     fn letter(role: BuiltIn, needs: Needs) -> char {

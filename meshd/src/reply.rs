@@ -171,6 +171,32 @@ impl From<StoreError> for ApiError {
                 error_code::DATASET_EXISTS,
                 "register the changed data under a new version",
             ),
+            StoreError::UserExists { removed: true, .. } => (
+                StatusCode::CONFLICT,
+                error_code::USER_EXISTS,
+                "`ml user add NAME --again` takes them up again, with what is theirs",
+            ),
+            StoreError::UserExists { removed: false, .. } => (
+                StatusCode::CONFLICT,
+                error_code::USER_EXISTS,
+                "`ml user role NAME ROLE` gives them another one",
+            ),
+            StoreError::NoUser(_) => {
+                return Self::not_found(message, "`ml user list` shows who there is");
+            }
+            StoreError::NoKey(_) => {
+                return Self::not_found(message, "`ml key list` shows them");
+            }
+            StoreError::KeyExists(_) => (
+                StatusCode::CONFLICT,
+                error_code::KEY_EXISTS,
+                "choose another name with `--name`",
+            ),
+            StoreError::LastAdmin(_) => (
+                StatusCode::CONFLICT,
+                error_code::LAST_ADMIN,
+                "make somebody else an admin first: `ml user role NAME admin`",
+            ),
             StoreError::Unavailable(_) => return Self::unavailable(message),
             StoreError::Damaged(_) => {
                 tracing::error!(%message, "store is damaged");

@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::daemon::Daemon;
 use crate::handlers::{
     audit, chores, chunks, datasets, events, health, imports, labels, logs, metrics, objects, pins,
-    reproductions, runs, scrub, secrets, validation,
+    reproductions, runs, scrub, secrets, users, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -252,6 +252,7 @@ pub(crate) fn routes() -> Vec<Route> {
         object_routes(),
         catalog_routes(),
         secret_routes(),
+        user_routes(),
     ]
     .into_iter()
     .flatten()
@@ -619,6 +620,89 @@ fn secret_routes() -> Vec<Route> {
                 || delete(secrets::remove),
             )
         },
+    ]
+}
+
+fn user_routes() -> Vec<Route> {
+    vec![
+        read(
+            "/v1/who",
+            "who the caller is, and what they may do",
+            Needs::Key,
+            Answer::Json(schema::<api::WhoDto>),
+            || get(users::who),
+        ),
+        read(
+            "/v1/users",
+            "users, removed ones too",
+            May(P::UsersRead),
+            Answer::Json(schema::<api::UsersDto>),
+            || get(users::list),
+        ),
+        write(
+            "/v1/users",
+            "add a user",
+            May(P::UsersWrite),
+            json_body::<api::AddUserDto>(true),
+            Answer::Json(schema::<api::UserDto>),
+            || post(users::add),
+        ),
+        write(
+            "/v1/users/{name}/role",
+            "give a user another role",
+            May(P::UsersWrite),
+            json_body::<api::ChangeRoleDto>(true),
+            Answer::Json(schema::<api::UserDto>),
+            || post(users::change_role),
+        ),
+        write(
+            "/v1/users/{name}/remove",
+            "remove a user and revoke their keys",
+            May(P::UsersWrite),
+            json_body::<api::RemoveUserDto>(false),
+            Answer::Json(schema::<api::RemovedUserDto>),
+            || post(users::remove),
+        ),
+        read(
+            "/v1/keys",
+            "keys that are accepted: one's own, or everybody's with `users.read`",
+            May(P::KeysOwn),
+            Answer::Json(schema::<api::ApiKeysDto>),
+            || get(users::keys),
+        ),
+        write(
+            "/v1/keys",
+            "add a key to a user by its hash",
+            May(P::UsersWrite),
+            json_body::<api::AddKeyDto>(true),
+            Answer::Json(schema::<api::ApiKeyDto>),
+            || post(users::add_key),
+        ),
+        write(
+            "/v1/keys/{name}/rotate",
+            "put another secret under the name of a key",
+            Own(P::KeysOwn, P::UsersWrite),
+            json_body::<api::RotateKeyDto>(false),
+            Answer::Json(schema::<api::ApiKeyDto>),
+            || post(users::rotate_key),
+        ),
+        Route {
+            method: Method::DELETE,
+            ..read(
+                "/v1/keys/{name}",
+                "revoke a key",
+                Own(P::KeysOwn, P::UsersWrite),
+                Answer::Nothing,
+                || delete(users::revoke_key),
+            )
+        },
+        read(
+            "/v1/roles",
+            "what each role may do",
+            May(P::StateRead),
+            Answer::Json(schema::<api::RolesDto>),
+            || get(users::roles),
+        ),
     ]
 }
 

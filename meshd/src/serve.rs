@@ -20,7 +20,9 @@ use mlmesh_control::{ApiAddress, Control, ControlConfig, Ports};
 use mlmesh_exec::{
     LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor, SystemClock,
 };
-use mlmesh_model::{Accelerators, Clock, Event, EventKind, Executor, Sequence, Snapshots, Tenant};
+use mlmesh_model::{
+    Accelerators, Clock, Event, EventKind, Executor, Roles, Sequence, Snapshots, Tenant,
+};
 use rustix::fs::Mode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -210,7 +212,7 @@ pub(crate) async fn open_parts(
     let open_store = OpenStore::open(settings.text("daemon.store"), &root).await?;
     let store = open_store.port();
     let owner = local_owner().context("name the daemon's owner")?;
-    let keys = open_keys(&root, &owner, &store, clock).await?;
+    let keys = open_keys(&root, &owner, Roles::built_in(), &store, clock).await?;
     let (snapshots, executor) = {
         let (root, clock) = (root.clone(), Arc::clone(clock));
         tokio::task::spawn_blocking(move || open_executor(&root, clock, jobs.umask)).await??

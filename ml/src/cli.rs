@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod users;
+
+pub(crate) use users::{AddKey, Key, Permissions, User};
+
 use crate::moved::ExpectedPlan;
 
 const STYLES: Styles = Styles::styled()
@@ -41,6 +45,16 @@ pub(crate) struct Global {
     /// Data directory of the daemon, also MLMESH_DATA_DIR [default: ~/.local/share/mlmesh]
     #[arg(long, global = true, value_name = "DIR", display_order = 900)]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Connection of somebody else's daemon, also MLMESH_CONNECTION [default:
+    /// connection.json in ~/.config/mlmesh, where there is one]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        display_order = 902,
+        conflicts_with = "data_dir"
+    )]
+    pub(crate) connection: Option<PathBuf>,
     /// Print data as JSON on stdout, errors as one line of JSON on stderr
     #[arg(long, global = true, display_order = 901)]
     pub(crate) json: bool,
@@ -91,9 +105,12 @@ pub(crate) enum Verb {
     Export(Export),
     /// Bring an export into this daemon, as a run to look at
     Import(Import),
-    /// Show the key that signs your exports
+    /// Keys by which people reach the daemon, and the one that signs your exports
     #[command(subcommand)]
     Key(Key),
+    /// Who may do what
+    #[command(subcommand)]
+    User(User),
     /// Cancel runs or sweeps
     Cancel(Cancel),
     /// Set tags of a run, remove them, or show them
@@ -398,12 +415,6 @@ pub(crate) struct Import {
     /// Only this signer's: the fingerprint that `ml key show` prints there
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Key {
-    /// Print the fingerprint; makes the key if there is none
-    Show,
 }
 
 #[derive(Debug, Args)]

@@ -5,13 +5,12 @@
 //! address and key that the data directory has then: a daemon that comes back may
 //! have another port.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mlmesh_api::{Client, ClientError, RunDto, RunFilter, RunKindDto, RunSummaryDto};
 use mlmesh_model::{Cause, PHASES, Phase};
 
-use crate::context::Context;
+use crate::context::{Context, Reach};
 use crate::error::{Exit, Failure, Outcome, split_hint};
 use crate::output;
 
@@ -26,7 +25,7 @@ const PAGE: u32 = 500;
 /// A client that outlives the daemon it talks to.
 #[derive(Debug)]
 pub(crate) struct Patient {
-    data_dir: PathBuf,
+    reach: Reach,
     client: Client,
     output: crate::output::Output,
 }
@@ -40,7 +39,7 @@ impl Patient {
     /// The same around a client that is there. It needs no daemon to begin with.
     pub(crate) fn with(context: &Context, client: Client) -> Outcome<Self> {
         Ok(Self {
-            data_dir: context.data_dir()?,
+            reach: context.reach()?,
             client,
             output: context.output,
         })
@@ -75,7 +74,7 @@ impl Patient {
                 return Err(error.into());
             }
             std::thread::sleep(AWAY_POLL);
-            if let Ok(client) = Client::open(&self.data_dir) {
+            if let Ok(client) = self.reach.client() {
                 self.client = client;
             }
         }

@@ -1,5 +1,7 @@
 //! The typed client: one method per route.
 
+mod users;
+
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +14,12 @@ use crate::daemon_file::read_small;
 use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
 use crate::{
     AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
-    ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, DaemonFile, DatasetDto, DatasetsDto,
-    Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey, ImportDto, ImportedDto,
-    LabelsDto, LogPageDto, OutputsDto, PinDto, PinRequestDto, PinsDto, PruneDto, PruneRequestDto,
-    RegisterDatasetDto, ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto,
-    SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto,
-    read_key,
+    ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, ConnectionFile, DaemonFile,
+    DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey,
+    ImportDto, ImportedDto, LabelsDto, LogPageDto, OutputsDto, PinDto, PinRequestDto, PinsDto,
+    PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionsDto, RetryDto, RunDto, RunsDto,
+    ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto,
+    ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -58,6 +60,11 @@ impl Client {
             ca_pem: read_small(&file.ca)?,
             key,
         }))
+    }
+
+    /// The daemon that a connection leads to.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        Ok(Self::new(ConnectionFile::read(path)?.endpoint()))
     }
 
     /// A daemon at this endpoint.

@@ -72,6 +72,9 @@ impl ClientError {
                 error_code::REFUSED
                 | error_code::FORBIDDEN
                 | error_code::WRONG_PHASE
+                | error_code::USER_EXISTS
+                | error_code::KEY_EXISTS
+                | error_code::LAST_ADMIN
                 | error_code::DATASET_EXISTS => 3,
                 error_code::BAD_REQUEST | error_code::BAD_PARAMETER | error_code::AMBIGUOUS_ID => 2,
                 error_code::NOT_FOUND => 4,
@@ -106,6 +109,14 @@ impl ClientError {
                     DaemonFileError::Mode { .. } => (
                         error_code::KEY_MODE,
                         "take it back: `chmod 600` on that file",
+                    ),
+                    DaemonFileError::Owner { .. } => (
+                        error_code::KEY_MODE,
+                        "copy it as the user who holds it: `install -m 600 FILE ~/.config/mlmesh/connection.json`",
+                    ),
+                    DaemonFileError::Write { .. } => (
+                        error_code::LOCAL,
+                        "a key goes into a new file; name one with `-o`",
                     ),
                     DaemonFileError::Read { .. } | DaemonFileError::Form { .. } => {
                         (error_code::LOCAL, "`ml doctor` checks the data directory")

@@ -51,6 +51,26 @@ pub enum DaemonFileError {
         /// What is wrong.
         reason: String,
     },
+    /// It cannot be written.
+    #[error("write `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Somebody else could change the key, or has given it away.
+    #[error(
+        "`{path}` belongs to user {owner}, and you are user {caller}; a connection is its holder's own file"
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Who asks.
+        caller: u32,
+    },
     /// Others may read the key.
     #[error("`{path}` has mode {mode:04o}; a key may have no wider mode than 0600")]
     Mode {

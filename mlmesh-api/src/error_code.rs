@@ -46,6 +46,12 @@ pub const RUN_EXISTS: &str = "run_exists";
 pub const BAD_OBJECT: &str = "bad_object";
 /// A part of the daemon is away: retry later.
 pub const UNAVAILABLE: &str = "unavailable";
+/// The name of a user is taken.
+pub const USER_EXISTS: &str = "user_exists";
+/// The name of a key, or the key itself, is taken.
+pub const KEY_EXISTS: &str = "key_exists";
+/// Nobody could change users and keys any more.
+pub const LAST_ADMIN: &str = "last_admin";
 /// The daemon is on its way down.
 pub const SHUTTING_DOWN: &str = "shutting_down";
 /// The store or the objects hold something that nobody of ours can have written.
@@ -95,6 +101,9 @@ pub const ERROR_CODES: &[&str] = &[
     RUN_EXISTS,
     BAD_OBJECT,
     UNAVAILABLE,
+    USER_EXISTS,
+    KEY_EXISTS,
+    LAST_ADMIN,
     SHUTTING_DOWN,
     DAMAGED,
     NO_SPACE,

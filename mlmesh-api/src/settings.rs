@@ -56,6 +56,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "data directory; without it `~/.local/share/mlmesh`",
     },
     Setting {
+        key: "client.connection",
+        env: "MLMESH_CONNECTION",
+        kind: SettingKind::Path,
+        default: "",
+        help: "connection of a daemon of somebody else; without it `connection.json` beside these settings, where there is one and no data directory is named",
+    },
+    Setting {
         key: "client.repro_policy",
         env: "MLMESH_REPRO_POLICY",
         kind: SettingKind::Choice(&["strict", "relaxed"]),

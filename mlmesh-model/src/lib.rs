@@ -30,6 +30,7 @@ mod run;
 mod store_port;
 mod submission;
 mod trust;
+mod user;
 mod workload;
 
 pub use access::{BuiltIn, Denied, Permission, Permissions, Roles};
@@ -52,6 +53,7 @@ pub use run::*;
 pub use store_port::*;
 pub use submission::{CurrentEnvironment, LockFacts, SecretText, Submission};
 pub use trust::{EnvironmentFact, NetworkFact, Trust, TrustFacts, TrustLevel, TrustReason};
+pub use user::{ApiKey, KeyChange, KeyClass, User, UserChange};
 pub use workload::*;
 
 /// A boxed future, the return type of asynchronous ports.

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
-    FencingToken, Isolation, Labels, MetricSummary, Micros, Name, NodeId, ObjectId, Owner, Phase,
-    Reproduction, Run, RunId, Sequence, Tenant, Trust,
+    ApiKey, Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
+    FencingToken, Isolation, KeyChange, Labels, MetricSummary, Micros, Name, NodeId, ObjectId,
+    Owner, Phase, Reproduction, Run, RunId, Sequence, Tenant, Trust, User, UserChange,
 };
 
 /// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
@@ -158,6 +158,42 @@ pub trait Store: Send + Sync {
 
     /// All keys that are not revoked.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<ApiKey>, StoreError>>;
+
+    /// All users, removed ones too.
+    fn users(&self) -> BoxFuture<'_, Result<Vec<User>, StoreError>>;
+
+    /// Changes a user together with its audit row, and gives what stands there then. A
+    /// change that changes nothing writes nothing. What would leave a tenant without an
+    /// admin is [`StoreError::LastAdmin`].
+    fn change_user(
+        &self,
+        change: UserChange,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<User, StoreError>>;
+
+    /// Changes a key of a user together with its audit row. A name that another key has
+    /// or had is [`StoreError::KeyExists`].
+    fn change_key(
+        &self,
+        change: KeyChange,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Notes that somebody has sent these objects whole.
+    fn possess(
+        &self,
+        tenant: &Tenant,
+        owner: &Owner,
+        objects: Vec<ObjectId>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Which of these objects somebody has sent whole.
+    fn possesses(
+        &self,
+        tenant: &Tenant,
+        owner: &Owner,
+        objects: Vec<ObjectId>,
+    ) -> BoxFuture<'_, Result<Vec<bool>, StoreError>>;
 
     /// The key of the run's live attempt, if it has one. It appears with the claim
     /// and is gone with the move to a phase in which nothing is live.
@@ -453,39 +489,6 @@ pub struct Dataset {
     pub registered_at: Micros,
 }
 
-/// An API key as it is stored: never the key, only its hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiKey {
-    /// Public name, shown in the audit.
-    pub name: String,
-    /// Whose.
-    pub tenant: Tenant,
-    /// Who holds it.
-    pub owner: Owner,
-    /// SHA-256 of the key, which carries 256 random bits.
-    pub sha256: Digest,
-    /// What it may do.
-    pub class: KeyClass,
-    /// For an attempt token: the run it is bound to.
-    pub run: Option<RunId>,
-    /// When it was made.
-    pub created_at: Micros,
-    /// When it was revoked.
-    pub revoked_at: Option<Micros>,
-}
-
-/// What a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyClass {
-    /// A person at a keyboard.
-    Interactive,
-    /// Bulk work; `owner.key` is one.
-    Bulk,
-    /// One attempt: run-scoped, dies with it.
-    Attempt,
-}
-
 /// A run that repeats another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repetition {
@@ -585,6 +588,26 @@ pub enum StoreError {
         /// The checksum on record.
         checksum: Digest,
     },
+    /// The name is taken, also by somebody who was removed.
+    #[error("user `{name}` {}", if *.removed { "was removed; the name stays theirs" } else { "is there already, with another role" })]
+    UserExists {
+        /// The name.
+        name: Owner,
+        /// Whether they were removed.
+        removed: bool,
+    },
+    /// No such user, or one that was removed.
+    #[error("no user `{0}`")]
+    NoUser(Owner),
+    /// Nobody could change anything any more.
+    #[error("`{0}` is the last admin")]
+    LastAdmin(Owner),
+    /// A key of that name is or was there.
+    #[error("a key `{0}` is or was there")]
+    KeyExists(String),
+    /// No key of that name is accepted.
+    #[error("no key `{0}`")]
+    NoKey(String),
     /// The disk is full or read-only, the server is away: retry later.
     #[error("store is unavailable: {0}")]
     Unavailable(String),

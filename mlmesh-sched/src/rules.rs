@@ -67,7 +67,8 @@ pub(crate) fn resolve(
 ) -> Resolved {
     let strict = submission.policy == ReproPolicy::Strict;
     let mut resolved = Resolved {
-        sandbox: strict || experiment.sandbox,
+        // Jobs run as the daemon's user; nobody else's may see what that one can.
+        sandbox: strict || experiment.sandbox || !world.caller_is_daemon_owner,
         ..Resolved::default()
     };
     environment(submission, experiment, world, &mut resolved, refusals);

@@ -33,6 +33,7 @@ mod reproductions;
 mod rows;
 mod sql;
 mod sqlite;
+mod users;
 mod write;
 
 pub use audit::{AUDIT_START, AuditDefect, AuditHead, verify_chain};

@@ -8,11 +8,12 @@ use crate::sql::{Param, Sql};
 pub const SCHEMA_VERSION: u64 = SQLITE.len() as u64;
 
 /// Migrations of SQLite, oldest first.
-pub(crate) const SQLITE: [&str; 4] = [
+pub(crate) const SQLITE: [&str; 5] = [
     include_str!("../migrations/sqlite/0001.sql"),
     include_str!("../migrations/sqlite/0002.sql"),
     include_str!("../migrations/sqlite/0003.sql"),
     include_str!("../migrations/sqlite/0004.sql"),
+    include_str!("../migrations/sqlite/0005.sql"),
 ];
 
 /// Migrations of PostgreSQL, oldest first.
@@ -21,6 +22,7 @@ pub(crate) const POSTGRES: [&str; SQLITE.len()] = [
     include_str!("../migrations/postgres/0002.sql"),
     include_str!("../migrations/postgres/0003.sql"),
     include_str!("../migrations/postgres/0004.sql"),
+    include_str!("../migrations/postgres/0005.sql"),
 ];
 
 /// Brings the database to [`SCHEMA_VERSION`]; a newer one is refused. Runs inside

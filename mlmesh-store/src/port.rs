@@ -202,6 +202,54 @@ macro_rules! store_port {
                 self.read(|sql| Box::pin(catalog::keys(sql)))
             }
 
+            fn users(&self) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+                self.read(|sql| Box::pin(users::users(sql)))
+            }
+
+            fn change_user(
+                &self,
+                change: UserChange,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<User, StoreError>> {
+                self.writer.write(WriteKind::Other, |tx| {
+                    Box::pin(users::change_user(tx, change, audit))
+                })
+            }
+
+            fn change_key(
+                &self,
+                change: KeyChange,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.writer.write(WriteKind::Other, |tx| {
+                    Box::pin(users::change_key(tx, change, audit))
+                })
+            }
+
+            fn possess(
+                &self,
+                tenant: &Tenant,
+                owner: &Owner,
+                objects: Vec<ObjectId>,
+            ) -> BoxFuture<'_, Result<(), StoreError>> {
+                let (tenant, owner) = (tenant.clone(), owner.clone());
+                self.writer.write(WriteKind::Other, move |tx| {
+                    Box::pin(async move { users::possess(tx, &tenant, &owner, &objects).await })
+                })
+            }
+
+            fn possesses(
+                &self,
+                tenant: &Tenant,
+                owner: &Owner,
+                objects: Vec<ObjectId>,
+            ) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
+                let (tenant, owner) = (tenant.clone(), owner.clone());
+                self.read(move |sql| {
+                    Box::pin(async move { users::possesses(sql, &tenant, &owner, &objects).await })
+                })
+            }
+
             fn attempt_key(&self, run: RunId) -> BoxFuture<'_, Result<Option<ApiKey>, StoreError>> {
                 self.read(move |sql| Box::pin(catalog::attempt_key(sql, run)))
             }
@@ -288,15 +336,15 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
-    FencingToken, Import, LabelChange, Labels, MetricSummary, Micros, Moved, Name, Phase, Pin,
-    PinTarget, References, Repetition, Reproduction, Run, RunId, RunQuery, Sequence, StoreError,
-    Submit, Submitted, Tenant, UnleasedMove,
+    FencingToken, Import, KeyChange, LabelChange, Labels, MetricSummary, Micros, Moved, Name,
+    ObjectId, Owner, Phase, Pin, PinTarget, References, Repetition, Reproduction, Run, RunId,
+    RunQuery, Sequence, StoreError, Submit, Submitted, Tenant, UnleasedMove, User, UserChange,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, labels, moves, pins, read, reproductions, write};
+use crate::{catalog, labels, moves, pins, read, reproductions, users, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::page_rows;
 use crate::daemon::Daemon;
+use crate::http::front::Standing;
 use crate::http::query::Query;
 use crate::limits::{
     EVENT_FRAME_BYTES_MAX, EVENT_PING_INTERVAL, EVENT_SEND_TIMEOUT, EVENT_STREAMS_MAX,
@@ -32,6 +33,7 @@ use crate::reply::{ApiError, ApiResult, ok};
 pub(crate) async fn events(
     State(daemon): State<Arc<Daemon>>,
     Extension(caller): Extension<Caller>,
+    Extension(standing): Extension<Standing>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -74,30 +76,45 @@ pub(crate) async fn events(
         .max_frame_size(EVENT_FRAME_BYTES_MAX)
         .on_upgrade(move |socket| async move {
             daemon.metrics.event_streams.fetch_add(1, Ordering::Relaxed);
-            stream(&daemon, &caller.tenant, Sequence(after), socket).await;
+            stream(&daemon, &caller.tenant, standing, Sequence(after), socket).await;
             daemon.metrics.event_streams.fetch_sub(1, Ordering::Relaxed);
             drop((place, token));
         }))
 }
 
-async fn stream(daemon: &Daemon, tenant: &Tenant, after: Sequence, mut socket: WebSocket) {
+async fn stream(
+    daemon: &Daemon,
+    tenant: &Tenant,
+    standing: Standing,
+    after: Sequence,
+    mut socket: WebSocket,
+) {
     let mut after = after;
+    let lost = async {
+        match standing {
+            Some((sha256, permission)) => daemon.keys.lost(sha256, permission).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(lost);
     let mut commits = daemon.commits.clone();
     loop {
         commits.mark_unchanged();
         match send_new(daemon, tenant, &mut after, &mut socket).await {
             Sent::All => {}
-            Sent::Part => continue,
+            Sent::Part if standing.is_none_or(|(sha256, one)| daemon.keys.stands(sha256, one)) => {
+                continue;
+            }
+            Sent::Part => {}
             Sent::Broken => return,
         }
         let next = tokio::select! {
+            () = &mut lost => {
+                close(&mut socket, close_code::POLICY, "the key was revoked, or may not do this any more").await;
+                return;
+            }
             () = daemon.stopping.token().cancelled() => {
-                let reason = CloseFrame {
-                    code: close_code::AWAY,
-                    reason: "the daemon is on its way down".into(),
-                };
-                // The other side may have gone first.
-                let _ = timeout(EVENT_SEND_TIMEOUT, socket.send(Message::Close(Some(reason)))).await;
+                close(&mut socket, close_code::AWAY, "the daemon is on its way down").await;
                 return;
             }
             changed = commits.changed() => changed.is_ok(),
@@ -111,6 +128,19 @@ async fn stream(daemon: &Daemon, tenant: &Tenant, after: Sequence, mut socket: W
             return;
         }
     }
+}
+
+async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
+    let reason = CloseFrame {
+        code,
+        reason: reason.into(),
+    };
+    // The other side may have gone first.
+    let _ = timeout(
+        EVENT_SEND_TIMEOUT,
+        socket.send(Message::Close(Some(reason))),
+    )
+    .await;
 }
 
 enum Sent {

@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{Timestamp, error_code};
 use mlmesh_control::Caller;
 use mlmesh_model::{
-    ApiKey, AttemptNumber, AttemptRef, BuiltIn, Event, EventKind, FencingToken, KeyClass,
-    Permission, Sequence, Tenant,
+    ApiKey, AttemptNumber, AttemptRef, BuiltIn, Digest, Event, EventKind, FencingToken, Permission,
+    Sequence, Tenant,
 };
 use serde::Serialize;
 
 use super::listener::Remote;
 use crate::daemon::Daemon;
 use crate::handlers::metrics::Shown;
-use crate::keys::{OWNER_KEY_NAME, find_token};
+use crate::keys::{Known, find_token};
 use crate::limits::{AUTH_FAILURE_RECORD_INTERVAL, TARGET_BYTES_MAX};
 use crate::logs::LogFile;
 use crate::needs::{Needs, needs};
@@ -46,9 +46,9 @@ pub(crate) async fn front(
     let mut record = AccessRecord::of(&daemon, &request, id.clone());
     let checked = check(&daemon, &mut request, &mut record).await;
     let mut response = match checked {
-        Ok(()) => {
+        Ok(standing) => {
             tracing::debug!(target: WAY, step = "handle", request = record.id);
-            next.run(request).await
+            handle(&daemon, standing, request, next).await
         }
         Err(error) => error.into_response(),
     };
@@ -71,7 +71,32 @@ pub(crate) async fn front(
     response
 }
 
-async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord) -> ApiResult<()> {
+/// The key of a request and the permission by which it came in; none on routes that
+/// are open, and with tokens of attempts, which end with the attempt.
+pub(crate) type Standing = Option<(Digest, Option<Permission>)>;
+
+/// Has the request answered. A read that is still waiting when its key is revoked, or
+/// its holder's role narrowed, ends then. A write is carried out: it was allowed when
+/// it came.
+async fn handle(daemon: &Daemon, standing: Standing, request: Request, next: Next) -> Response {
+    let Some((sha256, permission)) = standing.filter(|_| request.method() == Method::GET) else {
+        return next.run(request).await;
+    };
+    tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        () = daemon.keys.lost(sha256, permission) => unauthenticated(
+            "the API key was revoked, or may not do this any more",
+        )
+        .into_response(),
+    }
+}
+
+async fn check(
+    daemon: &Daemon,
+    request: &mut Request,
+    record: &mut AccessRecord,
+) -> ApiResult<Standing> {
     let target = request
         .uri()
         .path_and_query()
@@ -87,7 +112,7 @@ async fn check(daemon: &Daemon, request: &mut Request, record: &mut AccessRecord
     tracing::debug!(target: WAY, step = "bound", request = record.id);
     let needs = needs(request.method(), request.extensions().get::<MatchedPath>());
     if needs == Needs::Nothing {
-        return Ok(());
+        return Ok(None);
     }
     match admitted(daemon, request, needs, record).await {
         Err(error) if error.status == StatusCode::UNAUTHORIZED => {
@@ -104,15 +129,7 @@ async fn admitted(
     request: &mut Request,
     needs: Needs,
     record: &mut AccessRecord,
-) -> ApiResult<()> {
-    let unauthenticated = |message: &str| {
-        ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            error_code::UNAUTHENTICATED,
-            message,
-            "send `Authorization: Bearer KEY`; `owner.key` in the data directory holds one",
-        )
-    };
+) -> ApiResult<Standing> {
     let shown = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -124,26 +141,29 @@ async fn admitted(
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map_or("", |(_, key)| key.trim())
         .to_owned();
-    let key = match daemon.keys.find(&shown) {
-        Some(key) => Some(key),
-        None => find_token(&*daemon.store, &shown).await?,
+    let (known, attempt) = match daemon.keys.find(&shown) {
+        Some(known) => (known, None),
+        None => {
+            let key = find_token(&*daemon.store, &shown).await?;
+            let key = key.ok_or_else(|| unauthenticated("the API key is not known"))?;
+            record.key = Some(key.name.clone());
+            let attempt = own_attempt(&key, request, needs)?;
+            (Known::attempt(key), Some(attempt))
+        }
     };
-    let key = key.ok_or_else(|| unauthenticated("the API key is not known"))?;
+    let key = known.key;
     record.key = Some(key.name.clone());
     tracing::debug!(target: WAY, step = "authenticate", request = record.id, key = key.name);
-    let (role, attempt) = match key.class {
-        KeyClass::Attempt => (BuiltIn::Attempt, Some(own_attempt(&key, request, needs)?)),
-        KeyClass::Interactive | KeyClass::Bulk => (BuiltIn::Admin, None),
-    };
     tracing::debug!(target: WAY, step = "authorise", request = record.id);
+    let standing = attempt.is_none().then(|| (key.sha256, needs.of_user()));
     let caller = Caller {
-        daemon_owner: attempt.is_none() && key.name == OWNER_KEY_NAME,
+        daemon_owner: attempt.is_none() && key.owner == daemon.owner,
         tenant: key.tenant,
         owner: key.owner,
         key: key.name,
         remote: remote(request),
-        role: role.name(),
-        permissions: role.permissions(),
+        role: known.role,
+        permissions: known.permissions,
     };
     if let (None, Some(permission)) = (attempt, needs.of_user())
         && !caller.may(permission)
@@ -152,7 +172,17 @@ async fn admitted(
     }
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(Shown(attempt));
-    Ok(())
+    request.extensions_mut().insert(standing);
+    Ok(standing)
+}
+
+fn unauthenticated(message: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        error_code::UNAUTHENTICATED,
+        message,
+        "send `Authorization: Bearer KEY`; `owner.key` in the data directory holds one, an admin makes others: `ml key add`",
+    )
 }
 
 /// What a role does not allow.

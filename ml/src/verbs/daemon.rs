@@ -32,7 +32,7 @@ const TAIL_LINES: usize = 12;
 
 /// Starts the daemon and returns when it is ready.
 pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
-    let data_dir = context.data_dir()?;
+    let data_dir = context.own_data_dir("up")?;
     if let Some((file, _)) = running(&data_dir)? {
         return print_up(context, &data_dir, &file, true);
     }
@@ -298,7 +298,7 @@ fn log_tail(path: &Path) -> Option<String> {
 
 /// Stops the daemon and returns when its process has ended.
 pub(crate) fn down(context: &Context, verb: &cli::Down) -> Outcome {
-    let data_dir = context.data_dir()?;
+    let data_dir = context.own_data_dir("down")?;
     let file = match DaemonFile::read(&data_dir) {
         Ok(file) => file,
         Err(DaemonFileError::Absent(_)) => return print_down(context, None),
@@ -306,7 +306,7 @@ pub(crate) fn down(context: &Context, verb: &cli::Down) -> Outcome {
     };
     // Opened before the request: the number cannot be given to another process.
     let process = daemon_process(file.pid);
-    let client = context.client()?;
+    let client = Client::open(&data_dir)?;
     let request = StopRequestDto {
         stop_jobs: verb.stop_jobs,
     };

@@ -24,4 +24,5 @@ pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod submit;
 pub(crate) mod sync;
+pub(crate) mod users;
 pub(crate) mod validate;

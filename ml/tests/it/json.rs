@@ -76,6 +76,18 @@ fn every_other_verb_has_its_form_in_json() {
     say(&["export", "@last", "-o", "x.zip"]);
     say(&["export", "--verify", "x.zip"]);
     say(&["key", "show"]);
+    say(&["user", "add", "bob", "--role", "viewer"]);
+    say(&["user", "role", "bob", "member"]);
+    say(&["user", "list"]);
+    say(&["user", "show"]);
+    say(&["user", "show", "bob"]);
+    say(&["user", "permissions", "show"]);
+    let add = ["key", "add", "--user", "bob", "--name", "bob-1"];
+    say(&[&add[..], &["-o", "bob.json"]].concat());
+    say(&["key", "list"]);
+    say(&["key", "rotate", "bob-1", "-o", "bob-2.json"]);
+    say(&["key", "revoke", "bob-1"]);
+    say(&["user", "remove", "bob"]);
     say(&["data", "add", "numbers", "1", data]);
     say(&["data", "list"]);
     say(&["data", "show", "numbers"]);

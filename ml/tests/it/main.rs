@@ -2,7 +2,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test stops where an expectation fails"
+    clippy::print_stdout,
+    reason = "a test stops where an expectation fails, and says what it left out"
 )]
 
 mod golden;
@@ -23,3 +24,4 @@ mod secrets;
 mod sweeps;
 mod terminal;
 mod transfer;
+mod users;

@@ -90,6 +90,11 @@ impl Store for Flaky {
         put_dataset(dataset: Dataset, audit: AuditNote) -> ();
         put_key(key: ApiKey, audit: AuditNote) -> ();
         keys() -> Vec<ApiKey>;
+        users() -> Vec<User>;
+        change_user(change: UserChange, audit: AuditNote) -> User;
+        change_key(change: KeyChange, audit: AuditNote) -> ();
+        possess(tenant: &Tenant, owner: &Owner, objects: Vec<ObjectId>) -> ();
+        possesses(tenant: &Tenant, owner: &Owner, objects: Vec<ObjectId>) -> Vec<bool>;
         references() -> References;
         check() -> ();
         runs_by_id(tenant: &Tenant, ids: Vec<RunId>) -> Vec<Run>;

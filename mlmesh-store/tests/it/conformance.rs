@@ -5,6 +5,7 @@ mod imports;
 mod moves;
 mod reads;
 pub(crate) mod reproductions;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use imports::*;
 use moves::*;
 use reads::*;
 use reproductions::*;
+use users::*;
 
 /// Names the cases once; each backend runs all of them on a fresh store.
 macro_rules! cases {
@@ -69,6 +71,9 @@ cases! {
     a_request_s_answer_is_kept_with_its_key,
     what_waits_for_another_try_says_until_when,
     labels_are_changed_once_and_stand_beside_moves,
+    users_change_together_with_their_keys,
+    the_last_admin_stays,
+    what_somebody_has_sent_is_known_of_them_alone,
     pins_keep_runs_sweeps_and_trees,
     metrics_keep_every_bit,
     a_sweep_stands_where_its_points_stand,

@@ -1,0 +1,16 @@
+-- Version 5. Users; a removed one keeps the name. `role`: name of a role.
+CREATE TABLE users (
+    tenant TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    role TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    removed_at BIGINT,
+    PRIMARY KEY (tenant, name)
+);
+-- Objects that somebody has sent whole, for those who may not read everybody's.
+CREATE TABLE possessions (
+    tenant TEXT COLLATE "C" NOT NULL,
+    owner TEXT COLLATE "C" NOT NULL,
+    object BYTEA NOT NULL,
+    PRIMARY KEY (tenant, owner, object)
+);

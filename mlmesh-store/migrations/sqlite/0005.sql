@@ -1,0 +1,16 @@
+-- Version 5. Users; a removed one keeps the name. `role`: name of a role.
+CREATE TABLE users (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    role TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    removed_at INTEGER,
+    PRIMARY KEY (tenant, name)
+) WITHOUT ROWID;
+-- Objects that somebody has sent whole, for those who may not read everybody's.
+CREATE TABLE possessions (
+    tenant TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    object BLOB NOT NULL,
+    PRIMARY KEY (tenant, owner, object)
+) WITHOUT ROWID;
