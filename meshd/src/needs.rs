@@ -116,7 +116,7 @@ mod tests {
         ("POST /v1/chunks/missing", "yyy--"),
         ("POST /v1/chunks", "yyy--"),
         ("GET /v1/datasets", "yyyy-"),
-        ("POST /v1/datasets", "y----"),
+        ("POST /v1/datasets", "yyy--"),
         ("POST /v1/datasets/{name}/{version}/verify", "yyy--"),
         ("DELETE /v1/datasets/{name}/{version}", "yyo--"),
         ("GET /v1/pins", "yyyy-"),

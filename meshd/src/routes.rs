@@ -717,8 +717,8 @@ fn catalog_routes() -> Vec<Route> {
         ),
         write(
             "/v1/datasets",
-            "register data where they lie",
-            May(P::DataRegisterInPlace),
+            "register data that were sent, or, with a permission more, where they lie",
+            May(P::DataRegister),
             json_body::<api::RegisterDatasetDto>(true),
             Answer::Json(schema::<api::DatasetDto>),
             || post(datasets::register),

@@ -310,6 +310,9 @@ fn open_executor(
         root.join("data/datasets"),
         root.join("data/cache/stat"),
     ));
+    if let Err(error) = snapshots.remove_unfinished_places() {
+        tracing::warn!(%error, "unfinished copies of datasets stay");
+    }
     let executor = ProcessExecutor::new(ProcessConfig {
         data_dir: root.to_owned(),
         program: std::env::current_exe().context("find the daemon's own program")?,

@@ -12,6 +12,7 @@
 mod cli;
 mod config;
 mod context;
+mod croissant;
 mod error;
 mod follow;
 mod fuzz;
@@ -86,6 +87,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Pin(verb) => done(verbs::pins::pin(context, verb)),
         Verb::Unpin(verb) => done(verbs::pins::unpin(context, verb)),
         Verb::Prune(verb) => done(verbs::runs::prune(context, verb)),
+        Verb::Deps(cli::Deps::Lock(verb)) => verbs::deps::lock(context, verb),
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
         Verb::Events(verb) => done(verbs::events::events(context, verb)),

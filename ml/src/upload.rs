@@ -13,7 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlmesh_api::{Client, IdempotencyKey, error_code};
-use mlmesh_cas::{FrameError, Options, Rules, Snapshot, SnapshotError};
+use mlmesh_cas::{
+    Checksum, FrameError, Mode, Options, Rules, Snapshot, SnapshotError, Tree, TreeEntry, checksum,
+};
 use mlmesh_model::{Digest, ObjectId};
 use serde_json::json;
 
@@ -49,6 +51,30 @@ pub(crate) fn snapshot(
         exclude: left_out(root, data_dir, exclude),
     };
     let snapshot = mlmesh_cas::snapshot(root, &options).map_err(snapshot_failure)?;
+    for warning in &snapshot.warnings {
+        output.warn(warning);
+    }
+    Ok(snapshot)
+}
+
+/// Takes a snapshot of data: everything that is there, one file as a tree of its own.
+pub(crate) fn data_snapshot(output: &Output, path: &Path, data_dir: &Path) -> Outcome<Snapshot> {
+    let cache = stat_cache(path, data_dir).map(|path| path.with_extension("data"));
+    let snapshot = match checksum(path, &Options::dataset(cache)).map_err(snapshot_failure)? {
+        Checksum::Folder(snapshot) => snapshot,
+        Checksum::File { object, size } => {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let entry = TreeEntry {
+                path: name.unwrap_or_default().to_owned(),
+                mode: Mode::File,
+                size,
+                object,
+            };
+            let tree = Tree::from_entries(vec![entry]);
+            let tree = tree.map_err(|error| snapshot_failure(error.into()))?;
+            Snapshot::of_tree(path.parent().unwrap_or(Path::new("/")), tree)
+        }
+    };
     for warning in &snapshot.warnings {
         output.warn(warning);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mlmesh_model::{AuditRow, CommitId, Dataset, DepsDigest, Digest, Pin, PinTarget, RunId};
+use mlmesh_model::{
+    AuditRow, CommitId, Dataset, DatasetAbout, DepsDigest, Digest, Pin, PinTarget, RunId,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,8 +55,12 @@ pub struct DatasetDto {
     pub checksum: Digest,
     /// Whether it is a directory.
     pub directory: bool,
-    /// Where it lies on the daemon's machine.
+    /// Where it lies on the daemon's machine; of a copied one, where it came from.
     pub path: String,
+    /// Whether the content store has it, so that it does not need its path.
+    pub copied: bool,
+    /// What people say of it.
+    pub about: DatasetAboutDto,
     /// Bytes in all.
     pub bytes: u64,
     /// Files in all.
@@ -74,10 +80,62 @@ impl From<&Dataset> for DatasetDto {
             checksum: dataset.checksum,
             directory: dataset.directory,
             path: dataset.path.clone(),
+            copied: dataset.copied,
+            about: dataset.about.clone().into(),
             bytes: dataset.bytes,
             files: dataset.files,
             owner: dataset.owner.to_string(),
             registered_at: dataset.registered_at.into(),
+        }
+    }
+}
+
+/// What people say of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatasetAboutDto {
+    /// What it is; at most 16,384 characters.
+    pub description: Option<String>,
+    /// Under which licence it may be used; at most 256 characters.
+    pub licence: Option<String>,
+    /// Where it came from, usually a URL; at most 4,096 characters.
+    pub source: Option<String>,
+    /// Words to find it by; at most 100 of 64 characters.
+    pub tags: Vec<String>,
+}
+
+impl From<DatasetAbout> for DatasetAboutDto {
+    fn from(about: DatasetAbout) -> Self {
+        let DatasetAbout {
+            description,
+            licence,
+            source,
+            tags,
+        } = about;
+        Self {
+            description,
+            licence,
+            source,
+            tags,
+        }
+    }
+}
+
+impl From<DatasetAboutDto> for DatasetAbout {
+    fn from(about: DatasetAboutDto) -> Self {
+        let DatasetAboutDto {
+            description,
+            licence,
+            source,
+            mut tags,
+        } = about;
+        tags.sort_unstable();
+        tags.dedup();
+        Self {
+            description,
+            licence,
+            source,
+            tags,
         }
     }
 }
@@ -133,6 +191,26 @@ pub struct RegisterDatasetDto {
     /// An absolute path on the daemon's machine.
     #[schemars(regex(pattern = "^/"))]
     pub path: String,
+    /// What it has to be; other data are refused. Needed for a copied one.
+    #[serde(default)]
+    #[schemars(schema_with = "wire::digest_or_null")]
+    pub checksum: Option<Digest>,
+    /// The caller has sent the data to the content store: nothing is read at `path`.
+    #[serde(default)]
+    pub copied: Option<CopiedDto>,
+    /// What people say of it; when it is absent, what was said before stays.
+    #[serde(default)]
+    pub about: DatasetAboutDto,
+}
+
+/// What was sent to the content store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopiedDto {
+    /// An object, whose digest is the checksum.
+    File,
+    /// A commit, whose id is the checksum.
+    Folder,
 }
 
 /// A page of the audit trail.

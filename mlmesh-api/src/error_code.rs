@@ -32,6 +32,8 @@ pub const DATASET_EXISTS: &str = "dataset_exists";
 pub const DATASET_UNREADABLE: &str = "dataset_unreadable";
 /// The data are not what the registered checksum says.
 pub const DATASET_CHANGED: &str = "dataset_changed";
+/// The data have another checksum than was asked for.
+pub const DATASET_CHECKSUM_DIFFERS: &str = "dataset_checksum_differs";
 /// A result under an old lease.
 pub const STALE_TOKEN: &str = "stale_token";
 /// The run is in a phase in which this is not possible.
@@ -94,6 +96,7 @@ pub const ERROR_CODES: &[&str] = &[
     DATASET_EXISTS,
     DATASET_UNREADABLE,
     DATASET_CHANGED,
+    DATASET_CHECKSUM_DIFFERS,
     STALE_TOKEN,
     WRONG_PHASE,
     COMMIT_INCOMPLETE,

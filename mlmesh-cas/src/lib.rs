@@ -18,6 +18,7 @@ mod checkout;
 mod chunks;
 mod commits;
 mod compare;
+mod copies;
 mod damage;
 mod error;
 mod fault;
@@ -50,6 +51,7 @@ pub use chunks::{
     BASES_MAX, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKED_BYTES_MIN,
     CHUNKS_MAX, ChunkManifest, chunk_manifest,
 };
+pub use copies::Copied;
 pub use error::StoreError;
 pub use fault::CRASH_POINTS;
 pub use frame::{FRAME_VERSION, FrameError, FrameLimits, FrameReader, FrameWriter, Record};

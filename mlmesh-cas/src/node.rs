@@ -99,12 +99,21 @@ impl NodeSnapshots {
         )
     }
 
-    fn options(&self, dataset: &Path) -> Options {
+    /// Where copies of copied-in datasets lie; deletable while no job reads them.
+    pub(crate) fn places_root(&self) -> PathBuf {
+        self.cache.with_file_name("datasets")
+    }
+
+    pub(crate) fn place_of(&self, checksum: Digest) -> PathBuf {
+        self.places_root().join(checksum.to_string())
+    }
+
+    pub(crate) fn options(&self, dataset: &Path) -> Options {
         let name = Digest::of(dataset.as_os_str().as_encoded_bytes()).to_string();
         Options::dataset(Some(self.cache.join(format!("{name}.stat"))))
     }
 
-    fn listing_path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn listing_path(&self, digest: Digest) -> PathBuf {
         self.listings.join(format!("{digest}.tree"))
     }
 }
@@ -210,7 +219,18 @@ impl Snapshots for NodeSnapshots {
             .map_err(|source| io_error("compare objects in", Path::new("objects"), source))
     }
 
+    fn place_dataset(&self, dataset: &Dataset) -> Result<PathBuf, SnapshotsError> {
+        if dataset.copied {
+            return self.lay_out(dataset);
+        }
+        self.verify_dataset(dataset, false)?;
+        Ok(PathBuf::from(&dataset.path))
+    }
+
     fn verify_dataset(&self, dataset: &Dataset, full: bool) -> Result<(), SnapshotsError> {
+        if dataset.copied {
+            return self.verify_copied(dataset, full);
+        }
         let path = Path::new(&dataset.path);
         let options = self.options(path);
         if full && let Some(cache) = &options.stat_cache {
@@ -306,7 +326,7 @@ fn open_output(folder: std::os::fd::BorrowedFd<'_>, path: &str) -> io::Result<Ou
     })
 }
 
-fn from_snapshot(path: &Path, error: SnapshotError) -> SnapshotsError {
+pub(crate) fn from_snapshot(path: &Path, error: SnapshotError) -> SnapshotsError {
     match error {
         SnapshotError::Root { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             SnapshotsError::Changed {
@@ -323,7 +343,7 @@ fn from_snapshot(path: &Path, error: SnapshotError) -> SnapshotsError {
     }
 }
 
-fn io_error(action: &str, path: &Path, source: io::Error) -> SnapshotsError {
+pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> SnapshotsError {
     SnapshotsError::Io {
         action: format!("{action} `{}`", path.display()),
         source,

@@ -301,6 +301,24 @@ impl Snapshot {
         tree.get_or_init(|| compare::remembered_tree(&StatCache::parse(cache)))
     }
 
+    /// A snapshot of what somebody else listed below `root`, such as one file of it.
+    pub fn of_tree(root: &Path, tree: Tree) -> Self {
+        Self {
+            root: root.to_owned(),
+            commit: tree.commit_id(),
+            files: tree.entries.len() as u64,
+            content_bytes: tree.content_bytes(),
+            files_hashed: 0,
+            bytes_hashed: 0,
+            previous: Vec::new(),
+            warnings: Vec::new(),
+            listing: Listing {
+                tree: OnceLock::from(tree),
+                cache: Vec::new(),
+            },
+        }
+    }
+
     /// Where `entry` lies on disk.
     pub fn path_of(&self, entry: &TreeEntry) -> PathBuf {
         self.root.join(&entry.path)

@@ -9,8 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use mlmesh_model::{
-    AttemptNumber, Cause, DepsKind, ExecError, LimitsPolicy, PlanNetwork, PlanSeed, SnapshotsError,
-    StartError, StartSpec,
+    AttemptNumber, Cause, Dataset, DepsKind, ExecError, LimitsPolicy, PlanNetwork, PlanSeed,
+    SnapshotsError, StartError, StartSpec,
 };
 
 use crate::cgroup::Base;
@@ -55,7 +55,7 @@ pub(crate) fn prepare(
         })?;
     make_folder(&work.join(OUTPUT_DIR))?;
     let environment = environment_of(inner, start)?;
-    let datasets_verified = verify_datasets(inner, start)?;
+    let datasets = place_datasets(inner, start)?;
     write_api(start, dir)?;
     let places = Places::of(start, dir, checkpoints);
     let launch = if start.placement.sandbox {
@@ -64,10 +64,11 @@ pub(crate) fn prepare(
             start,
             dir,
             checkpoints,
+            &datasets,
             environment.as_ref(),
         )?))
     } else {
-        link_datasets(start, &work)?;
+        link_datasets(start, &datasets, &work)?;
         match start.plan.network {
             PlanNetwork::None if inner.abilities.network_none => Launch::NetworkNone,
             _ => Launch::Plain,
@@ -93,7 +94,7 @@ pub(crate) fn prepare(
         grace_ms: start.grace_ms,
         umask: inner.config.job_umask,
         tracking: tracks(start),
-        datasets_verified,
+        datasets_verified: names_of(&start.datasets),
         environment: environment.map(Ready::resolved),
     })
 }
@@ -236,7 +237,8 @@ fn write_api(start: &StartSpec, dir: &AttemptDir) -> Result<(), StartError> {
     written.map_err(|error| io_failed("write what the job needs of the API in", &folder, &error))
 }
 
-fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, StartError> {
+/// Verifies the datasets and gives the place of each, in the plan's order.
+fn place_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<PathBuf>, StartError> {
     let changed = |message: String| StartError {
         cause: Cause::DatasetChanged,
         message,
@@ -248,7 +250,7 @@ fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, Star
             start.datasets.len()
         )));
     }
-    let mut verified = Vec::new();
+    let mut places = Vec::new();
     for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
         mount_parts(&planned.mount)?;
         if dataset.checksum != planned.checksum {
@@ -257,14 +259,18 @@ fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, Star
                 dataset.name, dataset.checksum, planned.checksum
             )));
         }
-        match inner.config.snapshots.verify_dataset(dataset, false) {
-            Ok(()) => verified.push(dataset.name.to_string()),
+        match inner.config.snapshots.place_dataset(dataset) {
+            Ok(place) => places.push(place),
             Err(error @ (SnapshotsError::Changed { .. } | SnapshotsError::Missing(_))) => {
                 return Err(changed(format!(
                     "dataset `{}` {}: {error}\nhint: restore the file, or register the new state as \
                      another version with `ml data add`",
                     dataset.name, dataset.version
                 )));
+            }
+            Err(error @ SnapshotsError::Io { .. }) if dataset.copied => {
+                let message = format!("dataset `{}` cannot be laid out: {error}", dataset.name);
+                return Err(StartError::of(Cause::PrepareFailed, message, error.io()));
             }
             Err(error @ (SnapshotsError::Io { .. } | SnapshotsError::Refused(_))) => {
                 return Err(changed(format!(
@@ -274,7 +280,12 @@ fn verify_datasets(inner: &Inner, start: &StartSpec) -> Result<Vec<String>, Star
             }
         }
     }
-    Ok(verified)
+    Ok(places)
+}
+
+fn names_of(datasets: &[Dataset]) -> Vec<String> {
+    let names = datasets.iter().map(|dataset| dataset.name.to_string());
+    names.collect()
 }
 
 /// A mount stays inside the working directory.
@@ -314,17 +325,17 @@ fn place_for(work: &Path, mount: &str) -> Result<PathBuf, StartError> {
 
 /// Without the sandbox a dataset is a link: the job has the user's rights anyway,
 /// and the next start notices a change.
-fn link_datasets(start: &StartSpec, work: &Path) -> Result<(), StartError> {
-    for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
+fn link_datasets(start: &StartSpec, datasets: &[PathBuf], work: &Path) -> Result<(), StartError> {
+    for (dataset, planned) in datasets.iter().zip(&start.plan.datasets) {
         let place = place_for(work, &planned.mount)?;
         if place.exists() {
             return Err(prepare_failed(format!(
                 "the project has a file at the mount `{}` of dataset `{}`\nhint: choose another \
                  `mount:`, or add it to `.mlignore`",
-                planned.mount, dataset.name
+                planned.mount, planned.name
             )));
         }
-        symlink(&dataset.path, &place).map_err(|error| io_failed("link", &place, &error))?;
+        symlink(dataset, &place).map_err(|error| io_failed("link", &place, &error))?;
     }
     Ok(())
 }
@@ -334,6 +345,7 @@ fn sandbox_spec(
     start: &StartSpec,
     dir: &AttemptDir,
     checkpoints: &Path,
+    datasets: &[PathBuf],
     environment: Option<&Ready>,
 ) -> Result<SandboxSpec, StartError> {
     let work = dir.work();
@@ -359,7 +371,8 @@ fn sandbox_spec(
     if start.api.is_some() {
         read_only.push(Bind::new(dir.api(), sandbox::API));
     }
-    for (dataset, planned) in start.datasets.iter().zip(&start.plan.datasets) {
+    let all = start.datasets.iter().zip(datasets);
+    for ((dataset, path), planned) in all.zip(&start.plan.datasets) {
         let place = place_for(&work, &planned.mount)?;
         if place.exists() && place.is_dir() != dataset.directory {
             return Err(prepare_failed(format!(
@@ -368,7 +381,7 @@ fn sandbox_spec(
             )));
         }
         let to = Path::new(sandbox::WORK).join(&planned.mount);
-        read_only.push(Bind::new(&dataset.path, to));
+        read_only.push(Bind::new(path, to));
     }
     let doors = match &start.plan.network {
         PlanNetwork::Hosts(hosts) => {

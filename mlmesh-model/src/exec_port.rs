@@ -389,6 +389,11 @@ pub trait Snapshots: Send + Sync {
     /// listing. Uses the stat cache; `full` reads every byte again. On a
     /// difference to `expected` names a path that changed.
     fn verify_dataset(&self, dataset: &Dataset, full: bool) -> Result<(), SnapshotsError>;
+
+    /// Verifies a dataset as [`Snapshots::verify_dataset`] does and says where a job
+    /// finds it. One that was copied in is laid out of the content store when it is
+    /// not there, or is not what it was.
+    fn place_dataset(&self, dataset: &Dataset) -> Result<PathBuf, SnapshotsError>;
 }
 
 /// What the content store fails at.

@@ -479,14 +479,46 @@ pub struct Dataset {
     pub checksum: Digest,
     /// Whether it is a directory.
     pub directory: bool,
-    /// Where it lies: an absolute path on the daemon's machine.
+    /// Where it lies: an absolute path on the daemon's machine. Of a copied one, where
+    /// it was copied from.
     pub path: String,
+    /// Whether the content store has it, so that it does not need its path any more.
+    #[serde(default)]
+    pub copied: bool,
+    /// What people say of it.
+    #[serde(default)]
+    pub about: DatasetAbout,
     /// Bytes in all.
     pub bytes: u64,
     /// Files in all.
     pub files: u64,
     /// When it was registered.
     pub registered_at: Micros,
+}
+
+/// What people say of a dataset. Nothing is computed from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetAbout {
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Under which licence it may be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// Where it came from, usually a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Words to find it by, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+impl DatasetAbout {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A run that repeats another one.
@@ -532,6 +564,8 @@ pub struct References {
     pub outputs: Vec<ObjectId>,
     /// Digests of environments, each with the run or the sweep that was planned with it.
     pub environments: Vec<(RunId, DepsDigest)>,
+    /// Digests of copied datasets that are registered, and of all that plans name.
+    pub datasets: Vec<Digest>,
 }
 
 /// What a store refuses or fails at.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use mlmesh_model::{
-    ApiKey, AuditNote, CommitId, Dataset, Event, EventKind, KeyClass, Micros, Name, ObjectId,
-    PHASES, Phase, References, RunId, Sequence, StoreError, Tenant,
+    ApiKey, AuditNote, CommitId, Dataset, DatasetAbout, Event, EventKind, KeyClass, Micros, Name,
+    ObjectId, PHASES, Phase, References, RunId, Sequence, StoreError, Tenant,
 };
 
 use crate::group::Tx;
@@ -20,14 +20,14 @@ use crate::write::{count_tenant, counts_of};
 pub const IDEMPOTENCY_KEPT_US: i64 = 7 * 24 * 3600 * 1_000_000;
 
 const SELECT_DATASETS: &str = "SELECT owner, name, version, checksum, directory, path, bytes, \
-     files, registered_at FROM datasets WHERE tenant = $1 ORDER BY name, version";
+     files, registered_at, copied, about FROM datasets WHERE tenant = $1 ORDER BY name, version";
 
 pub(crate) async fn put_dataset<S: Sql>(
     tx: &mut Tx<S>,
-    dataset: Dataset,
+    mut dataset: Dataset,
     audit: AuditNote,
 ) -> Result<(), StoreError> {
-    const SELECT: &str = "SELECT checksum, path FROM datasets \
+    const SELECT: &str = "SELECT checksum, path, copied, about FROM datasets \
                           WHERE tenant = $1 AND name = $2 AND version = $3";
     let params = [
         Param::text(dataset.tenant.as_str()),
@@ -43,15 +43,27 @@ pub(crate) async fn put_dataset<S: Sql>(
                 checksum,
             });
         }
-        if row.text()? == dataset.path {
+        let (path, copied) = (row.text()?, row.int()? != 0);
+        let about = row.opt_json()?.unwrap_or_default();
+        // What the content store has stays there, and what is not said anew is not unsaid.
+        dataset.copied |= copied;
+        if dataset.about.is_empty() {
+            dataset.about = DatasetAbout::clone(&about);
+        }
+        if (&path, copied, &about) == (&dataset.path, dataset.copied, &dataset.about) {
             return Ok(());
         }
     }
-    // The same data in another place: the place is what changes.
+    // The same data in another place: the place and what is said is what changes.
     const UPSERT: &str = "INSERT INTO datasets (tenant, owner, name, version, checksum, \
-         directory, path, bytes, files, registered_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-         ON CONFLICT (tenant, name, version) DO UPDATE SET path = excluded.path";
+         directory, path, bytes, files, registered_at, copied, about) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (tenant, name, version) DO UPDATE SET path = excluded.path, \
+         copied = excluded.copied, about = excluded.about";
+    let about = match dataset.about.is_empty() {
+        true => None,
+        false => Some(Param::owned(to_json(&dataset.about)?)),
+    };
     let params = [
         Param::text(dataset.tenant.as_str()),
         Param::text(dataset.owner.as_str()),
@@ -63,6 +75,8 @@ pub(crate) async fn put_dataset<S: Sql>(
         Param::count(dataset.bytes),
         Param::count(dataset.files),
         Param::Int(dataset.registered_at.0),
+        Param::int(dataset.copied),
+        Param::or_null(about),
     ];
     tx.sql.run(UPSERT, &params).await?;
     dataset_changed(tx, &dataset.name, &dataset.version, "registered", audit).await
@@ -131,6 +145,8 @@ pub(crate) async fn datasets(
                 bytes: row.number()?,
                 files: row.number()?,
                 registered_at: Micros(row.int()?),
+                copied: row.int()? != 0,
+                about: row.opt_json()?.unwrap_or_default(),
             })
         })
         .collect()
@@ -238,7 +254,22 @@ pub(crate) async fn references(sql: &mut impl Sql) -> Result<References, StoreEr
         let deps = rows::template_deps(&row.text()?)?;
         environments.extend(deps.map(|deps| (run, deps)));
     }
+    let mut datasets = BTreeSet::new();
+    const COPIES: &str = "SELECT checksum FROM datasets WHERE copied <> 0";
+    for mut row in sql.rows(COPIES, &[]).await? {
+        datasets.insert(row.digest()?);
+    }
+    const WITH_DATA: &str = "SELECT plan FROM runs WHERE plan LIKE '%\"datasets\":[{%'";
+    for mut row in sql.rows(WITH_DATA, &[]).await? {
+        datasets.extend(rows::plan_datasets(&row.text()?)?);
+    }
+    const TEMPLATES_WITH_DATA: &str =
+        "SELECT template FROM runs WHERE template LIKE '%\"datasets\":[{%'";
+    for mut row in sql.rows(TEMPLATES_WITH_DATA, &[]).await? {
+        datasets.extend(rows::template_datasets(&row.text()?)?);
+    }
     Ok(References {
+        datasets: datasets.into_iter().collect(),
         environments: environments.into_iter().collect(),
         commits: commits.into_iter().collect(),
         outputs,

@@ -14,9 +14,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlmesh_model::{
-    CommitId, DepsDigest, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId, ObjectId,
-    PHASES, Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed, Resources,
-    Run, RunId, RunKind, Sequence, StoreError, Trust,
+    CommitId, DepsDigest, Digest, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId,
+    ObjectId, PHASES, Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed,
+    Resources, Run, RunId, RunKind, Sequence, StoreError, Trust,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -556,4 +556,22 @@ pub(crate) fn plan_deps(text: &str) -> Result<Option<DepsDigest>, StoreError> {
 pub(crate) fn template_deps(text: &str) -> Result<Option<DepsDigest>, StoreError> {
     let plan = from_json::<Common>(text)?.plan;
     Ok(plan.and_then(|plan| plan.deps.as_ref().map(|deps| deps.sha256)))
+}
+
+/// Checksums of the datasets in the text of a plan, or of a point's changes to one.
+pub(crate) fn plan_datasets(text: &str) -> Result<Vec<Digest>, StoreError> {
+    #[derive(Deserialize)]
+    struct Datasets {
+        #[serde(default)]
+        datasets: Vec<PlanDataset>,
+    }
+    let datasets = from_json::<Datasets>(text)?.datasets.into_iter();
+    Ok(datasets.map(|dataset| dataset.checksum).collect())
+}
+
+/// Checksums of the datasets in a template's plan.
+pub(crate) fn template_datasets(text: &str) -> Result<Vec<Digest>, StoreError> {
+    let plan = from_json::<Common>(text)?.plan;
+    let datasets = plan.into_iter().flat_map(|plan| plan.datasets.clone());
+    Ok(datasets.map(|dataset| dataset.checksum).collect())
 }

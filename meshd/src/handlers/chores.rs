@@ -14,7 +14,8 @@ use mlmesh_cas::PruneOptions;
 use mlmesh_control::Caller;
 use mlmesh_exec::HeldEnvironments;
 use mlmesh_model::{
-    DepsDigest, Micros, ObjectId, Phase, PinTarget, References, RunId, RunKind, RunQuery, Tenant,
+    DepsDigest, Digest, Micros, ObjectId, Phase, PinTarget, References, RunId, RunKind, RunQuery,
+    Tenant,
 };
 
 use super::{note, objects_error};
@@ -117,10 +118,16 @@ pub(crate) async fn prune(
         .into_iter()
         .map(|commit| ObjectId(commit.0))
         .chain(references.outputs)
+        .chain(references.datasets.iter().copied().map(ObjectId))
         .collect();
+    let datasets: HashSet<Digest> = references.datasets.into_iter().collect();
     let grace = asked.grace_s.map_or(PRUNE_GRACE, Duration::from_secs);
     let objects = Arc::clone(&daemon.objects);
+    let snapshots = Arc::clone(&daemon.snapshots);
     let pruned = blocking(move || {
+        if let Err(error) = snapshots.remove_places(&datasets) {
+            tracing::warn!(%error, "copies of removed datasets stay");
+        }
         for folder in folders {
             match std::fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

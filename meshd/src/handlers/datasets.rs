@@ -1,4 +1,5 @@
-//! The catalog: data stay where they lie; the store knows name, version and checksum.
+//! The catalog: the store knows name, version and checksum. Data stay where they lie,
+//! or the content store has them, to which the caller has sent them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +9,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mlmesh_api::{DATASETS_SCHEMA, DatasetDto, DatasetsDto, RegisterDatasetDto, error_code};
-use mlmesh_cas::{Checksum, NodeSnapshots};
+use mlmesh_api::{
+    CopiedDto, DATASETS_SCHEMA, DatasetAboutDto, DatasetDto, DatasetsDto, RegisterDatasetDto,
+    error_code,
+};
+use mlmesh_cas::{Change, Checksum, Copied, NodeSnapshots};
 use mlmesh_control::Caller;
 use mlmesh_model::{Dataset, Digest, Name, Permission, Snapshots, SnapshotsError, Tenant};
+use serde_json::json;
 
 use super::{note, snapshots_error, split_hint};
 use crate::daemon::Daemon;
@@ -39,6 +44,10 @@ pub(crate) async fn register(
 ) -> ApiResult<Response> {
     let (asked, _) = read_json::<RegisterDatasetDto>(&headers, body, JSON_BYTES_MAX).await?;
     let what = "a name of up to 64 characters `A-Za-z0-9._-`";
+    if asked.copied.is_none() && !caller.may(Permission::DataRegisterInPlace) {
+        let what = "to register data where they lie".to_owned();
+        return Err(caller.denied(Permission::DataRegisterInPlace, what).into());
+    }
     let name: Name = parsed("name", &asked.name, what)?;
     let version: Name = parsed("version", &asked.version, what)?;
     let path = PathBuf::from(&asked.path);
@@ -48,8 +57,28 @@ pub(crate) async fn register(
             "`ml data add` sends the absolute path",
         ));
     }
+    check_about(&asked.about)?;
     let (snapshots, private) = (Arc::clone(&daemon.snapshots), daemon.root.clone());
-    let (path, found) = blocking(move || look_at(&path, &snapshots, &private)).await??;
+    let (sent, wanted, said) = (asked.copied, asked.checksum, asked.path);
+    let (path, found) = match sent {
+        Some(kind) => {
+            let found = blocking(move || look_into(&snapshots, wanted, kind)).await??;
+            (said, found)
+        }
+        None => blocking(move || look_at(&path, &snapshots, &private)).await??,
+    };
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != found.checksum) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            error_code::DATASET_CHECKSUM_DIFFERS,
+            format!(
+                "`{}` has the checksum sha256:{}, asked for is sha256:{wanted}",
+                clipped(&path),
+                found.checksum
+            ),
+            "get the data again, or register what is there under its own checksum",
+        ));
+    }
     let dataset = Dataset {
         tenant: caller.tenant.clone(),
         owner: caller.owner.clone(),
@@ -58,14 +87,88 @@ pub(crate) async fn register(
         checksum: found.checksum,
         directory: found.directory,
         path,
+        copied: sent.is_some(),
+        about: asked.about.into(),
         bytes: found.bytes,
         files: found.files,
         registered_at: daemon.clock.now(),
     };
+    let same =
+        |known: &&Dataset| (&known.name, &known.version) == (&dataset.name, &dataset.version);
+    let known = daemon.store.datasets(&caller.tenant).await?;
+    if let Some(known) = known.iter().find(same) {
+        caller.reach(&known.owner, Permission::DataRemoveOthers, || {
+            format!("to change dataset `{}`", dataset.name)
+        })?;
+    }
     let subject = format!("{}@{}", dataset.name, dataset.version);
     let audit = note(&caller, &*daemon.clock, "dataset.register", subject);
     daemon.store.put_dataset(dataset.clone(), audit).await?;
-    Ok(ok(&DatasetDto::from(&dataset)))
+    // What was known of it before counts, too.
+    let known = daemon.store.datasets(&caller.tenant).await?;
+    Ok(ok(&DatasetDto::from(
+        known.iter().find(same).unwrap_or(&dataset),
+    )))
+}
+
+/// Texts that a table shows have a bound and no control characters.
+fn check_about(about: &DatasetAboutDto) -> ApiResult<()> {
+    let some = |text: &Option<String>| text.clone().into_iter().collect::<Vec<_>>();
+    let texts = [
+        ("description", some(&about.description), 16_384),
+        ("licence", some(&about.licence), 256),
+        ("source", some(&about.source), 4_096),
+        ("tag", about.tags.clone(), 64),
+    ];
+    for (what, values, chars_max) in texts {
+        let breaks = |c: char| what == "description" && matches!(c, '\n' | '\t');
+        for value in values {
+            let odd = value.chars().any(|c| c.is_control() && !breaks(c));
+            if odd || value.is_empty() || value.chars().count() > chars_max {
+                return Err(ApiError::bad_request(
+                    format!("`{}` is no {what} of a dataset", clipped(&value)),
+                    format!("1 to {chars_max} characters, no control characters"),
+                ));
+            }
+        }
+    }
+    if about.tags.len() > 100 {
+        return Err(ApiError::bad_request(
+            format!("{} tags; a dataset has at most 100", about.tags.len()),
+            "fewer words find it as well",
+        ));
+    }
+    Ok(())
+}
+
+/// What was sent has to be there completely.
+fn look_into(
+    snapshots: &NodeSnapshots,
+    wanted: Option<Digest>,
+    kind: CopiedDto,
+) -> ApiResult<Found> {
+    let Some(checksum) = wanted else {
+        return Err(ApiError::bad_request(
+            "a copied dataset without `checksum`".to_owned(),
+            "the checksum says which data were sent",
+        ));
+    };
+    let directory = kind == CopiedDto::Folder;
+    let copied = snapshots.copied(checksum, directory);
+    match copied.map_err(snapshots_error)? {
+        Some(Copied { files, bytes }) => Ok(Found {
+            checksum,
+            directory,
+            bytes,
+            files,
+        }),
+        None => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            error_code::COMMIT_INCOMPLETE,
+            format!("the content store does not have all of sha256:{checksum}"),
+            "send the data first: `ml data add --copy` does, and goes on where it stopped",
+        )),
+    }
 }
 
 struct Found {
@@ -154,10 +257,55 @@ pub(crate) async fn verify(
     let dataset = known(&daemon, &caller.tenant, &path).await?;
     let snapshots = Arc::clone(&daemon.snapshots);
     let checked = dataset.clone();
-    blocking(move || snapshots.verify_dataset(&checked, true))
-        .await?
-        .map_err(snapshots_error)?;
-    Ok(ok(&DatasetDto::from(&dataset)))
+    let verdict = blocking(move || changes_of(&snapshots, &checked));
+    match verdict.await? {
+        Ok(()) => Ok(ok(&DatasetDto::from(&dataset))),
+        Err((error, changes)) => {
+            let mut refused = snapshots_error(error);
+            let named = changes.iter().take(CHANGES_NAMED_MAX);
+            let named: Vec<_> = named
+                .map(|(path, change)| named_change(path, *change))
+                .collect();
+            refused.body = refused
+                .body
+                .with_details(json!({ "changes": named, "changes_total": changes.len() }));
+            Err(refused)
+        }
+    }
+}
+
+/// Reads all of a dataset; what is wrong with it, and every path that is.
+fn changes_of(
+    snapshots: &NodeSnapshots,
+    dataset: &Dataset,
+) -> Result<(), (SnapshotsError, Vec<(String, Change)>)> {
+    let all = || snapshots.dataset_changes(dataset);
+    if dataset.copied {
+        let changes = all().map_err(|error| (error, Vec::new()))?;
+        if let Some((path, _)) = changes.first() {
+            let error = SnapshotsError::Changed {
+                path: path.clone(),
+                detail: "it is damaged in the content store, or gone from it".to_owned(),
+            };
+            return Err((error, changes));
+        }
+    }
+    match snapshots.verify_dataset(dataset, !dataset.copied) {
+        Err(error @ SnapshotsError::Changed { .. }) => Err((error, all().unwrap_or_default())),
+        other => other.map_err(|error| (error, Vec::new())),
+    }
+}
+
+/// Changed paths of a dataset that an answer names.
+const CHANGES_NAMED_MAX: usize = 10_000;
+
+fn named_change(path: &str, change: Change) -> serde_json::Value {
+    let word = match change {
+        Change::Added => "extra",
+        Change::Removed => "missing",
+        Change::Changed => "changed",
+    };
+    json!({ "path": path, "change": word })
 }
 
 pub(crate) async fn remove(

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use mlmesh_api::{IdempotencyKey, PruneRequestDto, RegisterDatasetDto, error_code};
+use mlmesh_api::{CopiedDto, IdempotencyKey, PruneRequestDto, RegisterDatasetDto, error_code};
 use mlmesh_cas::{CHUNKED_BYTES_MIN, FrameWriter, chunk_manifest};
 use mlmesh_model::{Digest, ObjectId};
 use mlmesh_testkit::daemon::{Daemon, Start};
@@ -222,6 +222,9 @@ fn datasets_are_registered_verified_and_forgotten() {
         name: "digits".to_owned(),
         version: version.to_owned(),
         path: path.to_str().unwrap().to_owned(),
+        checksum: None,
+        copied: None,
+        about: Default::default(),
     };
     let key = || IdempotencyKey::random().unwrap();
     let dataset = here.register_dataset(&asked("1"), &key()).unwrap();
@@ -283,4 +286,49 @@ fn prune_takes_what_nothing_refers_to() {
     here.prune(&all).unwrap();
     assert_eq!(here.have(&[object]).unwrap(), [false]);
     assert!(here.commit_listing(commit).is_err());
+}
+
+#[test]
+fn data_that_were_not_sent_whole_are_not_registered() {
+    let daemon = Daemon::start();
+    let here = client(&daemon);
+    let content = b"1,2\n";
+    let key = || IdempotencyKey::random().unwrap();
+    let asked = |checksum, copied| RegisterDatasetDto {
+        name: "digits".to_owned(),
+        version: "1".to_owned(),
+        path: "/elsewhere/digits.csv".to_owned(),
+        checksum,
+        copied: Some(copied),
+        about: Default::default(),
+    };
+    let sum = Digest::of(content);
+    let without = asked(None, CopiedDto::File);
+    let refused = here.register_dataset(&without, &key()).unwrap_err();
+    assert_eq!(refused.api_code(), error_code::BAD_REQUEST);
+    for kind in [CopiedDto::File, CopiedDto::Folder] {
+        let refused = here.register_dataset(&asked(Some(sum), kind), &key());
+        assert_eq!(
+            refused.unwrap_err().api_code(),
+            error_code::COMMIT_INCOMPLETE
+        );
+    }
+    // What arrives is not what was announced.
+    let mut frames = FrameWriter::new(Vec::new()).unwrap();
+    frames.record(ObjectId(sum), b"1,3\n").unwrap();
+    let refused = here.send_frames(&frames.finish().unwrap()).unwrap_err();
+    assert_eq!(refused.api_code(), error_code::BAD_OBJECT);
+    assert!(
+        here.register_dataset(&asked(Some(sum), CopiedDto::File), &key())
+            .is_err()
+    );
+    assert_eq!(here.datasets().unwrap().datasets.len(), 0);
+    let mut frames = FrameWriter::new(Vec::new()).unwrap();
+    frames.record(ObjectId(sum), content).unwrap();
+    here.send_frames(&frames.finish().unwrap()).unwrap();
+    let dataset = here
+        .register_dataset(&asked(Some(sum), CopiedDto::File), &key())
+        .unwrap();
+    assert_eq!((dataset.bytes, dataset.copied), (4, true));
+    assert_eq!(here.verify_dataset("digits", "1").unwrap().checksum, sum);
 }

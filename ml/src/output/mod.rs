@@ -17,7 +17,7 @@ use crate::error::{Failure, Outcome};
 
 pub(crate) use human::{bytes, counted, date_time, duration_us, parse_age_us};
 pub(crate) use progress::{Progress, Ticker, bar};
-pub(crate) use table::Table;
+pub(crate) use table::{Table, printable};
 
 /// Where and how this process prints.
 #[derive(Debug, Clone, Copy)]

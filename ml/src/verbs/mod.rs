@@ -4,6 +4,7 @@ pub(crate) mod compare;
 pub(crate) mod compare_page;
 pub(crate) mod daemon;
 pub(crate) mod data;
+pub(crate) mod deps;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod export;

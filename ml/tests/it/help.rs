@@ -13,6 +13,8 @@ const VERBS: &[&[&str]] = &[
     &["recipe"],
     &["recipe", "check"],
     &["recipe", "schema"],
+    &["deps"],
+    &["deps", "lock"],
     &["explain"],
     &["queue"],
     &["run"],
@@ -50,6 +52,7 @@ const VERBS: &[&[&str]] = &[
     &["prune"],
     &["data"],
     &["data", "add"],
+    &["data", "import-croissant"],
     &["data", "list"],
     &["data", "show"],
     &["data", "verify"],
@@ -127,9 +130,9 @@ fn completions_name_the_verbs_and_not_the_hidden_one() {
         assert_eq!(json["script"], answer.stdout);
     }
     let mut bash = std::process::Command::new("bash");
-    bash.arg("-n")
-        .arg("-c")
-        .arg(place.ml(&["completions", "bash"]).stdout);
+    // As an argument it would be too long.
+    let script = place.write("ml.bash", place.ml(&["completions", "bash"]).stdout);
+    bash.arg("-n").arg(script);
     crate::program::answer(&mut bash).exits(0);
 }
 

@@ -13,6 +13,7 @@ mod shape;
 
 mod compare;
 mod daemon;
+mod data;
 mod errors;
 mod exports;
 mod following;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlmesh_cas::{NodeSnapshots, ObjectStore};
-use mlmesh_model::{CommitId, Dataset, Digest, Micros, Snapshots, SnapshotsError};
+use mlmesh_model::{CommitId, Dataset, DatasetAbout, Digest, Micros, Snapshots, SnapshotsError};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{noise, store_folder, write_files};
@@ -30,6 +30,8 @@ fn dataset(path: &Path, checksum: Digest, directory: bool) -> Dataset {
         checksum,
         directory,
         path: path.display().to_string(),
+        copied: false,
+        about: DatasetAbout::default(),
         bytes: 0,
         files: 0,
         registered_at: Micros(0),

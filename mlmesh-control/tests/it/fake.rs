@@ -6,7 +6,7 @@
 //! (does not start); `fault N` (the node cannot prepare its first N attempts); `slow` (its start takes until released).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -425,6 +425,10 @@ impl Snapshots for Tree {
 
     fn verify_dataset(&self, _: &Dataset, _: bool) -> Result<(), SnapshotsError> {
         Ok(())
+    }
+
+    fn place_dataset(&self, dataset: &Dataset) -> Result<PathBuf, SnapshotsError> {
+        Ok(PathBuf::from(&dataset.path))
     }
 }
 

@@ -136,6 +136,8 @@ async fn datasets_are_those_of_the_tenant() {
         checksum: Digest::of(b"data"),
         directory: false,
         path: "/data".into(),
+        copied: false,
+        about: DatasetAbout::default(),
         bytes: 4,
         files: 1,
         registered_at: Micros(0),

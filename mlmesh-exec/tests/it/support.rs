@@ -137,6 +137,8 @@ impl Bench {
             checksum: Digest::of(text.as_bytes()),
             directory: false,
             path: path.to_str().unwrap().into(),
+            copied: false,
+            about: DatasetAbout::default(),
             bytes: text.len() as u64,
             files: 1,
             registered_at: Micros(0),
@@ -354,5 +356,10 @@ impl Snapshots for Folders {
             path: dataset.path.clone(),
             detail: "other bytes".into(),
         })
+    }
+
+    fn place_dataset(&self, dataset: &Dataset) -> Result<PathBuf, SnapshotsError> {
+        self.verify_dataset(dataset, false)?;
+        Ok(PathBuf::from(&dataset.path))
     }
 }

@@ -35,6 +35,8 @@ fn world() -> World {
             checksum: Digest::of(b"data"),
             directory: false,
             path: "/data/digits".into(),
+            copied: false,
+            about: DatasetAbout::default(),
             bytes: 4,
             files: 1,
             registered_at: Micros(0),

@@ -14,3 +14,7 @@ CREATE TABLE possessions (
     object BYTEA NOT NULL,
     PRIMARY KEY (tenant, owner, object)
 );
+-- `copied`: whether the content store has the dataset. `about`: JSON of what
+-- people say of it; NULL when that is nothing.
+ALTER TABLE datasets ADD COLUMN copied BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE datasets ADD COLUMN about TEXT COLLATE "C";

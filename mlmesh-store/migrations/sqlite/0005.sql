@@ -14,3 +14,7 @@ CREATE TABLE possessions (
     object BLOB NOT NULL,
     PRIMARY KEY (tenant, owner, object)
 ) WITHOUT ROWID;
+-- `copied`: whether the content store has the dataset. `about`: JSON of what
+-- people say of it; NULL when that is nothing.
+ALTER TABLE datasets ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE datasets ADD COLUMN about TEXT;

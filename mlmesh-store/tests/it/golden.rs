@@ -138,6 +138,8 @@ fn write_golden() {
             checksum: Digest::of(b"digits"),
             directory: false,
             path: "/data/digits".into(),
+            copied: false,
+            about: DatasetAbout::default(),
             bytes: 1,
             files: 1,
             registered_at: Micros(1),

@@ -30,6 +30,8 @@ pub(super) async fn datasets_are_registered_once(store: Arc<dyn Store>) {
         checksum: Digest::of(b"digits"),
         directory: true,
         path: "/data/digits".into(),
+        copied: false,
+        about: DatasetAbout::default(),
         bytes: 5_000_000_000,
         files: 3,
         registered_at: Micros(7),
@@ -49,6 +51,21 @@ pub(super) async fn datasets_are_registered_once(store: Arc<dyn Store>) {
         .await
         .unwrap();
     assert_eq!(store.datasets(&tenant()).await.unwrap(), [moved.clone()]);
+    moved.copied = true;
+    moved.about.licence = Some("CC0".into());
+    let put = async |dataset: &Dataset| {
+        let note = note("data.add");
+        store.put_dataset(dataset.clone(), note).await.unwrap();
+        store.datasets(&tenant()).await.unwrap()
+    };
+    assert_eq!(put(&moved).await, [moved.clone()]);
+    let mut silent = moved.clone();
+    silent.copied = false;
+    silent.about = DatasetAbout::default();
+    assert_eq!(put(&silent).await, [moved.clone()], "nothing is unsaid");
+    assert_eq!(store.last_event().await.unwrap(), Sequence(3));
+    let references = store.references().await.unwrap();
+    assert_eq!(references.datasets, [dataset.checksum], "copies are kept");
     let mut other = dataset.clone();
     other.checksum = Digest::of(b"other");
     let error = store
@@ -108,6 +125,10 @@ pub(super) async fn references_name_trees_and_outputs(store: Arc<dyn Store>) {
     other.commit = CommitId(Digest::of(b"second tree"));
     let mut runs = sweep_of(vec![run_of(other.clone()), run_of(other)]);
     runs[0].commit = CommitId(Digest::of(b"parent tree"));
+    // A point that differs from its sweep in the data alone.
+    let mut plan = Plan::clone(runs[2].plan.as_ref().unwrap());
+    plan.datasets[0].checksum = Digest::of(b"other data");
+    runs[2].plan = Some(Arc::new(plan));
     submitted(&*store, runs).await;
     let run = submitted(&*store, vec![run()]).await.remove(0);
     let attempt = store.claim(claim_of(run.id)).await.unwrap();
@@ -123,6 +144,10 @@ pub(super) async fn references_name_trees_and_outputs(store: Arc<dyn Store>) {
     let expected = trees.map(|tree| CommitId(Digest::of(tree)));
     assert_eq!(commits, BTreeSet::from(expected));
     assert_eq!(references.outputs, [ObjectId(Digest::of(b"outputs"))]);
+    let datasets: BTreeSet<Digest> = references.datasets.into_iter().collect();
+    let planned = run.plan.unwrap().datasets[0].checksum;
+    let expected = BTreeSet::from([planned, Digest::of(b"other data")]);
+    assert_eq!(datasets, expected);
 }
 
 pub(super) async fn references_name_environments_with_who_has_them(store: Arc<dyn Store>) {

@@ -14,6 +14,7 @@ mod place;
 
 mod audit;
 mod codes;
+mod deps;
 mod job;
 mod ladder;
 mod plan;
