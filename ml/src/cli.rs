@@ -160,6 +160,13 @@ pub(crate) struct Up {
     /// Stay in front and log to this terminal
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// Instead, have it start with the machine: writes a unit for systemd's user manager,
+    /// or prints the line for crontab
+    #[arg(long, conflicts_with = "foreground")]
+    pub(crate) at_boot: bool,
+    /// Take that away again
+    #[arg(long, requires = "at_boot")]
+    pub(crate) remove: bool,
 }
 
 #[derive(Debug, Args)]

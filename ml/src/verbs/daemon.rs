@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::verbs::boot;
 
 /// How long a daemon may take to become ready.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -32,6 +33,9 @@ const TAIL_LINES: usize = 12;
 
 /// Starts the daemon and returns when it is ready.
 pub(crate) fn up(context: &Context, verb: &cli::Up) -> Outcome {
+    if verb.at_boot {
+        return boot::at_boot(context, verb);
+    }
     let data_dir = context.own_data_dir("up")?;
     if let Some((file, _)) = running(&data_dir)? {
         return print_up(context, &data_dir, &file, true);

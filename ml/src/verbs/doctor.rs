@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Exit, Outcome};
 use crate::output::{self, Output, Tone};
+use crate::verbs::boot::{self, Boot};
 use crate::verbs::daemon;
 
 /// Free space below which runs may fail.
@@ -84,6 +85,10 @@ pub(crate) fn doctor(context: &Context) -> Outcome<Exit> {
         folder(&data_dir),
         space(&data_dir, &config),
         keys(&data_dir),
+        signing_key(),
+        uv(),
+        datasets(&data_dir),
+        boot(&data_dir),
         clock(&data_dir),
         daemon_state(&data_dir),
         port(&data_dir, &config),
@@ -254,6 +259,105 @@ fn keys(data_dir: &Path) -> Finding {
     match found {
         0 => Finding::good(CHECK, "none yet, `ml up` makes them"),
         _ => Finding::good(CHECK, "only their owner can read them"),
+    }
+}
+
+fn signing_key() -> Finding {
+    const CHECK: &str = "signing";
+    let Some(path) = crate::config::user_folder().map(|folder| folder.join("signing.key")) else {
+        return Finding::good(CHECK, "no folder for a key, and none is needed yet");
+    };
+    match mode(&path) {
+        None => Finding::good(CHECK, "no key yet, the first export makes one"),
+        Some(mode) if mode & 0o177 != 0 => Finding::broken(
+            CHECK,
+            format!("{} has mode {mode:04o}", path.display()),
+            "a key that others can read is refused, so that nothing is exported",
+            &format!("take it back: `chmod 600 {}`", path.display()),
+        ),
+        Some(_) => Finding::good(
+            CHECK,
+            format!("{}, only its owner reads it", path.display()),
+        ),
+    }
+}
+
+fn uv() -> Finding {
+    const CHECK: &str = "uv";
+    let hint = "`pipx install uv` or `pip install uv`";
+    let why = "`ml deps lock` needs it; everything else works without";
+    match crate::verbs::deps::find_uv() {
+        None => Finding::warning(CHECK, "no `uv` on PATH", why, hint),
+        Some(uv) => match read(&uv, &["--version"]) {
+            Some(version) => Finding::good(CHECK, format!("{version}, {}", uv.display())),
+            None => {
+                let message = format!("`{}` does not start", uv.display());
+                Finding::warning(CHECK, message, why, hint)
+            }
+        },
+    }
+}
+
+/// Whether registered data are where they were; nothing is read.
+fn datasets(data_dir: &Path) -> Finding {
+    const CHECK: &str = "data";
+    if !matches!(daemon::running(data_dir), Ok(Some(_))) {
+        return Finding::good(CHECK, "not looked at, no daemon runs");
+    }
+    let client = mlmesh_api::Client::open(data_dir);
+    let catalog = match client.and_then(|client| client.datasets()) {
+        Ok(catalog) => catalog.datasets,
+        Err(error) => {
+            let message = format!("the catalog cannot be read: {error}");
+            return Finding::warning(CHECK, message, "", "logs/app.log says more");
+        }
+    };
+    let gone = |dataset: &&mlmesh_api::DatasetDto| {
+        let size = fs::metadata(&dataset.path).map(|found| (found.is_dir(), found.len()));
+        let same = |(directory, bytes)| {
+            directory == dataset.directory && (directory || bytes == dataset.bytes)
+        };
+        !dataset.copied && !size.is_ok_and(same)
+    };
+    let gone: Vec<String> = catalog
+        .iter()
+        .filter(gone)
+        .map(|dataset| format!("{} {}", dataset.name, dataset.version))
+        .collect();
+    if gone.is_empty() {
+        let count = output::counted(catalog.len() as u64, "dataset");
+        return Finding::good(CHECK, format!("{count}, each where it was registered"));
+    }
+    Finding::warning(
+        CHECK,
+        format!("not what was registered: {}", first(&gone)),
+        "runs that need them are refused",
+        "`ml data verify NAME VERSION` names what is missing; `ml data add --copy` keeps a copy",
+    )
+}
+
+fn first(names: &[String]) -> String {
+    let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(5) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn boot(data_dir: &Path) -> Finding {
+    const CHECK: &str = "boot";
+    match boot::look(data_dir) {
+        Boot::Absent => Finding::good(CHECK, "not set up, `ml up --at-boot` does it"),
+        Boot::Current(path) => Finding::good(CHECK, format!("{} is up to date", path.display())),
+        Boot::Stale(path) => Finding::warning(
+            CHECK,
+            format!(
+                "{} is for other programs or another data directory",
+                path.display()
+            ),
+            "after the next boot another daemon runs, or none",
+            "write it anew: `ml up --at-boot`",
+        ),
     }
 }
 
