@@ -105,6 +105,7 @@ mod tests {
         ("POST /v1/runs/{run}/retry", "yyo--"),
         ("POST /v1/runs/{run}/reproduce", "yoo--"),
         ("GET /v1/runs/{run}/reproductions", "yyyy-"),
+        ("POST /v1/runs/{run}/statement", "yyo--"),
         ("GET /v1/events", "yyyy-"),
         ("POST /v1/imports", "yyy--"),
         ("GET /v1/objects/{object}", "yoo--"),

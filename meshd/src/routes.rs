@@ -477,6 +477,18 @@ fn run_routes() -> Vec<Route> {
             Answer::Json(schema::<api::ReproductionsDto>),
             || get(reproductions::list),
         ),
+        write(
+            "/v1/runs/{run}/statement",
+            "keep a signed statement about a repetition that makes another run L4; the first one stays",
+            Own(P::RunsLabel, P::RunsLabelOthers),
+            Body::Json {
+                schema: schema::<api::AttestDto>,
+                required: true,
+                bytes_max: reproductions::STATEMENT_BYTES_MAX,
+            },
+            Answer::Json(schema::<api::ReproductionDto>),
+            || post(reproductions::attest),
+        ),
         Route {
             query: AFTER_QUERY,
             ..read(

@@ -51,6 +51,11 @@ impl Patient {
         self
     }
 
+    /// The client of the daemon that answered last.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Calls, and calls again while the daemon is away.
     pub(crate) fn call<T>(
         &mut self,

@@ -158,7 +158,8 @@ pub const IMPORTED_SCHEMA: &str = "mlmesh.imported/1";
 pub struct ImportDto {
     /// `attestation.dsse.json`, byte by byte.
     pub envelope: String,
-    /// The manifests by their names in the archive, byte by byte.
+    /// The manifests, and statements of reproduction, by their names in the archive, byte
+    /// by byte.
     pub manifests: std::collections::BTreeMap<String, String>,
 }
 

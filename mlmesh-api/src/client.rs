@@ -6,20 +6,20 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use mlmesh_model::{CommitId, Digest, ObjectId, Phase, Submission};
+use mlmesh_model::{CommitId, Digest, ObjectId, Phase, RunId, Submission};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::daemon_file::read_small;
 use crate::transport::{CALL_TIMEOUT, Call, CallBody, LONG_CALL_TIMEOUT, Transport};
 use crate::{
-    AcceptedDto, AddedDto, AttemptsDto, AuditDto, AuditVerdictDto, CancelDto, CancelledDto,
-    ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, ConnectionFile, DaemonFile,
-    DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto, IdempotencyKey,
-    ImportDto, ImportedDto, LabelsDto, LogPageDto, OutputsDto, PinDto, PinRequestDto, PinsDto,
-    PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionsDto, RetryDto, RunDto, RunsDto,
-    ScrubDto, SecretDto, SecretsDto, SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto,
-    ValidationDto, read_key,
+    AcceptedDto, AddedDto, AttemptsDto, AttestDto, AuditDto, AuditVerdictDto, CancelDto,
+    CancelledDto, ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, ConnectionFile,
+    DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto,
+    IdempotencyKey, ImportDto, ImportedDto, LabelsDto, LogPageDto, OutputsDto, PinDto,
+    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionDto,
+    ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
+    StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -253,6 +253,15 @@ impl Client {
     /// The repetitions of a run, and what came of each.
     pub fn reproductions(&self, run: &str) -> Result<ReproductionsDto, ClientError> {
         self.get(format!("/v1/runs/{}/reproductions", encoded(run)))
+    }
+
+    /// Keeps a signed statement about a repetition; the one that is kept comes back.
+    pub fn attest(
+        &self,
+        repetition: RunId,
+        statement: &AttestDto,
+    ) -> Result<ReproductionDto, ClientError> {
+        self.post(format!("/v1/runs/{repetition}/statement"), statement, None)
     }
 
     /// Which of these objects the daemon has, in their order.

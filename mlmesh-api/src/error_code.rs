@@ -42,6 +42,8 @@ pub const WRONG_PHASE: &str = "wrong_phase";
 pub const COMMIT_INCOMPLETE: &str = "commit_incomplete";
 /// What is imported contradicts itself, or its signature does not hold.
 pub const BAD_IMPORT: &str = "bad_import";
+/// A signed statement is not about the judgement that it is to be kept with.
+pub const BAD_STATEMENT: &str = "bad_statement";
 /// A run of this id is there, and it is another one.
 pub const RUN_EXISTS: &str = "run_exists";
 /// An object, frame or listing is not what its digest or form says.
@@ -101,6 +103,7 @@ pub const ERROR_CODES: &[&str] = &[
     WRONG_PHASE,
     COMMIT_INCOMPLETE,
     BAD_IMPORT,
+    BAD_STATEMENT,
     RUN_EXISTS,
     BAD_OBJECT,
     UNAVAILABLE,

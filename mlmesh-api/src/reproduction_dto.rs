@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mlmesh_model::{Digest, Repetition, ResultDifference, RunId, Tolerance};
+use mlmesh_model::{Digest, PlanDigest, Repetition, ResultDifference, RunId, Tolerance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,11 +35,33 @@ pub struct ReproductionDto {
     pub original: RunId,
     /// What came of it; null until it has ended and is judged.
     pub judgement: Option<JudgementDto>,
+    /// What was signed about it; null until somebody did.
+    pub statement: Option<StatementDto>,
+}
+
+/// A signed statement over the manifests of a run and of its repetition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatementDto {
+    /// The DSSE envelope, byte by byte.
+    pub envelope: String,
+    /// Fingerprint of who signed it.
+    pub signer: String,
+}
+
+/// A statement that is to be kept with a judgement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttestDto {
+    /// The DSSE envelope, byte by byte.
+    pub envelope: String,
 }
 
 /// What came of a repetition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JudgementDto {
+    /// The plan of both.
+    #[schemars(schema_with = "wire::digest")]
+    pub plan_sha256: PlanDigest,
     /// `bit_identical`, `within_tolerance`, `differs` or `not_compared`.
     pub verdict: String,
     /// What was met: `bit-identical`, or the tolerance; null where nothing was.
@@ -86,6 +108,7 @@ pub struct ResultDifferenceDto {
 impl From<&Repetition> for ReproductionDto {
     fn from(repetition: &Repetition) -> Self {
         let judgement = repetition.judgement.as_ref().map(|it| JudgementDto {
+            plan_sha256: it.plan_sha256,
             verdict: it.verdict.as_str().to_owned(),
             how: it.was_met().then(|| it.how()),
             original_manifest_sha256: it.original_manifest_sha256,
@@ -102,6 +125,10 @@ impl From<&Repetition> for ReproductionDto {
             run: repetition.run,
             original: repetition.original,
             judgement,
+            statement: repetition.statement.as_ref().map(|it| StatementDto {
+                envelope: it.envelope.clone(),
+                signer: it.signer.clone(),
+            }),
         }
     }
 }

@@ -379,6 +379,9 @@ pub struct ReproducedDto {
     pub by: RunId,
     /// `bit-identical`, or the tolerance that was met: `accuracy within abs 0.01`.
     pub how: String,
+    /// Fingerprint of who signed a statement over both manifests; null until then.
+    #[serde(default)]
+    pub signer: Option<String>,
 }
 
 impl From<&Trust> for TrustDto {
@@ -389,6 +392,7 @@ impl From<&Trust> for TrustDto {
             reproduced: trust.reproduced.as_ref().map(|reproduced| ReproducedDto {
                 by: reproduced.by,
                 how: reproduced.how.clone(),
+                signer: reproduced.signer.clone(),
             }),
         }
     }

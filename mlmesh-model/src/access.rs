@@ -45,7 +45,7 @@ permissions! {
     RunsCancelOthers, "runs.cancel_others", "cancel runs of others";
     RunsRetry, "runs.retry", "put one's own ended runs back into the queue";
     RunsRetryOthers, "runs.retry_others", "put ended runs of others back into the queue";
-    RunsLabel, "runs.label", "write tags and notes on one's own runs";
+    RunsLabel, "runs.label", "write tags and notes on one's own runs, and sign that they were reproduced";
     RunsLabelOthers, "runs.label_others", "write tags and notes on runs of others";
     RunsValidate, "runs.validate", "have one's own runs and commits checked";
     RunsValidateOthers, "runs.validate_others", "have runs and commits of others checked";

@@ -47,7 +47,7 @@ pub use plan::{
 };
 pub use refusal::Refusal;
 pub use reproduction::{
-    Reproduced, Reproduction, ReproductionVerdict, ResultDifference, ResultKind,
+    Reproduced, Reproduction, ReproductionVerdict, ResultDifference, ResultKind, SignedStatement,
 };
 pub use run::*;
 pub use store_port::*;

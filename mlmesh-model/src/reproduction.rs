@@ -104,6 +104,18 @@ pub struct Reproduced {
     pub by: RunId,
     /// `bit-identical`, or the tolerance that was met: `accuracy within abs 0.01`.
     pub how: String,
+    /// Fingerprint of who signed a statement over both manifests; `None` until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+}
+
+/// A signed statement over the manifests of a run and of its repetition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedStatement {
+    /// The envelope, byte by byte.
+    pub envelope: String,
+    /// Fingerprint of who signed it.
+    pub signer: String,
 }
 
 impl Reproduction {
@@ -115,10 +127,17 @@ impl Reproduction {
 
     /// What was met, as it stands beside the level.
     pub fn how(&self) -> String {
-        if self.verdict == ReproductionVerdict::BitIdentical {
+        self.verdict.how(&self.tolerance)
+    }
+}
+
+impl ReproductionVerdict {
+    /// What was met, under these bounds.
+    pub fn how(self, tolerance: &BTreeMap<String, Tolerance>) -> String {
+        if self == Self::BitIdentical {
             return "bit-identical".to_owned();
         }
-        let bounds = self.tolerance.iter().map(|(name, tolerance)| {
+        let bounds = tolerance.iter().map(|(name, tolerance)| {
             let abs = tolerance.abs.iter().map(|bound| format!("abs {bound}"));
             let rel = tolerance.rel.iter().map(|bound| format!("rel {bound}"));
             let bounds: Vec<String> = abs.chain(rel).collect();
@@ -142,6 +161,7 @@ impl Trust {
                 trust.reproduced = Some(Reproduced {
                     by: judgement.run,
                     how: judgement.how(),
+                    signer: None,
                 });
                 return trust;
             }

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ApiKey, Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
     FencingToken, Isolation, KeyChange, Labels, MetricSummary, Micros, Name, NodeId, ObjectId,
-    Owner, Phase, Reproduction, Run, RunId, Sequence, Tenant, Trust, User, UserChange,
+    Owner, Phase, Reproduction, Run, RunId, Sequence, SignedStatement, Tenant, Trust, User,
+    UserChange,
 };
 
 /// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
@@ -231,9 +232,21 @@ pub trait Store: Send + Sync {
         run: RunId,
     ) -> BoxFuture<'_, Result<Vec<Repetition>, StoreError>>;
 
+    /// Keeps a signed statement about a repetition that was judged, and names its signer
+    /// in the original's trust where it rests on this repetition. The first one stays:
+    /// false, and nothing changes, when there is one or nothing was judged.
+    fn attest(
+        &self,
+        tenant: &Tenant,
+        repetition: RunId,
+        statement: SignedStatement,
+        audit: AuditNote,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// Repetitions of all tenants that have ended and are not judged: what a daemon that
     /// died before has left.
     fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+
     /// Changes what people wrote on a run, and gives what stands there then. A change
     /// whose key was committed before changes nothing and gives what was answered
     /// then. An unknown run is [`StoreError::NoRun`].
@@ -530,6 +543,8 @@ pub struct Repetition {
     pub original: RunId,
     /// What came of it, once that is judged.
     pub judgement: Option<Reproduction>,
+    /// What somebody signed about it.
+    pub statement: Option<SignedStatement>,
 }
 
 /// A mark that keeps something from prune.

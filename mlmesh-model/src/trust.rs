@@ -133,13 +133,21 @@ impl Trust {
     }
 
     /// Of a run that was imported: here nothing of it was seen to happen. What its
-    /// exporter says of it is named, and his reasons are kept.
-    pub fn imported(claimed: Option<&Trust>, signer: &str) -> Self {
+    /// exporter says of it is named, and his reasons are kept; and that it was reproduced,
+    /// when there is a signed statement (what was met, and who says so).
+    pub fn imported(
+        claimed: Option<&Trust>,
+        signer: &str,
+        reproduced: Option<(&str, &str)>,
+    ) -> Self {
         let level = claimed.map_or(TrustLevel::L0, |trust| trust.level);
+        let reproduced = reproduced.map_or(String::new(), |(how, by)| {
+            format!("; reproduced ({how}) as signed by {by}")
+        });
         let mut reasons = vec![TrustReason {
             level: TrustLevel::L1,
             code: IMPORTED.to_owned(),
-            message: format!("imported: {level} as signed by {signer}"),
+            message: format!("imported: {level} as signed by {signer}{reproduced}"),
             hint: "`ml reproduce` runs it again here".to_owned(),
         }];
         reasons.extend(claimed.into_iter().flat_map(|trust| trust.reasons.clone()));

@@ -297,6 +297,21 @@ macro_rules! store_port {
                 })
             }
 
+            fn attest(
+                &self,
+                tenant: &Tenant,
+                repetition: RunId,
+                statement: SignedStatement,
+                audit: AuditNote,
+            ) -> BoxFuture<'_, Result<bool, StoreError>> {
+                let tenant = tenant.clone();
+                self.writer.write(WriteKind::Other, move |tx| {
+                    Box::pin(async move {
+                        reproductions::attest(tx, &tenant, repetition, statement, audit).await
+                    })
+                })
+            }
+
             fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
                 self.read(|sql| Box::pin(reproductions::unjudged(sql)))
             }
@@ -338,7 +353,8 @@ use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
     FencingToken, Import, KeyChange, LabelChange, Labels, MetricSummary, Micros, Moved, Name,
     ObjectId, Owner, Phase, Pin, PinTarget, References, Repetition, Reproduction, Run, RunId,
-    RunQuery, Sequence, StoreError, Submit, Submitted, Tenant, UnleasedMove, User, UserChange,
+    RunQuery, Sequence, SignedStatement, StoreError, Submit, Submitted, Tenant, UnleasedMove, User,
+    UserChange,
 };
 
 use crate::crash::WriteKind;

@@ -1,6 +1,9 @@
-//! Repetitions of runs: noted with their submission, judged once after their end.
+//! Repetitions of runs: noted with their submission, judged once after their end; and
+//! what was signed about them.
 
-use mlmesh_model::{AuditNote, Repetition, Reproduction, Run, RunId, StoreError, Tenant};
+use mlmesh_model::{
+    AuditNote, Repetition, Reproduction, Run, RunId, SignedStatement, StoreError, Tenant,
+};
 
 use crate::group::Tx;
 use crate::rows;
@@ -54,13 +57,50 @@ pub(crate) async fn judge<S: Sql>(
     Ok(true)
 }
 
+/// Keeps the first signed statement about a repetition that was judged.
+pub(crate) async fn attest<S: Sql>(
+    tx: &mut Tx<S>,
+    tenant: &Tenant,
+    repetition: RunId,
+    statement: SignedStatement,
+    audit: AuditNote,
+) -> Result<bool, StoreError> {
+    const UPDATE: &str = "UPDATE reproductions SET statement = $1, signer = $2 \
+         WHERE run = $3 AND tenant = $4 AND record IS NOT NULL AND statement IS NULL";
+    let id = repetition.to_string();
+    let params = [
+        Param::text(&statement.envelope),
+        Param::text(&statement.signer),
+        Param::text(&id),
+        Param::text(tenant.as_str()),
+    ];
+    if tx.sql.run(UPDATE, &params).await? == 0 {
+        return Ok(false);
+    }
+    const ORIGINAL: &str = "SELECT original FROM reproductions WHERE run = $1";
+    let row = tx.sql.row(ORIGINAL, &[Param::text(&id)]).await?;
+    let original = row.map(|mut row| row.parsed()).transpose()?;
+    let original = original.ok_or(StoreError::NoRun(repetition))?;
+    if let Some(mut original) = rows::load(&mut tx.sql, original).await?
+        && original.run.tenant == *tenant
+        && let Some(trust) = &mut original.run.trust
+        && let Some(reproduced) = &mut trust.reproduced
+        && reproduced.by == repetition
+    {
+        reproduced.signer = Some(statement.signer);
+        rows::save(&mut tx.sql, &original).await?;
+    }
+    tx.audit(audit).await?;
+    Ok(true)
+}
+
 /// The repetitions of a run, oldest first; and the run itself, if it is one.
 pub(crate) async fn repetitions(
     sql: &mut impl Sql,
     tenant: &Tenant,
     run: RunId,
 ) -> Result<Vec<Repetition>, StoreError> {
-    const SELECT: &str = "SELECT run, original, record FROM reproductions \
+    const SELECT: &str = "SELECT run, original, record, statement, signer FROM reproductions \
          WHERE tenant = $1 AND (original = $2 OR run = $3) ORDER BY time, run";
     let params = [
         Param::text(tenant.as_str()),
@@ -73,6 +113,10 @@ pub(crate) async fn repetitions(
             run: row.parsed()?,
             original: row.parsed()?,
             judgement: row.opt_text()?.as_deref().map(from_json).transpose()?,
+            statement: match (row.opt_text()?, row.opt_text()?) {
+                (Some(envelope), Some(signer)) => Some(SignedStatement { envelope, signer }),
+                _ => None,
+            },
         })
     };
     rows.into_iter().map(repetition).collect()

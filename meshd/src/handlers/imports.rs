@@ -20,7 +20,9 @@ use mlmesh_api::{IMPORTED_SCHEMA, ImportDto, ImportedDto, error_code};
 use mlmesh_cas::ObjectStore;
 use mlmesh_control::Caller;
 use mlmesh_model::{CommitId, Digest, Import, Run, RunId};
-use mlmesh_proof::export::{Claims, Envelope, Fingerprint, Parts, parts, records};
+use mlmesh_proof::export::{
+    Claims, Envelope, Fingerprint, Parts, REPRODUCTION_FILE, parts, records,
+};
 use mlmesh_proof::{Defect, MANIFEST_FILE, write_manifest_bytes};
 
 use super::{note, objects_error};
@@ -65,12 +67,18 @@ pub(crate) async fn import(
         .runs
         .iter()
         .zip(runs.iter().filter(|run| run.plan.is_some()))
-        .map(|(exported, run)| (daemon.run_folder(run.id), exported.bytes.clone()))
+        .map(|(exported, run)| {
+            let signed = exported.reproduction.as_ref().map(|it| it.envelope.clone());
+            (daemon.run_folder(run.id), exported.bytes.clone(), signed)
+        })
         .collect();
     blocking(move || {
-        for (folder, manifest) in folders {
+        for (folder, manifest, reproduction) in folders {
             write_manifest_bytes(&folder, MANIFEST_FILE, &manifest)?;
             write_manifest_bytes(&folder, ATTESTATION_FILE, envelope.as_bytes())?;
+            if let Some(signed) = reproduction {
+                write_manifest_bytes(&folder, REPRODUCTION_FILE, &signed)?;
+            }
         }
         std::io::Result::Ok(())
     })

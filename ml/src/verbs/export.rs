@@ -11,8 +11,8 @@ use mlmesh_cas::{Mode, TreeEntry, link_stays_inside};
 use mlmesh_model::{Digest, ObjectId};
 use mlmesh_proof::export::archive::{self, ArchiveError, Sink};
 use mlmesh_proof::export::{
-    Bundle, Fingerprint, Source, SourceRun, SweepManifest, SweepPoint, Verified, VerifyError,
-    verify,
+    Bundle, ExportedRun, Fingerprint, SigningKey, Source, SourceRun, SweepManifest, SweepPoint,
+    Verified, VerifyError, verify,
 };
 use serde_json::json;
 
@@ -22,6 +22,7 @@ use crate::error::{Exit, Failure, Outcome};
 use crate::output::{self, Output, Progress, Tone};
 use crate::signing;
 use crate::verbs::outputs::{damaged, read_listing};
+use crate::verbs::reproduce;
 use crate::verbs::runs::now;
 
 /// Points of a sweep asked for at once.
@@ -53,8 +54,8 @@ fn make(context: &Context, run: &str, path: &Path) -> Outcome {
     let run = client.run(run)?;
     refuse_unfinished(&run)?;
     refuse_foreign(&run)?;
-    let source = source(&client, &run)?;
     let key = signing::key(output)?;
+    let source = source(&client, &key, &run)?;
     let signed_at = Timestamp(now()).to_string();
     let time = |micros| Timestamp(micros).to_string();
     let bundle = Bundle::new(source, &key, &signed_at, time).map_err(|error| Failure {
@@ -141,13 +142,13 @@ fn too_many(files: usize) -> Failure {
 }
 
 /// Everything but the contents.
-fn source(client: &Client, run: &RunDto) -> Outcome<Source> {
+fn source(client: &Client, key: &SigningKey, run: &RunDto) -> Outcome<Source> {
     let code = read_listing(client, ObjectId(run.commit.0))?;
     if run.kind != RunKindDto::Sweep {
         return Ok(Source {
             code,
             sweep: None,
-            runs: vec![source_run(client, run)?],
+            runs: vec![source_run(client, key, run)?],
         });
     }
     let mut points = Vec::new();
@@ -167,7 +168,7 @@ fn source(client: &Client, run: &RunDto) -> Outcome<Source> {
     let mut runs = Vec::with_capacity(points.len());
     for id in points {
         let point = client.run(&id.to_string())?;
-        let part = source_run(client, &point)?;
+        let part = source_run(client, key, &point)?;
         runs.push((point, part));
     }
     runs.sort_unstable_by_key(|(point, _)| point.index);
@@ -193,7 +194,7 @@ fn source(client: &Client, run: &RunDto) -> Outcome<Source> {
     })
 }
 
-fn source_run(client: &Client, run: &RunDto) -> Outcome<SourceRun> {
+fn source_run(client: &Client, key: &SigningKey, run: &RunDto) -> Outcome<SourceRun> {
     let manifest = client.manifest_bytes(&run.id.to_string())?;
     let digest = Digest::of(&manifest);
     if let Some(recorded) = run.manifest_sha256.filter(|said| *said != digest) {
@@ -204,6 +205,7 @@ fn source_run(client: &Client, run: &RunDto) -> Outcome<SourceRun> {
     Ok(SourceRun {
         manifest,
         outputs: outputs.transpose()?,
+        reproduction: reproduce::statement(client, key, run)?,
     })
 }
 
@@ -410,6 +412,16 @@ fn report(output: &Output, path: &Path, verified: &Verified) -> Outcome {
                 "phase": run.manifest["phase"],
                 "plan_sha256": run.manifest["plan_sha256"],
                 "trust": run.manifest["trust"]["level"],
+                "reproduction": run.reproduction.as_ref().map(|it| json!({
+                    "by": it.claim.repetition,
+                    "verdict": it.claim.verdict,
+                    "how": it.claim.how(),
+                    "tolerance": it.claim.tolerance,
+                    "outputs_compared": it.claim.outputs_compared,
+                    "metrics_compared": it.claim.metrics_compared,
+                    "signer": it.signer.to_string(),
+                    "signed_at": it.signed_at,
+                })),
             })
         });
         return output.json(&json!({
@@ -471,8 +483,29 @@ fn report(output: &Output, path: &Path, verified: &Verified) -> Outcome {
     });
     let levels = levels.collect::<Vec<_>>().join(", ");
     line("trust", &format!("{levels}, as the signer says"))?;
+    for run in &parts.runs {
+        reproduced(output, run)?;
+    }
     line(
         "files",
         &format!("{files}, {}, each as it was signed", output::bytes(bytes)),
     )
+}
+
+/// What was met, by which run, and who says so.
+fn reproduced(output: &Output, run: &ExportedRun) -> Outcome {
+    let Some(signed) = &run.reproduction else {
+        return Ok(());
+    };
+    let claim = &signed.claim;
+    output.line(format_args!(
+        "{:<11} {} is L4 ({}) by run {}, {} and {} compared,",
+        "reproduced",
+        claim.original,
+        claim.how(),
+        claim.repetition,
+        output::counted(claim.outputs_compared, "output"),
+        output::counted(claim.metrics_compared, "metric"),
+    ))?;
+    output.line(format_args!("{:<11} as signed by {}", "", signed.signer))
 }

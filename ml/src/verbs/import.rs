@@ -129,7 +129,7 @@ fn request(verified: &Verified) -> Outcome<ImportDto> {
     };
     let parts = &verified.parts;
     let mut manifests = BTreeMap::new();
-    for (name, bytes) in parts.manifests() {
+    for (name, bytes) in parts.documents() {
         manifests.insert(name, text(&bytes)?);
     }
     Ok(ImportDto {

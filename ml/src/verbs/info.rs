@@ -253,6 +253,12 @@ fn print_trust(output: &Output, trust: Option<&TrustDto>, ended: bool) -> Outcom
     };
     let word = if ended { "" } else { " (expected)" };
     output.line(format_args!("{:<11} {}{word}", "trust", badge(trust)))?;
+    if let Some(reproduced) = &trust.reproduced {
+        let signer = reproduced.signer.as_ref();
+        let signed = signer.map_or("not signed yet".to_owned(), |by| format!("signed by {by}"));
+        let by = reproduced.by;
+        output.line(format_args!("            by run {by}, {signed}"))?;
+    }
     for reason in &trust.reasons {
         output.line(format_args!(
             "            no {}: {}",

@@ -281,7 +281,8 @@ fn rocrate_validator_accepts_the_crate_offline() {
     let sweep = mesh.queue(&mesh.recipe("grid", &["${word}"], more));
     mesh.wait_for_phase(&sweep, "completed");
     let (run, _) = exported(&mesh);
-    for id in [run, sweep] {
+    let (reproduced, _) = crate::reproductions::reproduced(&mesh);
+    for id in [run, sweep, reproduced] {
         mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
         let crate_folder = mesh.place.path(&id);
         let unpack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])";

@@ -21,6 +21,7 @@ mod following;
 mod help;
 mod json;
 mod offline;
+mod reproductions;
 mod runs;
 mod secrets;
 mod sweeps;

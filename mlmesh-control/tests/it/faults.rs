@@ -101,6 +101,7 @@ impl Store for Flaky {
         answered(tenant: &Tenant, key: &str, request_sha256: Digest) -> Option<String>;
         sweep_counts(tenant: &Tenant, sweep: RunId) -> Option<BTreeMap<Phase, u64>>;
         label(change: LabelChange) -> Labels;
+        attest(tenant: &Tenant, repetition: RunId, statement: SignedStatement, audit: AuditNote) -> bool;
         pin(pin: Pin, audit: AuditNote) -> bool;
         unpin(tenant: &Tenant, target: PinTarget, audit: AuditNote) -> bool;
         pins(tenant: &Tenant) -> Vec<Pin>;

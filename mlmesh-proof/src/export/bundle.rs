@@ -5,9 +5,10 @@
 //! | `attestation.dsse.json` | the signed statement over every other file |
 //! | `code/…` | the commit's tree |
 //! | `outputs/…` | the outputs under their relative names |
+//! | `reproduction.dsse.json` | of a run that is L4: the signed statement about it |
 //! | `ro-crate-metadata.json` | the same for machines: a Process Run Crate |
 //! | `run_manifest.json` | the manifest; of a sweep its list of points |
-//! | `runs/INDEX-RUN/…` | of a sweep: manifest and outputs of each point |
+//! | `runs/INDEX-RUN/…` | of a sweep: manifest, outputs and statement of each point |
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::envelope::{Envelope, SigningKey};
+use super::reproduced::{REPRODUCTION_FILE, ReproductionError, SignedReproduction};
 use super::{metadata, statement};
 use crate::MANIFEST_FILE;
 
@@ -51,6 +53,8 @@ pub struct SourceRun {
     pub manifest: Vec<u8>,
     /// What it left, if anything was collected.
     pub outputs: Option<Tree>,
+    /// The envelope of the statement that makes it L4, if it is.
+    pub reproduction: Option<Vec<u8>>,
 }
 
 /// The root's `run_manifest.json` of a sweep: it has no manifest of its own.
@@ -103,6 +107,8 @@ pub struct ExportedRun {
     pub manifest: Value,
     /// What it left, under names of its own.
     pub outputs: Option<Tree>,
+    /// The statement that makes it L4, if it is.
+    pub reproduction: Option<SignedReproduction>,
 }
 
 /// Why something cannot be exported.
@@ -115,6 +121,14 @@ pub enum BundleError {
         index: usize,
         /// Why.
         reason: String,
+    },
+    /// A statement of reproduction that is not about this run, or says nothing.
+    #[error("the statement of reproduction of run {index} does not hold: {source}")]
+    Reproduction {
+        /// Its place.
+        index: usize,
+        /// Why.
+        source: ReproductionError,
     },
     /// Names that no archive can have beside each other.
     #[error(transparent)]
@@ -148,6 +162,10 @@ impl Bundle {
         let mut documents = BTreeMap::new();
         for run in &runs {
             documents.insert(format!("{}{MANIFEST_FILE}", run.folder), run.bytes.clone());
+            if let Some(signed) = &run.reproduction {
+                let name = format!("{}{REPRODUCTION_FILE}", run.folder);
+                documents.insert(name, signed.envelope.clone());
+            }
         }
         if let Some(sweep) = sweep {
             documents.insert(MANIFEST_FILE.to_owned(), pretty(sweep));
@@ -183,12 +201,19 @@ fn exported(index: usize, run: SourceRun, in_sweep: bool) -> Result<ExportedRun,
         true => run_folder(index, manifest["run"].as_str().unwrap_or_default()),
         false => String::new(),
     };
-    Ok(ExportedRun {
+    let mut exported = ExportedRun {
         folder,
         bytes: run.manifest,
         manifest,
         outputs: run.outputs,
-    })
+        reproduction: None,
+    };
+    let signed = run.reproduction.map(|envelope| {
+        SignedReproduction::of_run(&envelope, &exported)
+            .map_err(|source| BundleError::Reproduction { index, source })
+    });
+    exported.reproduction = signed.transpose()?;
+    Ok(exported)
 }
 
 /// Where a point of a sweep lies.

@@ -9,6 +9,7 @@ use mlmesh_model::Micros;
 use serde_json::{Value, json};
 
 use super::bundle::{CODE_FOLDER, ExportedRun, METADATA_FILE, SweepManifest};
+use super::reproduced::REPRODUCTION_FILE;
 use crate::MANIFEST_FILE;
 
 const PROFILE: &str = "https://w3id.org/ro/wfrun/process/0.5";
@@ -57,6 +58,18 @@ pub(super) fn metadata(
             "name": manifest,
             "description": "what ran, on what, and how it ended",
             "encodingFormat": "application/json",
+        }));
+    }
+    for run in runs.iter().filter(|run| run.reproduction.is_some()) {
+        let statement = format!("{}{REPRODUCTION_FILE}", run.folder);
+        parts.push(reference(&statement));
+        graph.push(json!({
+            "@id": statement,
+            "@type": "File",
+            "name": statement,
+            "description": "who says that the run was executed anew and gave the same result",
+            "encodingFormat": "application/json",
+            "about": reference(&manifest_name(run)),
         }));
     }
     let actions = runs.iter().map(|run| reference(&action_id(run)));

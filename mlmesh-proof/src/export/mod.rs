@@ -17,6 +17,7 @@ mod envelope;
 mod fuzz;
 mod metadata;
 mod record;
+mod reproduced;
 mod statement;
 mod verify;
 
@@ -26,5 +27,9 @@ pub use envelope::{
     SigningKey,
 };
 pub use record::records;
+pub use reproduced::{
+    REPRODUCTION_BYTES_MAX, REPRODUCTION_FILE, ReproductionClaim, ReproductionError,
+    SignedReproduction,
+};
 pub use statement::{Claims, check_claims};
 pub use verify::{Parts, Verified, VerifyError, parts, verify};

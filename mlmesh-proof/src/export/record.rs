@@ -8,6 +8,7 @@ use mlmesh_model::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::bundle::ExportedRun;
 use super::envelope::Fingerprint;
 use super::verify::Parts;
 use crate::defect::Defect;
@@ -23,7 +24,7 @@ pub fn records(
     let mut runs = Vec::with_capacity(parts.runs.len() + 1);
     let mut attempts = Vec::new();
     for exported in &parts.runs {
-        let (mut run, tries) = record(&exported.manifest, signer, tenant, owner)?;
+        let (mut run, tries) = record(exported, signer, tenant, owner)?;
         run.manifest_sha256 = Some(Digest::of(&exported.bytes));
         if parts.sweep.is_none() {
             run.kind = RunKind::Single;
@@ -52,7 +53,7 @@ pub fn records(
                 node: None,
                 ..first.placement.clone()
             },
-            trust: Some(Trust::imported(None, &signer.to_string())),
+            trust: Some(Trust::imported(None, &signer.to_string(), None)),
             ..first.clone()
         };
         runs.insert(0, parent);
@@ -61,17 +62,27 @@ pub fn records(
 }
 
 fn record(
-    said: &Value,
+    exported: &ExportedRun,
     signer: Fingerprint,
     tenant: &Tenant,
     owner: &Owner,
 ) -> Result<(Run, Vec<Attempt>), Box<Defect>> {
+    let said = &exported.manifest;
     let attempts: Vec<Attempt> = part(said, "attempts")?;
     let kind = match (part(said, "sweep")?, part(said, "index")?) {
         (Some(parent), Some(index)) => RunKind::Child { parent, index },
         _ => RunKind::Single,
     };
     let claimed: Option<Trust> = part(said, "trust")?;
+    let reproduced = exported.reproduction.as_ref();
+    let reproduced = reproduced.map(|it| (it.claim.how(), it.signer.to_string()));
+    let trust = Trust::imported(
+        claimed.as_ref(),
+        &signer.to_string(),
+        reproduced
+            .as_ref()
+            .map(|(how, by)| (how.as_str(), by.as_str())),
+    );
     let plan_sha256: PlanDigest = part(said, "plan_sha256")?;
     let run = Run {
         id: part(said, "run")?,
@@ -95,7 +106,7 @@ fn record(
         not_before: None,
         started_at: part(said, "started_at")?,
         ended_at: part(said, "ended_at")?,
-        trust: Some(Trust::imported(claimed.as_ref(), &signer.to_string())),
+        trust: Some(trust),
         metrics: part(said, "metrics")?,
         outputs: part(&said["outputs"], "listing")?,
         manifest_sha256: None,

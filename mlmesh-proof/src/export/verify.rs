@@ -3,6 +3,7 @@
 //! ```text
 //!   form ─► envelope: signature ─► statement ─► files: there, same, no other
 //!        ─► manifests: shape, complete, plan digest ─► code = commit ─► outputs = listing
+//!        ─► statements of reproduction: signature, this manifest, the rules of L4
 //! ```
 //!
 //! The archive is read once, nothing is unpacked, and what is held in memory has named
@@ -21,6 +22,7 @@ use super::bundle::{
     SWEEP_SCHEMA, SweepManifest, run_folder,
 };
 use super::envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, Fingerprint};
+use super::reproduced::{REPRODUCTION_BYTES_MAX, REPRODUCTION_FILE, SignedReproduction};
 use super::statement::{Claims, check_claims};
 use crate::completeness::completeness;
 use crate::defect::Defect;
@@ -59,12 +61,16 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The manifests by name, as they were signed.
-    pub fn manifests(&self) -> Vec<(String, Vec<u8>)> {
+    /// The manifests and statements of reproduction by name, as they were signed.
+    pub fn documents(&self) -> Vec<(String, Vec<u8>)> {
         let runs = self.runs.iter();
         let mut all: Vec<_> = runs
             .map(|run| (format!("{}{MANIFEST_FILE}", run.folder), run.bytes.clone()))
             .collect();
+        all.extend(self.runs.iter().filter_map(|run| {
+            let name = format!("{}{REPRODUCTION_FILE}", run.folder);
+            Some((name, run.reproduction.as_ref()?.envelope.clone()))
+        }));
         let sweep = self.sweep_bytes.iter();
         all.extend(sweep.map(|bytes| (MANIFEST_FILE.to_owned(), bytes.clone())));
         all
@@ -139,7 +145,12 @@ impl Kept {
         if path == ATTESTATION_FILE && member.size > ENVELOPE_BYTES_MAX {
             return Err(form("an attestation has at most 128 MiB").into());
         }
-        if path == ATTESTATION_FILE || is_manifest(path) {
+        if is_document(path, REPRODUCTION_FILE) && member.size > REPRODUCTION_BYTES_MAX {
+            return Err(form("a statement of reproduction has at most 1 MiB").into());
+        }
+        let is_kept = [MANIFEST_FILE, REPRODUCTION_FILE];
+        let is_kept = is_kept.iter().any(|name| is_document(path, name));
+        if path == ATTESTATION_FILE || is_kept {
             self.manifests_bytes += piece.len() as u64;
             if self.manifests_bytes > MANIFESTS_BYTES_MAX {
                 return Err(form("manifests have at most 512 MiB together").into());
@@ -157,13 +168,13 @@ impl Kept {
     }
 }
 
-/// `run_manifest.json`, of the root or of a point.
-fn is_manifest(path: &str) -> bool {
-    path == MANIFEST_FILE
+/// A document of this name, of the root or of a point.
+fn is_document(path: &str, name: &str) -> bool {
+    path == name
         || path
             .strip_prefix(RUNS_FOLDER)
             .and_then(|rest| rest.split_once('/'))
-            .is_some_and(|(_, name)| name == MANIFEST_FILE)
+            .is_some_and(|(_, rest)| rest == name)
 }
 
 fn defect(code: &'static str, at: &str, rule: &str, seen: &str, allowed: &str) -> Defect {
@@ -259,12 +270,18 @@ pub fn parts(claims: &Claims, documents: &BTreeMap<String, Vec<u8>>) -> Result<P
                 defects.extend(holds(&name, &manifest, &code));
                 if defects.len() == before {
                     let outputs = outputs(&folder, &manifest, &claims.files);
-                    runs.push(ExportedRun {
+                    let mut run = ExportedRun {
                         outputs: outputs.map_err(|defect| vec![defect])?,
                         folder,
                         bytes,
                         manifest,
-                    });
+                        reproduction: None,
+                    };
+                    match reproduction(&run, claims, documents) {
+                        Ok(signed) => run.reproduction = signed,
+                        Err(defect) => defects.push(defect),
+                    }
+                    runs.push(run);
                 }
             }
         }
@@ -383,6 +400,30 @@ fn outputs(folder: &str, said: &Value, files: &Tree) -> Result<Option<Tree>, Def
     Ok(Some(tree))
 }
 
+/// The statement that makes a run L4, if it has one.
+fn reproduction(
+    run: &ExportedRun,
+    claims: &Claims,
+    documents: &BTreeMap<String, Vec<u8>>,
+) -> Result<Option<SignedReproduction>, Defect> {
+    let name = format!("{}{REPRODUCTION_FILE}", run.folder);
+    if claims.files.entry(&name).is_none() {
+        return Ok(None);
+    }
+    let envelope = documents.get(&name).map_or(&[][..], Vec::as_slice);
+    let signed = SignedReproduction::of_run(envelope, run);
+    signed.map(Some).map_err(|error| {
+        let rule = "it is signed, about the manifest beside it, and says what L4 asks for";
+        defect(
+            "reproduction_claim",
+            &name,
+            rule,
+            &error.to_string(),
+            "a statement of L4",
+        )
+    })
+}
+
 /// A sweep's list is that of its points.
 fn points(sweep: &SweepManifest, runs: &[ExportedRun], code: &Tree) -> Vec<Defect> {
     let mut defects = Vec::new();
@@ -421,8 +462,10 @@ fn strangers(claims: &Claims, runs: &[ExportedRun]) -> Vec<Defect> {
             || path == METADATA_FILE
             || path.starts_with(CODE_FOLDER)
             || runs.iter().any(|run| {
-                path.strip_prefix(&run.folder)
-                    .is_some_and(|rest| rest == MANIFEST_FILE || rest.starts_with(OUTPUTS_FOLDER))
+                path.strip_prefix(&run.folder).is_some_and(|rest| {
+                    [MANIFEST_FILE, REPRODUCTION_FILE].contains(&rest)
+                        || rest.starts_with(OUTPUTS_FOLDER)
+                })
             })
     };
     let paths = claims.files.entries.iter().map(|entry| entry.path.as_str());

@@ -1,19 +1,20 @@
 //! Exports as others may have made them: changed, cut, signed by somebody else, or
 //! built to harm whoever opens them. Each is refused, and what does not hold is named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use mlmesh_cas::{Mode, Tree, TreeEntry};
 use mlmesh_model::{
-    CommitId, DepsDigest, Digest, Interpreter, Isolation, ListedFile, Micros, ObjectId,
-    ResolvedEnvironment, Run,
+    CommitId, DepsDigest, Digest, Interpreter, Isolation, ListedFile, Micros, ObjectId, PlanDigest,
+    ReproductionVerdict, ResolvedEnvironment, Run,
 };
 use mlmesh_proof::export::archive::{self, ArchiveError};
 use mlmesh_proof::export::{
-    Bundle, Envelope, SigningKey, Source, SourceRun, Verified, VerifyError, verify,
+    Bundle, Envelope, ReproductionClaim, SigningKey, Source, SourceRun, Verified, VerifyError,
+    verify,
 };
 use mlmesh_proof::{Extras, final_trust, manifest};
 use serde_json::Value;
@@ -125,6 +126,7 @@ impl Scene {
             runs: vec![SourceRun {
                 manifest: Vec::new(),
                 outputs: Some(outputs),
+                reproduction: None,
             }],
         };
         change(&mut said, &mut source);
@@ -343,6 +345,129 @@ fn another_signature_is_another_signer_and_a_borrowed_one_is_none() {
     assert!(found[0].contains("in-toto statement"), "{found:?}");
     let found = refused(&signed(b"{}\n".to_vec()));
     assert!(found[0].contains("DSSE"), "{found:?}");
+}
+
+/// A claim about the run of [`Scene::whole`].
+fn claim(manifest: &[u8]) -> ReproductionClaim {
+    let said: Value = serde_json::from_slice(manifest).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    ReproductionClaim {
+        original: text(&said["run"]).parse().unwrap(),
+        original_manifest_sha256: Digest::of(manifest),
+        repetition: "bbbbbbbbbbbb".parse().unwrap(),
+        manifest_sha256: Digest::of(b"the other manifest"),
+        plan_sha256: text(&said["plan_sha256"]).parse().map(PlanDigest).unwrap(),
+        verdict: ReproductionVerdict::BitIdentical,
+        tolerance: BTreeMap::new(),
+        outputs_compared: 3,
+        metrics_compared: 0,
+        judged_at: Micros(7),
+    }
+}
+
+/// A whole export of a run that is L4 by this statement, signed as it is.
+fn with_statement(statement: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut scene = Scene::whole();
+    let manifest = scene.bundle.documents["run_manifest.json"].clone();
+    let statement = statement(&manifest);
+    let payload = Envelope::open(&scene.bundle.documents["attestation.dsse.json"]);
+    let mut said: Value = serde_json::from_slice(&payload.unwrap().0).unwrap();
+    let entry = TreeEntry {
+        path: "reproduction.dsse.json".into(),
+        mode: Mode::File,
+        size: statement.len() as u64,
+        object: ObjectId(Digest::of(&statement)),
+    };
+    let mut entries = std::mem::take(&mut scene.bundle.tree.entries);
+    entries.remove(0);
+    entries.push(entry.clone());
+    let files = Tree::from_entries(entries).unwrap();
+    let subjects = said["subject"].as_array_mut().unwrap();
+    subjects.push(serde_json::json!({
+        "name": entry.path,
+        "digest": {"sha256": entry.object},
+        "annotations": {"mode": "644", "size": entry.size.to_string()},
+    }));
+    said["predicate"]["runDetails"]["byproducts"][0]["digest"]["mlmeshTree"] =
+        files.commit_id().to_string().into();
+    let envelope = Envelope::sign(said.to_string().as_bytes(), &key()).to_bytes();
+    let mut entries = files.entries;
+    entries.push(TreeEntry {
+        path: "attestation.dsse.json".into(),
+        size: envelope.len() as u64,
+        object: ObjectId(Digest::of(&envelope)),
+        ..entry.clone()
+    });
+    scene.bundle.tree = Tree::from_entries(entries).unwrap();
+    let documents = &mut scene.bundle.documents;
+    documents.insert("attestation.dsse.json".into(), envelope);
+    documents.insert(entry.path, statement);
+    scene.bytes()
+}
+
+#[test]
+fn a_statement_of_reproduction_is_about_the_manifest_beside_it() {
+    let signed = |change: fn(&mut ReproductionClaim)| {
+        with_statement(move |manifest| {
+            let mut claim = claim(manifest);
+            change(&mut claim);
+            claim.sign(&key(), "2026-01-01T00:00:00Z")
+        })
+    };
+    let verified = check(&signed(|_| {})).unwrap();
+    let found = verified.parts.runs[0].reproduction.as_ref().unwrap();
+    assert_eq!(found.claim.how(), "bit-identical");
+    assert_eq!(found.signer, key().fingerprint());
+    let documents = verified.parts.documents();
+    assert!(
+        documents
+            .iter()
+            .any(|(name, _)| name == "reproduction.dsse.json")
+    );
+    let wrong = ["reproduction_claim reproduction.dsse.json"];
+    let changes: [fn(&mut ReproductionClaim); 5] = [
+        |it| it.original_manifest_sha256 = Digest::of(b"x"),
+        |it| it.original = "cccccccccccc".parse().unwrap(),
+        |it| it.plan_sha256 = PlanDigest(Digest::of(b"x")),
+        |it| it.verdict = ReproductionVerdict::Differs,
+        |it| it.outputs_compared = 0,
+    ];
+    for change in changes {
+        assert_eq!(refused(&signed(change)), wrong);
+    }
+    assert_eq!(refused(&with_statement(|_| b"{}\n".to_vec())), wrong);
+    let borrowed = with_statement(|manifest| {
+        let other = SigningKey::generate().unwrap();
+        let bytes = claim(manifest).sign(&other, "now");
+        let text = String::from_utf8(bytes).unwrap();
+        let mine = key().fingerprint().to_string();
+        text.replace(&other.fingerprint().to_string(), &mine)
+            .into_bytes()
+    });
+    assert_eq!(refused(&borrowed), wrong);
+    // The exporter itself writes none that does not hold.
+    let scene = Scene::whole();
+    let manifest = scene.bundle.documents["run_manifest.json"].clone();
+    let bundle = |envelope: Vec<u8>| {
+        let mut contents = HashMap::new();
+        let source = Source {
+            code: tree(CODE, &mut contents),
+            sweep: None,
+            runs: vec![SourceRun {
+                manifest: manifest.clone(),
+                outputs: Some(tree(OUTPUTS, &mut contents)),
+                reproduction: Some(envelope),
+            }],
+        };
+        Bundle::new(source, &key(), "now", |_| String::new())
+    };
+    let envelope = claim(&manifest).sign(&key(), "now");
+    let made = bundle(envelope.clone()).unwrap();
+    assert_eq!(made.documents["reproduction.dsse.json"], envelope);
+    let mut other = claim(&manifest);
+    other.original_manifest_sha256 = Digest::of(b"x");
+    let failed = bundle(other.sign(&key(), "now")).unwrap_err().to_string();
+    assert!(failed.contains("manifest beside it"), "{failed}");
 }
 
 /// One file of a ZIP archive that anybody may have written.

@@ -18,3 +18,7 @@ CREATE TABLE possessions (
 -- people say of it; NULL when that is nothing.
 ALTER TABLE datasets ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE datasets ADD COLUMN about TEXT;
+-- Signed statements about repetitions: the envelope and who signed it; NULL
+-- until somebody did.
+ALTER TABLE reproductions ADD COLUMN statement TEXT;
+ALTER TABLE reproductions ADD COLUMN signer TEXT;

@@ -26,7 +26,7 @@ fn ended(run: &Run, phase: Phase, time: i64) -> (Run, Attempt) {
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
         exit: attempt.exit,
-        trust: Some(Trust::imported(run.trust.as_ref(), "ed25519:00")),
+        trust: Some(Trust::imported(run.trust.as_ref(), "ed25519:00", None)),
         outputs: Some(ObjectId(Digest::of(b"outputs"))),
         manifest_sha256: Some(Digest::of(b"manifest")),
         ..run.clone()

@@ -64,6 +64,7 @@ pub(super) async fn a_repetition_is_judged_once(store: Arc<dyn Store>) {
         run: repeated.id,
         original: original.id,
         judgement: None,
+        statement: None,
     };
     for run in [original.id, repeated.id] {
         let found = store.repetitions(&tenant(), run).await.unwrap();
@@ -103,6 +104,47 @@ pub(super) async fn a_repetition_is_judged_once(store: Arc<dyn Store>) {
         assert_eq!((trust.level, trust.reproduced), (TrustLevel::L3, None));
     }
 
+    // The first statement about it stays.
+    let attest = async |run: RunId, tenant: &Tenant, signer: &str| {
+        let statement = SignedStatement {
+            envelope: format!("signed by {signer}"),
+            signer: signer.to_owned(),
+        };
+        let note = note("run.attest");
+        store.attest(tenant, run, statement, note).await.unwrap()
+    };
+    let signer = async || {
+        let trust = stored_run(&*store, original.id).await.trust.unwrap();
+        trust.reproduced.unwrap().signer
+    };
+    let unjudged = submitted(&*store, vec![repeats(&original)]).await.remove(0);
+    assert!(!attest(unjudged.id, &tenant(), "ada").await);
+    assert!(
+        !attest(original.id, &tenant(), "ada").await,
+        "no repetition"
+    );
+    assert!(!attest(repeated.id, &"other".parse().unwrap(), "eve").await);
+    assert_eq!(signer().await, None);
+    assert!(attest(repeated.id, &tenant(), "ada").await);
+    assert!(!attest(repeated.id, &tenant(), "bob").await);
+    assert_eq!(signer().await.as_deref(), Some("ada"));
+    let found = store.repetitions(&tenant(), repeated.id).await.unwrap();
+    let kept = found[0].statement.clone().unwrap();
+    assert_eq!(
+        (kept.envelope.as_str(), kept.signer.as_str()),
+        ("signed by ada", "ada")
+    );
+    assert_eq!(
+        store
+            .audit_rows(0, 100)
+            .await
+            .unwrap()
+            .iter()
+            .filter(|row| row.note.action == "run.attest")
+            .count(),
+        1
+    );
+
     // A later result that differs counts more.
     let again = submitted(&*store, vec![repeats(&original)]).await.remove(0);
     end(&*store, again.id).await;
@@ -123,7 +165,7 @@ pub(super) async fn a_repetition_is_judged_once(store: Arc<dyn Store>) {
             .await
             .unwrap()
             .len(),
-        2
+        3
     );
     let stranger: Tenant = "other".parse().unwrap();
     assert_eq!(store.repetitions(&stranger, original.id).await.unwrap(), []);

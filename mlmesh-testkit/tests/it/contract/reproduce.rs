@@ -54,8 +54,14 @@ fn a_result_to_the_bit_is_l4_wherever_it_is_shown() {
         let shown = place.ml(verb).exits(0).stdout;
         assert_eq!(shown.matches(badge).count(), 1, "{verb:?}\n{shown}");
     }
-    let by = json!({"by": found["run"], "how": "bit-identical"});
+    let key = place.ml(&["key", "show"]).exits(0).stdout;
+    let by = json!({"by": found["run"], "how": "bit-identical", "signer": key.trim()});
     assert_eq!(place.json(&["info", id(&run)])["trust"]["reproduced"], by);
+    let shown = place.ml(&["info", id(&run)]).exits(0).stdout;
+    assert!(
+        shown.contains(&format!("signed by {}", key.trim())),
+        "{shown}"
+    );
     for run in [id(&run), id(&second)] {
         place.ml(&["validate", "--task", run]).exits(0);
     }
