@@ -178,7 +178,7 @@ fn query_parameter(param: &Param) -> Value {
             json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}),
             false,
         ),
-        ParamKind::RunName => (json!({"type": "string"}), false),
+        ParamKind::RunName | ParamKind::Text => (json!({"type": "string"}), false),
         ParamKind::Phases => {
             let names = PHASES.map(|phase| phase.as_str());
             (

@@ -161,6 +161,11 @@ impl From<StoreError> for ApiError {
                 error_code::IDEMPOTENCY_MISMATCH,
                 "give each new request a key of its own",
             ),
+            StoreError::NoPlace(_) => (
+                StatusCode::BAD_REQUEST,
+                error_code::BAD_PARAMETER,
+                "begin again without `cursor`",
+            ),
             StoreError::TooManyTags { .. } => (
                 StatusCode::BAD_REQUEST,
                 error_code::BAD_REQUEST,

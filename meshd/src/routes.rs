@@ -54,6 +54,7 @@ pub(crate) enum ParamKind {
     Owner,
     /// An id, a prefix, or `@last`.
     RunName,
+    Text,
     /// May be repeated.
     Phases,
 }
@@ -142,6 +143,17 @@ const RUN_QUERY: &[Param] = &[
         name: "owner",
         kind: ParamKind::Owner,
         help: "only runs of this owner",
+    },
+    Param {
+        name: "where",
+        kind: ParamKind::Text,
+        help: "only runs of every kind that match this expression, such as \
+               `metrics.accuracy > 0.9 and not phase = failed`",
+    },
+    Param {
+        name: "sort",
+        kind: ParamKind::Text,
+        help: "runs of every kind by this field, such as `metrics.loss` or `created:desc`; those without it last",
     },
     number("cursor", NUMBER_MAX, "`next_cursor` of the page before"),
     LIMIT,
@@ -350,7 +362,7 @@ fn run_routes() -> Vec<Route> {
             query: RUN_QUERY,
             ..read(
                 "/v1/runs",
-                "runs, newest first",
+                "runs, newest first unless sorted",
                 May(P::StateRead),
                 Answer::Json(schema::<api::RunsDto>),
                 || get(runs::list),

@@ -29,6 +29,18 @@ A run is named by its id, by the beginning of it, or `@last`.
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused, 4 not found, 5 daemon
 unreachable, 6 result invalid; `ml run` and `--wait` give the job's own code.";
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  ml list --where 'metrics.accuracy > 0.9 and not phase = failed' --sort metrics.loss
+  ml list --where 'params.lr in (0.1, 0.01) and created > 2d ago'
+  ml list --where 'tags.team = \"a b\" or metrics.\"val/loss\".min < 0.1'
+
+Fields: id, name, kind (single, sweep, point), phase, owner, commit, parent, priority,
+created, started, ended, duration, trust (L0 to L4), metrics.NAME (the last value; also
+.min .max .steps), params.NAME, tags.KEY.
+Operators: = != < <= > >= ~ (contains), in (a, b), joined with and, or, not, ( ).
+A comparison with what a run does not have is false.";
+
 /// Run, queue and record experiments, with proof of what ran
 #[derive(Debug, Parser)]
 #[command(name = "ml", version, after_help = EXAMPLES, styles = STYLES, max_term_width = 90)]
@@ -328,7 +340,14 @@ pub(crate) struct Retry {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct List {
+    /// Only runs, points of sweeps among them, that match this expression
+    #[arg(long = "where", value_name = "EXPR")]
+    pub(crate) expression: Option<String>,
+    /// Smallest first by this field, or largest with `:desc`; runs without it come last
+    #[arg(long, value_name = "FIELD[:desc]")]
+    pub(crate) sort: Option<String>,
     /// The points of this sweep, in its order
     #[arg(long, value_name = "SWEEP")]
     pub(crate) parent: Option<String>,

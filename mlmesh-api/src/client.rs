@@ -39,6 +39,10 @@ pub struct RunFilter {
     pub parent: Option<String>,
     /// Only those of this owner.
     pub owner: Option<String>,
+    /// Only those that match this expression, of every kind.
+    pub expression: Option<String>,
+    /// By this key instead of newest first, of every kind.
+    pub sort: Option<String>,
     /// From a page's `next_cursor`.
     pub cursor: Option<u64>,
     /// At most this many; the server has a limit of its own.
@@ -119,6 +123,8 @@ impl Client {
         }
         query.push_some("parent", filter.parent.as_deref());
         query.push_some("owner", filter.owner.as_deref());
+        query.push_some("where", filter.expression.as_deref());
+        query.push_some("sort", filter.sort.as_deref());
         query.push_some("cursor", filter.cursor);
         query.push_some("limit", filter.limit);
         self.get(query.after("/v1/runs"))

@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use mlmesh_model::filter::{Filter, Sort};
 use mlmesh_testkit::fuzz::{border, folder};
 
 use crate::settings::{SETTINGS, SettingKind, Settings, shown};
@@ -154,6 +155,57 @@ fn fuzz_answers_and_times() {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(time) = text.parse::<Timestamp>() {
             assert_eq!(time.to_string().parse(), Ok(time));
+        }
+    });
+}
+
+#[test]
+fn fuzz_filters() {
+    let samples: [&[u8]; 4] = [
+        b"metrics.accuracy > 0.9 and params.lr <= 0.1 and not phase = failed",
+        b"tags.team = \"a b\" or metrics.\"val/loss\".min < -1e-3 and (created > 2d ago)",
+        b"params.lr not in (0.1, '1e-1') or trust >= L2 and duration < 1.5h",
+        b"id = abc and ended < 2026-03-01T12:00:00Z and name ~ x and priority != -3",
+    ];
+    let words: &[&[u8]] = &[
+        b" and ",
+        b" or ",
+        b"not ",
+        b"(",
+        b")",
+        b"in (",
+        b",",
+        b"\"",
+        b"\\",
+        b"metrics.",
+        b".min",
+        b"params.",
+        b"tags.",
+        b"nan",
+        b"-inf",
+        b"9e999",
+        b"<=",
+        b"~",
+        b"ago",
+        b"99999999999d",
+    ];
+    border("filters", &samples, words, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match text.parse::<Filter>() {
+            Ok(filter) => {
+                // What is sent to the daemon is what was meant.
+                let sent = filter.to_string();
+                if sent.len() <= mlmesh_model::filter::TEXT_BYTES_MAX {
+                    let read: Filter = sent.parse().expect("an expression reads back");
+                    assert_eq!(format!("{read:?}"), format!("{filter:?}"), "{sent}");
+                }
+                let _ = filter.needed_ranges();
+            }
+            Err(error) => drop(error.picture(&text)),
+        }
+        if let Ok(sort) = text.parse::<Sort>() {
+            let read: Sort = sort.to_string().parse().expect("a key reads back");
+            assert_eq!(read, sort);
         }
     });
 }

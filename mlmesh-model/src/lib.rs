@@ -20,6 +20,7 @@ mod canonical;
 mod crash;
 mod event;
 mod exec_port;
+pub mod filter;
 mod host;
 mod id;
 mod phase;
@@ -31,6 +32,7 @@ mod store_port;
 mod submission;
 mod trust;
 mod user;
+mod utc;
 mod workload;
 
 pub use access::{BuiltIn, Denied, Permission, Permissions, Roles};
@@ -54,6 +56,7 @@ pub use store_port::*;
 pub use submission::{CurrentEnvironment, LockFacts, SecretText, Submission};
 pub use trust::{EnvironmentFact, NetworkFact, Trust, TrustFacts, TrustLevel, TrustReason};
 pub use user::{ApiKey, KeyChange, KeyClass, User, UserChange};
+pub use utc::{parse_utc, utc_text};
 pub use workload::*;
 
 /// A boxed future, the return type of asynchronous ports.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::{Filter, Sort};
 use crate::{
     ApiKey, Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
     FencingToken, Isolation, KeyChange, Labels, MetricSummary, Micros, Name, NodeId, ObjectId,
@@ -91,6 +92,11 @@ pub trait Store: Send + Sync {
 
     /// Runs, newest first, without the points of sweeps unless asked for.
     fn runs(&self, query: RunQuery) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+
+    /// Runs of every kind that match an expression, in the order asked for. A cursor
+    /// whose run is gone is [`StoreError::NoPlace`] where the order is not that of
+    /// acceptance.
+    fn find(&self, search: RunSearch) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
 
     /// How many runs stand in each phase; parents are not counted.
     fn counts(&self, tenant: &Tenant) -> BoxFuture<'_, Result<BTreeMap<Phase, u64>, StoreError>>;
@@ -441,6 +447,23 @@ pub struct RunQuery {
     pub limit: u32,
 }
 
+/// Input of [`Store::find`].
+#[derive(Debug, Clone)]
+pub struct RunSearch {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Only those that match; all without it.
+    pub filter: Option<Filter>,
+    /// In this order, equal ones by `seq` in the same direction; newest first without it.
+    pub sort: Option<Sort>,
+    /// Only those after this one in that order (a cursor).
+    pub cursor: Option<Sequence>,
+    /// At most this many.
+    pub limit: u32,
+    /// What `2d ago` counts from.
+    pub now: Micros,
+}
+
 /// What an audit row says, before the store chains it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditNote {
@@ -615,6 +638,9 @@ pub enum StoreError {
         /// Where it was to go.
         to: Phase,
     },
+    /// The run at which a page ended has been removed since.
+    #[error("the run at which the last page ended, number {}, is gone", .0.0)]
+    NoPlace(Sequence),
     /// The idempotency key was used for another request.
     #[error("idempotency key `{0}` was used for another request")]
     IdempotencyMismatch(String),

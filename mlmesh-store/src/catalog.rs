@@ -8,6 +8,7 @@ use mlmesh_model::{
 };
 
 use crate::group::Tx;
+use crate::last_values;
 use crate::laws::{PhaseCounts, phase_code};
 use crate::pins::{PINNED_TREES, pinned_runs};
 use crate::read;
@@ -349,6 +350,7 @@ async fn remove_run<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<(), StoreError> 
         "DELETE FROM sweeps WHERE parent = $1 OR parent = $2",
         "DELETE FROM runs WHERE seq = $1 OR parent = $2",
     ];
+    last_values::remove(&mut tx.sql, seq).await?;
     for delete in DELETES {
         tx.sql
             .run(delete, &[Param::Int(seq), Param::Int(seq)])

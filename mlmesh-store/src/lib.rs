@@ -18,9 +18,12 @@
 mod audit;
 mod catalog;
 mod crash;
+mod facts;
+mod find;
 mod group;
 mod import;
 mod labels;
+mod last_values;
 mod laws;
 mod migrate;
 mod moves;

@@ -2,6 +2,7 @@
 
 use mlmesh_model::StoreError;
 
+use crate::last_values;
 use crate::sql::{Param, Sql};
 
 /// Version of the schema that this program writes: the number of migrations.
@@ -24,6 +25,9 @@ pub(crate) const POSTGRES: [&str; SQLITE.len()] = [
     include_str!("../migrations/postgres/0004.sql"),
     include_str!("../migrations/postgres/0005.sql"),
 ];
+
+/// The version that brought the last values of metrics.
+const LAST_VALUES: usize = 5;
 
 /// Brings the database to [`SCHEMA_VERSION`]; a newer one is refused. Runs inside
 /// the caller's write transaction.
@@ -48,6 +52,9 @@ pub(crate) async fn migrate(
     let known = usize::try_from(found).unwrap_or(usize::MAX);
     for migration in migrations.iter().skip(known) {
         sql.batch(migration).await?;
+    }
+    if known < LAST_VALUES {
+        last_values::fill(sql).await?;
     }
     let version = [Param::count(migrations.len() as u64)];
     if fresh {

@@ -97,6 +97,10 @@ macro_rules! store_port {
                 self.read(move |sql| Box::pin(async move { read::runs(sql, &query).await }))
             }
 
+            fn find(&self, search: RunSearch) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+                self.read(move |sql| Box::pin(async move { find::find(sql, &search).await }))
+            }
+
             fn counts(
                 &self,
                 tenant: &Tenant,
@@ -353,14 +357,14 @@ use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
     FencingToken, Import, KeyChange, LabelChange, Labels, MetricSummary, Micros, Moved, Name,
     ObjectId, Owner, Phase, Pin, PinTarget, References, Repetition, Reproduction, Run, RunId,
-    RunQuery, Sequence, SignedStatement, StoreError, Submit, Submitted, Tenant, UnleasedMove, User,
-    UserChange,
+    RunQuery, RunSearch, Sequence, SignedStatement, StoreError, Submit, Submitted, Tenant,
+    UnleasedMove, User, UserChange,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, labels, moves, pins, read, reproductions, users, write};
+use crate::{catalog, find, labels, moves, pins, read, reproductions, users, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

@@ -28,6 +28,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Statement};
 
 use crate::audit::AuditHead;
+use crate::facts::fact_columns;
 use crate::group::{Job, Pending, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::postgres_tls::{self, Tls};
@@ -379,6 +380,12 @@ impl Sql for PostgresSession {
         read_columns!(),
         " FROM runs WHERE id IN \
          (SELECT json_array_elements_text(CAST(CAST($1 AS TEXT) AS JSON))) ORDER BY seq"
+    );
+    const FACTS_BY_SEQ: &'static str = concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM runs WHERE seq IN (SELECT CAST(value AS BIGINT) FROM \
+         json_array_elements_text(CAST(CAST($2 AS TEXT) AS JSON)))"
     );
     const BEGIN_WRITE: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";

@@ -20,6 +20,7 @@ use mlmesh_model::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::last_values;
 use crate::laws::phase_code;
 use crate::sql::{Param, Row, Sql, from_json, to_json};
 
@@ -62,6 +63,8 @@ const SELECT_RUN: &str = concat!("SELECT ", read_columns!(), " FROM runs WHERE i
 pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) parent: Option<i64>,
+    /// Metrics as they stand in its row.
+    stored_metrics: Option<String>,
     /// Whether the trust column is to stay NULL: the run has its template's.
     template_trust: Option<Trust>,
 }
@@ -107,7 +110,11 @@ pub(crate) async fn load_each<S: Sql>(
 /// Writes back what claims and moves change.
 pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), StoreError> {
     sql.run(UPDATE_RUN, &update_params(loaded)?).await?;
-    Ok(())
+    if loaded.stored_metrics.is_none() && loaded.run.metrics.is_empty() {
+        return Ok(());
+    }
+    let before = stored_metrics(loaded.stored_metrics.as_deref())?;
+    last_values::replace(sql, loaded.run.seq, &before, &loaded.run.metrics).await
 }
 
 /// The parameters of [`UPDATE_RUN`].
@@ -135,18 +142,18 @@ pub(crate) fn update_params(loaded: &Loaded) -> Result<Vec<Param<'_>>, StoreErro
 /// What the points of a sweep have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
-    parent: RunId,
-    common: Common,
+    pub(crate) parent: RunId,
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Common {
-    name: Name,
-    commit: CommitId,
-    placement: Placement,
+pub(crate) struct Common {
+    pub(crate) name: Name,
+    pub(crate) commit: CommitId,
+    pub(crate) placement: Placement,
     git: Option<GitFacts>,
-    trust: Option<Trust>,
-    plan: Option<Arc<Plan>>,
+    pub(crate) trust: Option<Trust>,
+    pub(crate) plan: Option<Arc<Plan>>,
 }
 
 impl Template {
@@ -313,7 +320,8 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     let started_at = row.opt_int()?.map(Micros);
     let ended_at = row.opt_int()?.map(Micros);
     let own_trust = row.opt_json::<Option<Trust>>()?;
-    let metrics = metrics_of(row.opt_json()?);
+    let metrics_text = row.opt_text()?;
+    let metrics = stored_metrics(metrics_text.as_deref())?;
     let outputs = row.opt_digest()?.map(ObjectId);
     let manifest_sha256 = row.opt_digest()?;
     let isolation = row.opt_json()?;
@@ -372,6 +380,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     Ok(Loaded {
         run,
         parent: head.parent,
+        stored_metrics: metrics_text,
         template_trust: common.and_then(|common| common.trust.clone()),
     })
 }
@@ -420,7 +429,7 @@ fn placement_param(run: &Run, common: Option<&Common>) -> Result<Param<'static>,
 /// Metrics in the store: values as text that reads back to the same bits, which
 /// a JSON number does not promise.
 #[derive(Serialize, Deserialize)]
-struct StoredMetric(String, String, String, u64);
+pub(crate) struct StoredMetric(String, String, String, u64);
 
 fn metrics_param(run: &Run) -> Result<Param<'static>, StoreError> {
     if run.metrics.is_empty() {
@@ -443,21 +452,30 @@ fn metrics_param(run: &Run) -> Result<Param<'static>, StoreError> {
     Ok(Param::owned(to_json(&stored)?))
 }
 
-fn metrics_of(stored: Option<BTreeMap<String, StoredMetric>>) -> BTreeMap<String, MetricSummary> {
-    let value = |text: &str| MetricValue(text.parse().unwrap_or(f64::NAN));
-    stored
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, StoredMetric(last, min, max, steps))| {
-            let summary = MetricSummary {
-                last: value(&last),
-                min: value(&min),
-                max: value(&max),
-                steps,
-            };
-            (name, summary)
-        })
-        .collect()
+/// Metrics as they stand in a row.
+pub(crate) fn stored_metrics(
+    text: Option<&str>,
+) -> Result<BTreeMap<String, MetricSummary>, StoreError> {
+    let Some(text) = text else {
+        return Ok(BTreeMap::new());
+    };
+    let stored: BTreeMap<String, StoredMetric> = from_json(text)?;
+    let stored = stored.into_iter();
+    Ok(stored
+        .map(|(name, metric)| (name, metric.summary()))
+        .collect())
+}
+
+impl StoredMetric {
+    pub(crate) fn summary(&self) -> MetricSummary {
+        let value = |text: &str| MetricValue(text.parse().unwrap_or(f64::NAN));
+        MetricSummary {
+            last: value(&self.0),
+            min: value(&self.1),
+            max: value(&self.2),
+            steps: self.3,
+        }
+    }
 }
 
 fn plan_param(run: &Run, template: Option<&Plan>) -> Result<Param<'static>, StoreError> {

@@ -21,6 +21,8 @@ pub(crate) trait Sql {
     const LOCK_QUEUED: &'static str;
     /// Reads the runs whose ids stand in the JSON list `$1`.
     const RUNS_BY_ID: &'static str;
+    /// Reads what searches look at, of the runs whose sequences stand in the JSON list `$2`.
+    const FACTS_BY_SEQ: &'static str;
     /// Opens a transaction that writes.
     const BEGIN_WRITE: &'static str;
     /// Opens a transaction that reads one state of the database.

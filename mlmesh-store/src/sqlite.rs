@@ -30,6 +30,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::audit::AuditHead;
+use crate::facts::fact_columns;
 use crate::group::{Job, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::read;
@@ -331,6 +332,11 @@ impl Sql for SqliteSession {
         "SELECT ",
         read_columns!(),
         " FROM runs WHERE id IN (SELECT value FROM json_each($1)) ORDER BY seq"
+    );
+    const FACTS_BY_SEQ: &'static str = concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM runs WHERE seq IN (SELECT value FROM json_each($2))"
     );
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
     const BEGIN_READ: &'static str = "BEGIN";

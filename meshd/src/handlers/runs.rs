@@ -1,5 +1,6 @@
 //! Runs: explain, submit, list, show, cancel, retry.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -17,9 +18,10 @@ use mlmesh_api::{
 };
 use mlmesh_cas::{TREE_BYTES_MAX, Tree};
 use mlmesh_control::{Caller, Changed, ControlError, Preflight, SecretSource};
+use mlmesh_model::filter::{Comparison, Field, Filter, FilterError, Literal, Sort, Test};
 use mlmesh_model::{
-    CommitId, ObjectId, Owner, Permission, Phase, ReproPolicy, Run, RunKind, RunQuery, Sequence,
-    Submission, Tenant,
+    CommitId, Micros, ObjectId, Owner, Permission, Phase, ReproPolicy, Run, RunKind, RunQuery,
+    RunSearch, Sequence, Submission, Tenant,
 };
 use mlmesh_proof::{Extras, MANIFEST_FILE};
 
@@ -169,35 +171,71 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> ApiResult<Response> {
-    let names = ["phase", "parent", "owner", "cursor", "limit"];
+    let names = [
+        "phase", "parent", "owner", "where", "sort", "cursor", "limit",
+    ];
     let query = Query::parse(query.as_deref(), &names)?;
-    let phases = phases_of(&query, "phase")?;
-    let parent = match query.one("parent")? {
-        Some(name) => Some(run_name::run_id(&daemon, &caller, name).await?),
-        None => None,
-    };
-    let owner = query
-        .one("owner")?
-        .map(|text| parsed::<Owner>("owner", text, "an owner's name"))
-        .transpose()?;
     let limit = page_rows(&query)?;
-    let runs = daemon
-        .store
-        .runs(RunQuery {
-            tenant: caller.tenant,
-            phases,
-            parent,
-            owner,
-            cursor: query.number("cursor", "a cursor")?.map(Sequence),
-            limit,
-        })
-        .await?;
+    let asked = RunQuery {
+        tenant: caller.tenant.clone(),
+        phases: phases_of(&query, "phase")?,
+        parent: match query.one("parent")? {
+            Some(name) => Some(run_name::run_id(&daemon, &caller, name).await?),
+            None => None,
+        },
+        owner: query
+            .one("owner")?
+            .map(|text| parsed::<Owner>("owner", text, "an owner's name"))
+            .transpose()?,
+        cursor: query.number("cursor", "a cursor")?.map(Sequence),
+        limit,
+    };
+    let filter = expression::<Filter>(&query, "where")?;
+    let sort = expression::<Sort>(&query, "sort")?;
+    let runs = if filter.is_none() && sort.is_none() {
+        daemon.store.runs(asked).await?
+    } else {
+        let now = daemon.clock.now();
+        daemon.store.find(search(asked, filter, sort, now)).await?
+    };
     let full = runs.len() as u32 >= limit;
     Ok(ok(&RunsDto {
         schema: RUNS_SCHEMA.to_owned(),
         next_cursor: runs.last().filter(|_| full).map(|run| run.seq.0),
         runs: runs.iter().map(RunSummaryDto::from).collect(),
     }))
+}
+
+/// A query parameter that is an expression or a key to sort by.
+fn expression<T: FromStr<Err = FilterError>>(query: &Query, name: &str) -> ApiResult<Option<T>> {
+    let Some(text) = query.one(name)? else {
+        return Ok(None);
+    };
+    let read = text.parse::<T>();
+    read.map(Some)
+        .map_err(|error| ApiError::bad_parameter(format!("`{name}`: {error}"), error.hint))
+}
+
+/// The search for what a list and an expression ask for together.
+fn search(asked: RunQuery, filter: Option<Filter>, sort: Option<Sort>, now: Micros) -> RunSearch {
+    let is = |field, value| Filter::Is(field, Test::Compare(Comparison::Equal, value));
+    let parent = asked
+        .parent
+        .map(|id| is(Field::Parent, Literal::Text(id.to_string())));
+    let owner = asked
+        .owner
+        .map(|owner| is(Field::Owner, Literal::Text(owner.to_string())));
+    let phases: Vec<Literal> = asked.phases.into_iter().map(Literal::Phase).collect();
+    let phases = (!phases.is_empty()).then_some(Filter::Is(Field::Phase, Test::In(phases)));
+    let terms = [filter, parent, owner, phases];
+    RunSearch {
+        tenant: asked.tenant,
+        filter: terms.into_iter().flatten().reduce(Filter::and),
+        sort,
+        cursor: asked.cursor,
+        limit: asked.limit,
+        now,
+    }
 }
 
 pub(crate) async fn status(

@@ -6,7 +6,7 @@ use super::Tone;
 /// A table with a heading.
 #[derive(Debug)]
 pub(crate) struct Table {
-    heading: Vec<&'static str>,
+    heading: Vec<String>,
     rows: Vec<Vec<Cell>>,
 }
 
@@ -20,15 +20,15 @@ const GAP: &str = "  ";
 
 impl Table {
     /// An empty table with these column names.
-    pub(crate) fn new(heading: &[&'static str]) -> Self {
+    pub(crate) fn new(heading: &[&str]) -> Self {
         Self {
-            heading: heading.to_vec(),
+            heading: heading.iter().map(|name| printable(name)).collect(),
             rows: Vec::new(),
         }
     }
 
     /// Adds a row. Control characters in it are shown, not obeyed.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [(String, Tone); N]) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = (String, Tone)>) {
         let cells = cells.into_iter().map(|(text, tone)| Cell {
             text: printable(&text),
             tone,
@@ -51,11 +51,13 @@ impl Table {
             .map(|column| {
                 let cells = self.rows.iter().filter_map(|row| row.get(column));
                 let widest = cells.map(|cell| cell.text.chars().count()).max();
-                widest.unwrap_or(0).max(self.heading[column].len())
+                widest
+                    .unwrap_or(0)
+                    .max(self.heading[column].chars().count())
             })
             .collect();
         let mut text = String::new();
-        let heading = self.heading.iter().map(|name| (*name, Tone::Bold));
+        let heading = self.heading.iter().map(|name| (name.as_str(), Tone::Bold));
         push_row(&mut text, heading, &widths, columns_max, &paint);
         for row in &self.rows {
             let cells = row.iter().map(|cell| (cell.text.as_str(), cell.tone));

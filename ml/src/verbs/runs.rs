@@ -1,14 +1,17 @@
 //! `ml status`, `list`, `cancel`, `retry`, `prune`: runs by the number.
 
+use std::str::FromStr;
+
 use mlmesh_api::{
     CANCEL_NAMES_MAX, ChangedRunsDto, Client, CountsDto, IdempotencyKey, PruneRequestDto, RetryDto,
     RunFilter, RunKindDto, RunSummaryDto, StatusDto,
 };
+use mlmesh_model::filter::{Field, Filter, FilterError, Sort};
 use mlmesh_model::{Micros, PHASES};
 
 use crate::cli;
 use crate::context::Context;
-use crate::error::{Exit, Outcome};
+use crate::error::{Exit, Failure, Outcome};
 use crate::output::{self, Output, Table, Tone};
 use crate::verbs::info::badge;
 use crate::verbs::logs::phase_tone;
@@ -46,9 +49,30 @@ fn counts_line(output: &Output, counts: &CountsDto) -> String {
     }
 }
 
+/// Metrics that a search asked for, each once.
+fn metrics_of<'a>(fields: impl Iterator<Item = &'a Field>) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for field in fields {
+        if let Field::Metric(name, _) = field
+            && !names.contains(&name.as_str())
+        {
+            names.push(name.as_str());
+        }
+    }
+    names
+}
+
 /// Runs as rows.
 pub(crate) fn runs_table(runs: &[RunSummaryDto], now: Micros) -> Table {
-    let mut table = Table::new(&["RUN", "NAME", "PHASE", "TRUST", "AGE", "TIME", "DETAIL"]);
+    found_table(runs, now, &[])
+}
+
+/// Runs as rows, with the last values of some metrics.
+fn found_table(runs: &[RunSummaryDto], now: Micros, metrics: &[&str]) -> Table {
+    let mut head = vec!["RUN", "NAME", "PHASE", "TRUST", "AGE", "TIME"];
+    head.extend(metrics);
+    head.push("DETAIL");
+    let mut table = Table::new(&head);
     for run in runs {
         let name = match (run.kind, run.children, run.index) {
             (RunKindDto::Sweep, Some(children), _) => format!("{} ×{children}", run.name),
@@ -62,15 +86,23 @@ pub(crate) fn runs_table(runs: &[RunSummaryDto], now: Micros) -> Table {
         let trust = run.trust.as_ref();
         let ended = run.ended_at.map_or(now, |time| time.0);
         let time = run.started_at.map(|start| ended.since(start.0));
-        table.row([
+        let mut cells = vec![
             (run.id.to_string(), Tone::Plain),
             (name, Tone::Plain),
             (run.phase.to_string(), phase_tone(run.phase)),
             (trust.map_or(String::new(), badge), Tone::Plain),
             (output::duration_us(now.since(run.queued_at.0)), Tone::Dim),
             (time.map_or(String::new(), output::duration_us), Tone::Plain),
-            (detail(run), Tone::Plain),
-        ]);
+        ];
+        cells.extend(metrics.iter().map(|name| {
+            let last = run
+                .metrics
+                .get(*name)
+                .map(|metric| metric.last.0.to_string());
+            (last.unwrap_or_default(), Tone::Plain)
+        }));
+        cells.push((detail(run), Tone::Plain));
+        table.row(cells);
     }
     table
 }
@@ -101,10 +133,14 @@ pub(crate) fn now() -> Micros {
 
 /// Lists runs.
 pub(crate) fn list(context: &Context, verb: &cli::List) -> Outcome {
+    let filter = expression::<Filter>(verb.expression.as_deref(), "--where")?;
+    let sort = expression::<Sort>(verb.sort.as_deref(), "--sort")?;
     let page = context.client()?.runs(&RunFilter {
         phases: verb.phase.clone(),
         parent: verb.parent.clone(),
         owner: verb.owner.clone(),
+        expression: filter.as_ref().map(ToString::to_string),
+        sort: sort.as_ref().map(ToString::to_string),
         cursor: verb.cursor,
         limit: Some(verb.limit),
     })?;
@@ -116,11 +152,24 @@ pub(crate) fn list(context: &Context, verb: &cli::List) -> Outcome {
         output.say("no runs");
         return Ok(());
     }
-    output.table(&runs_table(&page.runs, now()))?;
+    let fields = filter.iter().flat_map(Filter::fields);
+    let fields = sort.iter().map(|sort| &sort.field).chain(fields);
+    output.table(&found_table(&page.runs, now(), &metrics_of(fields)))?;
     if let Some(cursor) = page.next_cursor {
         output.hint(format_args!("more with `--cursor {cursor}`"));
     }
     Ok(())
+}
+
+/// An expression that was typed; an error shows where it went wrong.
+fn expression<T: FromStr<Err = FilterError>>(text: Option<&str>, flag: &str) -> Outcome<Option<T>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|error: FilterError| {
+        let picture = error.picture(text);
+        Failure::usage(format!("`{flag}`: {error}\n{picture}"), error.hint)
+    })
 }
 
 /// Cancels each run; goes on after one that cannot be.

@@ -80,6 +80,7 @@ impl Store for Flaky {
     passes! {
         attempt_key(run: RunId) -> Option<ApiKey>;
         runs(query: RunQuery) -> Vec<Run>;
+        find(search: RunSearch) -> Vec<Run>;
         open_runs() -> Vec<Run>;
         unjudged() -> Vec<Run>;
         repetitions(tenant: &Tenant, run: RunId) -> Vec<Repetition>;

@@ -22,3 +22,12 @@ ALTER TABLE datasets ADD COLUMN about TEXT;
 -- until somebody did.
 ALTER TABLE reproductions ADD COLUMN statement TEXT;
 ALTER TABLE reproductions ADD COLUMN signer TEXT;
+-- Last values of metrics, so that runs are found by them. `value`: the number
+-- as an integer of the same order, not-a-number largest (last_values.rs); `run`: its
+-- seq. Filled from the runs by the program, which knows that order.
+CREATE TABLE last_values (
+    name TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (name, value, run)
+) WITHOUT ROWID;

@@ -5,6 +5,7 @@ mod imports;
 mod moves;
 mod reads;
 pub(crate) mod reproductions;
+mod searches;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use imports::*;
 use moves::*;
 use reads::*;
 use reproductions::*;
+use searches::*;
 use users::*;
 
 /// Names the cases once; each backend runs all of them on a fresh store.
@@ -81,6 +83,8 @@ cases! {
     lists_are_filtered,
     points_are_listed_in_sweep_order,
     ids_are_found_by_prefix,
+    searches_find_what_the_plain_reference_finds,
+    searches_forget_what_is_pruned,
     open_runs_are_queued_and_live_ones,
     events_tell_what_was_committed_in_order,
     tenants_do_not_see_each_other,

@@ -70,6 +70,37 @@ fn is_read(version: u64) {
     });
 }
 
+/// A database from before runs were found by their metrics has what finds them.
+#[test]
+fn last_values_are_filled_from_the_runs_of_version_4() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meshd.db");
+    std::fs::copy(golden("v4.db"), &path).unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let given = "UPDATE runs SET metrics = '{\"loss\":[\"' || seq || '.5\",\"0\",\"0\",1]}' \
+                 WHERE kind <> 1";
+    assert!(connection.execute(given, []).unwrap() > 2);
+    drop(connection);
+    let text = std::fs::read_to_string(golden("v4.json")).unwrap();
+    let runs: Vec<Run> = serde_json::from_str(&text).unwrap();
+    let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
+    block_on(async {
+        let store = SqliteStore::open(&path).unwrap();
+        crate::property::check(&store, &path, &ids).await;
+        let search = RunSearch {
+            tenant: tenant(),
+            filter: None,
+            sort: Some("metrics.loss:desc".parse().unwrap()),
+            cursor: None,
+            limit: 1,
+            now: Micros(0),
+        };
+        let found = store.find(search).await.unwrap();
+        let newest = runs.iter().max_by_key(|run| run.seq).unwrap();
+        assert_eq!(found[0].id, newest.id);
+    });
+}
+
 #[test]
 fn a_newer_schema_is_refused_with_a_hint() {
     let directory = tempfile::tempdir().unwrap();

@@ -95,7 +95,10 @@ async fn apply(store: &SqliteStore, ids: &mut Vec<RunId>, operation: Operation) 
                             token: FencingToken(newest.0.saturating_sub(behind)),
                             to,
                             time: Micros(4_000_000),
-                            record: RunUpdate::default(),
+                            record: RunUpdate {
+                                metrics: (behind == 0).then(|| metrics_at(newest.0)),
+                                ..RunUpdate::default()
+                            },
                             not_before: None,
                         })
                         .await,
@@ -116,6 +119,18 @@ async fn apply(store: &SqliteStore, ids: &mut Vec<RunId>, operation: Operation) 
         }
         Operation::Reopen => {}
     }
+}
+
+fn metrics_at(token: u64) -> BTreeMap<String, MetricSummary> {
+    let value = MetricValue(token as f64);
+    let summary = MetricSummary {
+        last: value,
+        min: value,
+        max: value,
+        steps: 1,
+    };
+    let names = ["loss".to_owned(), format!("m{}", token % 3)];
+    names.map(|name| (name, summary.clone())).into()
 }
 
 /// Refusals are fine; failures are not.
@@ -180,11 +195,33 @@ pub(crate) async fn check(store: &SqliteStore, path: &Path, ids: &[RunId]) {
         queued.sort();
         queued
     });
+    last_values_are_those_of_the_runs(store, path, ids).await;
     phase_table_is_kept(store, &phases).await;
     let rows = store.audit_rows(0, 100_000).await.unwrap();
     let head = store.audit_head().await.unwrap();
     let noted = Some((head.n, head.hash));
     assert_eq!(verify_chain(rows.into_iter(), noted), Ok(head));
+}
+
+/// The rows by which runs are found say what the runs say.
+async fn last_values_are_those_of_the_runs(store: &SqliteStore, path: &Path, ids: &[RunId]) {
+    let mut expected = Vec::new();
+    for id in ids {
+        let run = stored_run(store, *id).await;
+        expected.extend(
+            run.metrics
+                .into_keys()
+                .map(|name| (name, run.seq.0.cast_signed())),
+        );
+    }
+    expected.sort();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT name, run FROM last_values ORDER BY name, run")
+        .unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    let rows: Vec<(String, i64)> = rows.unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows, expected);
 }
 
 /// The ids in the queue table, read from the file itself.

@@ -1,0 +1,136 @@
+//! The last value of each metric of each run as a row of its own, written with the run:
+//! what finds runs by a metric without a look at the others.
+//!
+//! A number is kept as an integer of the same order, since columns hold no fractions:
+//! the bits of a positive one as they are, those of a negative one turned round;
+//! not-a-number is the largest. Runs without metrics have no rows and cost nothing.
+
+use std::collections::BTreeMap;
+
+use mlmesh_model::{MetricSummary, Sequence, StoreError};
+
+use crate::rows::stored_metrics;
+use crate::sql::{Param, Sql};
+
+/// Not-a-number.
+pub(crate) const NAN: i64 = i64::MAX;
+
+/// Runs that the migration reads at once.
+const FILL_ROWS: u32 = 500;
+
+const INSERT: &str = "INSERT INTO last_values (name, value, run) VALUES ($1, $2, $3)";
+const DELETE: &str = "DELETE FROM last_values WHERE name = $1 AND value = $2 AND run = $3";
+
+/// The integer that stands for a number.
+pub(crate) fn ordered(value: f64) -> i64 {
+    if value.is_nan() {
+        return NAN;
+    }
+    // Zero is one number.
+    let bits = (value + 0.0).to_bits().cast_signed();
+    let turned = (bits >> 63).cast_unsigned() >> 1;
+    bits ^ turned.cast_signed()
+}
+
+/// Whether a name has rows. PostgreSQL's texts do not hold the character NUL.
+pub(crate) fn has_rows(name: &str) -> bool {
+    !name.contains('\0')
+}
+
+type Metrics = BTreeMap<String, MetricSummary>;
+
+/// Writes what differs between what a run had and what it has now.
+pub(crate) async fn replace(
+    sql: &mut impl Sql,
+    run: Sequence,
+    before: &Metrics,
+    now: &Metrics,
+) -> Result<(), StoreError> {
+    let gone = difference(run, before, now);
+    if !gone.is_empty() {
+        sql.run_each(DELETE, &gone).await?;
+    }
+    let new = difference(run, now, before);
+    if !new.is_empty() {
+        sql.run_each(INSERT, &new).await?;
+    }
+    Ok(())
+}
+
+/// Rows of `these` that `those` have not.
+fn difference<'a>(run: Sequence, these: &'a Metrics, those: &Metrics) -> Vec<Vec<Param<'a>>> {
+    let value = |summary: &MetricSummary| ordered(summary.last.0);
+    these
+        .iter()
+        .filter(|(name, _)| has_rows(name))
+        .filter(|(name, summary)| those.get(*name).map(value) != Some(value(summary)))
+        .map(|(name, summary)| {
+            vec![
+                Param::text(name),
+                Param::Int(value(summary)),
+                Param::count(run.0),
+            ]
+        })
+        .collect()
+}
+
+/// Removes the rows of a run, or of a sweep's points, before those go.
+pub(crate) async fn remove(sql: &mut impl Sql, seq: i64) -> Result<(), StoreError> {
+    const SELECT: &str =
+        "SELECT seq, metrics FROM runs WHERE (seq = $1 OR parent = $2) AND metrics IS NOT NULL";
+    for mut row in sql
+        .rows(SELECT, &[Param::Int(seq), Param::Int(seq)])
+        .await?
+    {
+        let run = Sequence(row.number()?);
+        let before = stored_metrics(row.opt_text()?.as_deref())?;
+        replace(sql, run, &before, &Metrics::new()).await?;
+    }
+    Ok(())
+}
+
+/// Writes the rows of all runs: the part of a migration that is no SQL.
+pub(crate) async fn fill(sql: &mut impl Sql) -> Result<(), StoreError> {
+    const SELECT: &str = "SELECT seq, metrics FROM runs WHERE seq > $1 AND metrics IS NOT NULL \
+                          ORDER BY seq LIMIT $2";
+    let mut after = 0;
+    loop {
+        let rows = sql
+            .rows(SELECT, &[Param::Int(after), Param::int(FILL_ROWS)])
+            .await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for mut row in rows {
+            after = row.int()?;
+            let run = Sequence(u64::try_from(after).unwrap_or(0));
+            let metrics = stored_metrics(row.opt_text()?.as_deref())?;
+            replace(sql, run, &Metrics::new(), &metrics).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_the_order_of_the_numbers() {
+        let numbers = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.5,
+            -f64::MIN_POSITIVE,
+            0.0,
+            f64::MIN_POSITIVE,
+            0.1,
+            1e300,
+            f64::INFINITY,
+            f64::NAN,
+        ];
+        let integers: Vec<i64> = numbers.iter().map(|number| ordered(*number)).collect();
+        assert!(integers.is_sorted_by(|a, b| a < b), "{integers:?}");
+        assert_eq!(ordered(-0.0), ordered(0.0));
+        assert_eq!(ordered(-f64::NAN), NAN);
+    }
+}
