@@ -1,10 +1,11 @@
-//! `cargo xtask demo`: from nothing to a page about nine runs, with a kill in between and
-//! the best run executed once more.
+//! `cargo xtask demo`: from nothing to a page about nine runs, with a kill in between, the
+//! best run executed once more, and handed on to a second daemon as one signed file.
 //!
 //! ```text
 //!   digits.csv.gz ─► ml data add ─┐
 //!   examples/digits ─► ml queue ──┴─► watch ─► SIGKILL ─► ml up ─► watch
-//!      ─► ml compare, ml reproduce ─► table, page
+//!      ─► ml compare, ml reproduce ─► ml export, --verify ─► table, page
+//!   a second data directory: ml import ─► ml reproduce
 //! ```
 //!
 //! The daemon lives in a temporary directory and is gone at the end, whatever happens.
@@ -13,6 +14,7 @@
 mod again;
 mod chart;
 mod digits;
+mod handed_on;
 pub mod page;
 
 use std::collections::BTreeMap;
@@ -81,10 +83,12 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         .map(|id| read_run(&mesh, id))
         .collect::<Result<Vec<Run>>>()?;
     let again = again::run(&mesh, &mut runs)?;
+    let handed_on = handed_on::run(workspace, &mesh, &again.best, &data)?;
     mesh.down()?;
 
     let page = Page {
         again,
+        handed_on,
         checksum,
         source: digits::SOURCE.to_owned(),
         kill,

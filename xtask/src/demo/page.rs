@@ -18,6 +18,22 @@ pub struct Page {
     pub seconds: f64,
     pub runs: Vec<Run>,
     pub again: Again,
+    pub handed_on: HandedOn,
+}
+
+/// The best run as one file, and what a second daemon made of it.
+#[derive(Debug, Clone)]
+pub struct HandedOn {
+    pub bytes: u64,
+    pub files: u64,
+    pub signer: String,
+    /// The run there, and what was met.
+    pub run: String,
+    pub how: String,
+    /// What stands beside the imported run's level.
+    pub claim: String,
+    /// What verification says when one byte is changed.
+    pub defect: String,
 }
 
 /// The best run beside the worst, and once more.
@@ -166,6 +182,7 @@ pub fn html(page: &Page) -> String {
     charts(&mut html, page);
     sweep_table(&mut html, page);
     again(&mut html, &page.again);
+    handed_on(&mut html, &page.again.best, &page.handed_on);
     put(
         &mut html,
         format_args!(
@@ -319,6 +336,43 @@ fn again(html: &mut String, again: &Again) {
     );
 }
 
+/// What somebody else can check, and what to type for it.
+fn handed_on(html: &mut String, best: &str, it: &HandedOn) {
+    let best = escape(best);
+    put(
+        html,
+        format_args!(
+            "<section><h2>In other hands</h2>\
+             <p class=\"note\"><code>ml export {best} -o best.zip</code></p>\
+             <p>Code, manifest, outputs and the statement behind L4 in one file: {} files, {} kB, signed by \
+             <code>{}</code>. It verifies offline.</p>\n",
+            it.files,
+            it.bytes.div_ceil(1000),
+            escape(&it.signer)
+        ),
+    );
+    put(
+        html,
+        format_args!(
+            "<p class=\"note\"><code>ml import best.zip</code><br><code>ml reproduce {best}</code></p>\
+             <p><span class=\"badge weak\">L0</span> In a second data directory the run is what its signer says: \
+             <q>{}</q>.</p><p><span class=\"badge good\">{}</span> Run <code>{}</code> executed it anew \
+             there.</p>\n",
+            escape(&it.claim),
+            escape(&it.how),
+            escape(&it.run)
+        ),
+    );
+    put(
+        html,
+        format_args!(
+            "<p class=\"note\"><code>ml export --verify changed.zip</code></p>\
+             <p>One byte of the file was changed: <code>{}</code>.</p></section>\n",
+            escape(&it.defect)
+        ),
+    );
+}
+
 fn figure(html: &mut String, value: &str, name: &str) {
     put(
         html,
@@ -432,6 +486,15 @@ mod tests {
                 run: "id-again".to_owned(),
                 how: "bit-identical".to_owned(),
                 compared: 4,
+            },
+            handed_on: HandedOn {
+                bytes: 1,
+                files: 9,
+                signer: "ed25519:<0>".to_owned(),
+                run: "id-3".to_owned(),
+                how: "bit-identical".to_owned(),
+                claim: "imported: <L3>".to_owned(),
+                defect: "file_changed <x>".to_owned(),
             },
         }
     }

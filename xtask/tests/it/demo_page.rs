@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use xtask::demo::page::{Again, Difference, Kill, Page, Reason, Run, html};
+use xtask::demo::page::{Again, Difference, HandedOn, Kill, Page, Reason, Run, html};
 
 const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 
@@ -39,12 +39,12 @@ fn a_browser_draws_the_page() {
     .unwrap();
     assert_eq!(
         title(browser, folder.path(), &path, &[]),
-        "seen 18 10 11 6 fits rgb(252,252,250)"
+        "seen 18 12 11 6 fits rgb(252,252,250)"
     );
     let dark = ["--blink-settings=preferredColorScheme=0"];
     assert_eq!(
         title(browser, folder.path(), &path, &dark),
-        "seen 18 10 11 6 fits rgb(20,21,23)"
+        "seen 18 12 11 6 fits rgb(20,21,23)"
     );
 }
 
@@ -152,6 +152,15 @@ fn sample() -> Page {
             run: "k79m29x9qd4a".to_owned(),
             how: "bit-identical".to_owned(),
             compared: 4,
+        },
+        handed_on: HandedOn {
+            bytes: 51_234,
+            files: 9,
+            signer: format!("ed25519:{}", "0a".repeat(32)),
+            run: "k71m28x9qd4a".to_owned(),
+            how: "bit-identical".to_owned(),
+            claim: format!("imported: L3 as signed by ed25519:{}", "0a".repeat(32)),
+            defect: "file_changed run_manifest.json".to_owned(),
         },
     }
 }
