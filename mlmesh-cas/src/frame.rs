@@ -345,6 +345,17 @@ impl ObjectStore {
     /// Stores every object of a body. What is acknowledged in parts stays also
     /// when the body is cut: `Err` says only that not all of it came.
     pub fn receive(&self, input: impl Read, limits: FrameLimits) -> Result<Added, StoreError> {
+        self.receive_each(input, limits, &mut |_| {})
+    }
+
+    /// The same, which names each object that came whole, whether it was there or not.
+    /// None of them counts when an error is returned.
+    pub fn receive_each(
+        &self,
+        input: impl Read,
+        limits: FrameLimits,
+        came: &mut dyn FnMut(ObjectId),
+    ) -> Result<Added, StoreError> {
         let mut frames = FrameReader::new(input, limits);
         let mut batch: Vec<(ObjectId, Vec<u8>)> = Vec::new();
         let mut batch_bytes = 0;
@@ -360,6 +371,7 @@ impl ObjectStore {
                 if let Err(error) = self.put_stream(&mut frames, Some(record.id)) {
                     break Err(frames.failure.take().map_or(error, StoreError::Frame));
                 }
+                came(record.id);
                 added += Added {
                     objects: u64::from(new),
                     bytes: if new { record.length } else { 0 },
@@ -371,6 +383,7 @@ impl ObjectStore {
                 break Err(error.into());
             }
             batch_bytes += content.len();
+            came(record.id);
             batch.push((record.id, content));
             if batch_bytes >= STORE_BATCH_BYTES {
                 added += self.put_batch(batch.drain(..))?;

@@ -71,4 +71,4 @@ pub use tree::{
     COMPONENT_BYTES_MAX, Change, LINK_BYTES_MAX, Mode, PATH_BYTES_MAX, PathRule, TREE_BYTES_MAX,
     TREE_HEADER, Tree, TreeEntry, TreeError, check_path,
 };
-pub use upload::Upload;
+pub use upload::{Sender, Upload};

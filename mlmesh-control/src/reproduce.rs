@@ -246,6 +246,8 @@ fn repetition(inner: &Inner, caller: &Caller, original: &Run, trust: Trust) -> R
             retry_on: Vec::new(),
             after: Vec::new(),
             reproduces: Some(original.id),
+            sandbox: original.placement.sandbox || !caller.daemon_owner,
+            apart: original.placement.apart || !caller.daemon_owner,
             ..original.placement.clone()
         },
         git: original.git.clone(),

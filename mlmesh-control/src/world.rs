@@ -6,8 +6,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlmesh_model::{
-    CommitId, Environment, Experiment, Interpreter, RunId, RunQuery, SnapshotsError, Submission,
-    Workload,
+    CommitId, Environment, Experiment, Interpreter, ObjectId, Permission, RunId, RunQuery,
+    SnapshotsError, Submission, Workload,
 };
 use mlmesh_sched::{LOCK_BYTES_MAX, LockSeen, ParentSeen, World, lock_facts};
 
@@ -60,11 +60,13 @@ pub(crate) async fn world(
     for entry in &experiment.after {
         after.insert(entry.clone(), parent(inner, caller, entry).await?);
     }
-    let files = match kept_files(inner, submission.commit, experiment) {
+    let own = has_tree(inner, caller, submission.commit).await?;
+    let kept = kept_files(inner, submission.commit, experiment).filter(|_| own);
+    let files = match kept {
         Some(files) => files,
         None => {
             let (inner, submission) = (Arc::clone(inner), Arc::clone(submission));
-            tokio::task::spawn_blocking(move || read_files(&inner, &submission))
+            tokio::task::spawn_blocking(move || read_files(&inner, &submission, own))
                 .await
                 .map_err(joined)??
         }
@@ -86,6 +88,18 @@ pub(crate) async fn world(
         caller_is_daemon_owner: caller.daemon_owner,
         load,
     })
+}
+
+/// Whether the caller may run this tree: they stored it, or may read everybody's. Else
+/// its id, which is no secret, would give its files to a job of theirs.
+async fn has_tree(inner: &Inner, caller: &Caller, commit: CommitId) -> Result<bool, ControlError> {
+    if caller.may(Permission::OutputsReadOthers) {
+        return Ok(true);
+    }
+    let store = &inner.ports.store;
+    let listing = vec![ObjectId(commit.0)];
+    let found = store.possesses(&caller.tenant, &caller.owner, listing);
+    Ok(found.await? == [true])
 }
 
 /// What is found on disk.
@@ -114,12 +128,12 @@ fn kept_files(inner: &Inner, commit: CommitId, experiment: &Experiment) -> Optio
     Some(files)
 }
 
-/// Blocking.
-fn read_files(inner: &Inner, submission: &Submission) -> Result<Files, ControlError> {
+/// Blocking. A tree that is not the caller's own is as good as absent.
+fn read_files(inner: &Inner, submission: &Submission, own: bool) -> Result<Files, ControlError> {
     let Workload::Experiment(experiment) = &submission.workload;
     let caches = &inner.caches;
     let commit = submission.commit;
-    let commit_complete = inner.ports.snapshots.has_commit(commit).map_err(unread)?;
+    let commit_complete = own && inner.ports.snapshots.has_commit(commit).map_err(unread)?;
     if commit_complete {
         keep(&caches.complete, commit, ());
     }

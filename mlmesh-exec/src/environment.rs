@@ -63,11 +63,13 @@ struct Marker {
 }
 
 /// The environment of a digest, built if it is not there. `requirements` is only
-/// called for a build.
+/// called for a build. With `apart` nothing that comes with a package is executed here:
+/// only wheels are installed, and they are listed without being imported.
 pub(crate) fn ensure(
     data_dir: &Path,
     deps: DepsDigest,
     python: &str,
+    apart: bool,
     requirements: &dyn Fn() -> Result<String, StartError>,
 ) -> Result<Ready, StartError> {
     let folder = data_dir.join(ENVIRONMENTS);
@@ -87,6 +89,10 @@ pub(crate) fn ensure(
         return Ok(ready);
     }
     drop(shared);
+    let packages_of = match apart {
+        true => interpreter::packages_unrun,
+        false => interpreter::packages,
+    };
     let found = interpreter::find(python).ok_or_else(|| {
         failed(format!(
             "no Python {python} on this machine\nhint: install it so that `python{python}` is on the \
@@ -100,7 +106,7 @@ pub(crate) fn ensure(
         return Ok(ready);
     }
     if prefix.join(MARKER).exists()
-        && let Some(packages) = interpreter::packages(&prefix)
+        && let Some(packages) = packages_of(&prefix)
     {
         // The same version was installed anew at the same place.
         return finish(&prefix, found, packages);
@@ -111,12 +117,12 @@ pub(crate) fn ensure(
         }
         _ => {}
     }
-    let built = build(&prefix, &found, &requirements()?);
+    let built = build(&prefix, &found, &requirements()?, apart);
     if built.is_err() {
         drop(fs::remove_dir_all(&prefix));
     }
     built?;
-    let packages = interpreter::packages(&prefix)
+    let packages = packages_of(&prefix)
         .ok_or_else(|| failed(format!("`{}` does not list its packages", prefix.display())))?;
     finish(&prefix, found, packages)
 }
@@ -255,7 +261,7 @@ impl HeldEnvironments {
     }
 }
 
-fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartError> {
+fn build(prefix: &Path, found: &Found, requirements: &str, apart: bool) -> Result<(), StartError> {
     let python = &found.interpreter.path;
     let mut venv = Command::new(python);
     venv.args(["-m", "venv", "--without-pip"]).arg(prefix);
@@ -276,15 +282,29 @@ fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartEr
     } else {
         &[]
     };
+    // Building a package runs what its author wrote.
+    let wheels: &[&str] = match apart {
+        true => &["--only-binary", ":all:"],
+        false => &[],
+    };
     let own_python = prefix.join("bin/python");
     let mut uv = Command::new("uv");
     uv.args(["pip", "install", "--quiet", "--python"])
         .arg(&own_python)
         .args(pinned)
+        .args(wheels)
         .arg("-r")
         .arg(&file);
     match uv.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => return Ok(()),
+        // What it has installed already must not be run by another try.
+        Ok(output) if apart => {
+            let said = tail(&output);
+            return Err(failed(format!(
+                "install the packages: {}\n{said}",
+                output.status
+            )));
+        }
         Ok(output) => {
             // uv reads other settings than pip; pip has the last word.
             tracing::warn!(output = %tail(&output), "uv did not install the environment, pip is tried");
@@ -303,6 +323,7 @@ fn build(prefix: &Path, found: &Found, requirements: &str) -> Result<(), StartEr
         "--no-input",
     ])
     .args(pinned)
+    .args(wheels)
     .arg("-r")
     .arg(&file);
     run("install the packages", &mut pip)

@@ -164,12 +164,31 @@ pub(crate) fn of_environment(prefix: &Path) -> Option<(Found, Vec<String>)> {
 /// The packages that a virtual environment's Python can import, `name==version`, sorted.
 /// `None` when it does not work.
 pub(crate) fn packages(prefix: &Path) -> Option<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Frozen {
-        frozen: Vec<String>,
-    }
-    let output = Command::new(prefix.join("bin/python"))
-        .args(["-I", "-c", mlmesh_recipe::lock::FREEZE])
+    let mut python = Command::new(prefix.join("bin/python"));
+    frozen(python.args(["-I", "-c", mlmesh_recipe::lock::FREEZE]))
+}
+
+/// The same without running anything of theirs: a package can have lines in a `.pth`
+/// file that Python executes whenever it starts with the folder that they lie in.
+pub(crate) fn packages_unrun(prefix: &Path) -> Option<Vec<String>> {
+    let libraries = std::fs::read_dir(prefix.join("lib")).ok()?.flatten();
+    let mut sites = libraries.map(|library| library.path().join("site-packages"));
+    let site = sites.find(|site| site.is_dir())?;
+    let code = format!(
+        "import sys\nsys.path.append(sys.argv[1])\n{}",
+        mlmesh_recipe::lock::FREEZE
+    );
+    let mut python = Command::new(prefix.join("bin/python"));
+    frozen(python.args(["-I", "-S", "-c", &code]).arg(site))
+}
+
+#[derive(Deserialize)]
+struct Frozen {
+    frozen: Vec<String>,
+}
+
+fn frozen(python: &mut Command) -> Option<Vec<String>> {
+    let output = python
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
@@ -194,6 +213,33 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_are_listed_without_running_what_they_bring() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("env");
+        let made = Command::new("python3")
+            .args(["-m", "venv", "--without-pip"])
+            .arg(&prefix)
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let library = std::fs::read_dir(prefix.join("lib")).unwrap().next();
+        let site = library.unwrap().unwrap().path().join("site-packages");
+        let info = site.join("gadget-1.0.dist-info");
+        std::fs::create_dir(&info).unwrap();
+        let metadata = "Metadata-Version: 2.1\nName: gadget\nVersion: 1.0\n";
+        std::fs::write(info.join("METADATA"), metadata).unwrap();
+        let ran = folder.path().join("ran");
+        let line = format!("import os; open({:?}, 'w')\n", ran.to_str().unwrap());
+        std::fs::write(site.join("gadget.pth"), line).unwrap();
+        assert_eq!(packages_unrun(&prefix).unwrap(), ["gadget==1.0"]);
+        assert!(!ran.exists());
+        // Python does run it when it is let.
+        assert_eq!(packages(&prefix).unwrap(), ["gadget==1.0"]);
+        assert!(ran.exists());
+    }
 
     #[test]
     fn a_version_that_does_not_exist_is_not_found() {

@@ -184,8 +184,9 @@ fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, Sta
                     .map_err(|error| failed(format!("read `{}`: {error}", deps.name)))?;
                 match mlmesh_recipe::lock::to_requirements(&deps.name, &bytes) {
                     Ok(text) => Ok(text),
-                    // Admitted under relaxed only: the installer takes it as it is.
-                    Err(_) if !deps.name.ends_with("uv.lock") => {
+                    // Admitted under relaxed only, and of the daemon's owner: the installer
+                    // takes it as it is.
+                    Err(_) if !start.placement.apart && !deps.name.ends_with("uv.lock") => {
                         Ok(String::from_utf8_lossy(&bytes).into_owned())
                     }
                     Err(refusal) => Err(failed(format!(
@@ -198,6 +199,7 @@ fn environment_of(inner: &Inner, start: &StartSpec) -> Result<Option<Ready>, Sta
                 &inner.config.data_dir,
                 deps.sha256,
                 &deps.python,
+                start.placement.apart,
                 &requirements,
             )
             .map(Some)

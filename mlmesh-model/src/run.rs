@@ -231,6 +231,10 @@ pub struct Placement {
     /// Whether the sandbox is used.
     #[serde(default)]
     pub sandbox: bool,
+    /// Whether somebody else than the daemon's user queued it: nothing of its making is
+    /// run outside the sandbox then, neither its job nor what its environment brings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
     /// Whether each attempt gets a token for the daemon's API.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub api: bool,
@@ -262,6 +266,7 @@ impl Default for Placement {
             after: Vec::new(),
             policy: ReproPolicy::Strict,
             sandbox: false,
+            apart: false,
             api: false,
             limits: LimitsPolicy::Recorded,
             tolerance: BTreeMap::new(),

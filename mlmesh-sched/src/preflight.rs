@@ -255,6 +255,7 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
         after: resolved.after.clone(),
         policy: submission.policy,
         sandbox: resolved.sandbox,
+        apart: resolved.apart,
         api: experiment.api,
         limits: experiment.limits,
         tolerance: experiment.tolerance.clone(),

@@ -25,6 +25,7 @@ pub(crate) struct Resolved {
     pub(crate) unverifiable: BTreeSet<String>,
     pub(crate) after: Vec<RunId>,
     pub(crate) sandbox: bool,
+    pub(crate) apart: bool,
     pub(crate) network: Option<PlanNetwork>,
     pub(crate) current_prefix: Option<String>,
     pub(crate) trust: TrustFacts,
@@ -69,6 +70,7 @@ pub(crate) fn resolve(
     let mut resolved = Resolved {
         // Jobs run as the daemon's user; nobody else's may see what that one can.
         sandbox: strict || experiment.sandbox || !world.caller_is_daemon_owner,
+        apart: !world.caller_is_daemon_owner,
         ..Resolved::default()
     };
     environment(submission, experiment, world, &mut resolved, refusals);
@@ -149,6 +151,15 @@ fn environment(
                             python: python.clone(),
                             sha256,
                         });
+                    if !facts.unhashed.is_empty() && !world.caller_is_daemon_owner {
+                        refusals.push(Refusal::new(
+                            "lock_foreign_unpinned",
+                            format!(
+                                "`{lock}` does not pin everything by hash, and what it brings would be installed with the rights of the daemon's owner"
+                            ),
+                            "lock again with hashes: `pip-compile --generate-hashes`, or `uv lock`",
+                        ));
+                    }
                     resolved.trust.environment = if facts.unhashed.is_empty() {
                         EnvironmentFact::Pinned
                     } else {

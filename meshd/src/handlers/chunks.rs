@@ -7,15 +7,19 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use mlmesh_api::{ADDED_SCHEMA, AddedDto};
 use mlmesh_cas::{BASES_MAX, CHUNKS_MAX, ChunkManifest, StoreError};
+use mlmesh_control::Caller;
 use mlmesh_model::{Digest, ObjectId};
+use tokio::runtime::Handle;
 
 use super::objects_error;
+use super::possession::{are_own, keep};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, check_content_type, reader};
 use crate::limits::CHUNKS_BYTES_MAX;
@@ -26,14 +30,17 @@ const MANIFEST_BYTES_MAX: usize = 36 * CHUNKS_MAX + 256;
 
 pub(crate) async fn missing(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
     check_content_type(&headers, "application/octet-stream")?;
     let (mut input, feed) = reader(&headers, body, CHUNKS_BYTES_MAX)?;
     let objects = Arc::clone(&daemon.objects);
+    let own = own_bases(&daemon, &caller);
     let work = blocking(move || {
         let (bases, manifest) = read_head(&mut input)?;
+        let bases = own(bases)?;
         objects
             .missing_chunks(&manifest, &bases)
             .map_err(objects_error)
@@ -48,31 +55,53 @@ pub(crate) async fn missing(
 
 pub(crate) async fn put(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
     check_content_type(&headers, "application/octet-stream")?;
     let (mut input, feed) = reader(&headers, body, CHUNKS_BYTES_MAX)?;
     let objects = Arc::clone(&daemon.objects);
+    let own = own_bases(&daemon, &caller);
     let work = blocking(move || {
         let (bases, manifest) = read_head(&mut input)?;
+        let bases = own(bases)?;
         let new = !objects
             .has(&[manifest.object])
             .map_err(objects_error)?
             .contains(&true);
         match objects.put_from_chunks(&manifest, &bases, input) {
-            Ok(_) => Ok(AddedDto {
-                schema: ADDED_SCHEMA.to_owned(),
-                objects: u64::from(new),
-                bytes: if new { manifest.size } else { 0 },
-            }),
+            Ok(id) => {
+                let added = AddedDto {
+                    schema: ADDED_SCHEMA.to_owned(),
+                    objects: u64::from(new),
+                    bytes: if new { manifest.size } else { 0 },
+                };
+                Ok((added, id))
+            }
             // A base that was pruned since the client asked: it asks again.
             Err(StoreError::Missing(id)) => Err(malformed(&format!("chunk `{id}` is missing"))),
             Err(error) => Err(objects_error(error)),
         }
     });
     let ((), added) = tokio::join!(feed, work);
-    Ok(ok(&added??))
+    let (added, id) = added??;
+    keep(&daemon, &caller, vec![id]).await?;
+    Ok(ok(&added))
+}
+
+/// Takes out bases that are not the caller's: a list of their chunks would say what is
+/// in them. Blocking, as it is asked for when the head of the body has come.
+fn own_bases(
+    daemon: &Arc<Daemon>,
+    caller: &Caller,
+) -> impl FnOnce(Vec<ObjectId>) -> ApiResult<Vec<ObjectId>> + Send + 'static {
+    let (daemon, caller, runtime) = (Arc::clone(daemon), caller.clone(), Handle::current());
+    move |bases| {
+        let own = runtime.block_on(are_own(&daemon, &caller, &bases))?;
+        let bases = bases.into_iter().zip(own).filter(|(_, own)| *own);
+        Ok(bases.map(|(base, _)| base).collect())
+    }
 }
 
 fn read_head(input: &mut impl Read) -> ApiResult<(Vec<ObjectId>, ChunkManifest)> {

@@ -15,9 +15,12 @@ use mlmesh_api::{
 };
 use mlmesh_cas::{Change, Checksum, Copied, NodeSnapshots};
 use mlmesh_control::Caller;
-use mlmesh_model::{Dataset, Digest, Name, Permission, Snapshots, SnapshotsError, Tenant};
+use mlmesh_model::{
+    Dataset, Digest, Name, ObjectId, Permission, Snapshots, SnapshotsError, Tenant,
+};
 use serde_json::json;
 
+use super::possession::is_own;
 use super::{note, snapshots_error, split_hint};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped, read_json};
@@ -61,6 +64,8 @@ pub(crate) async fn register(
     let (snapshots, private) = (Arc::clone(&daemon.snapshots), daemon.root.clone());
     let (sent, wanted, said) = (asked.copied, asked.checksum, asked.path);
     let (path, found) = match sent {
+        // A dataset goes into jobs: of what is another's it would make an open one.
+        Some(_) if !is_sent(&daemon, &caller, wanted).await? => return Err(not_sent(wanted)),
         Some(kind) => {
             let found = blocking(move || look_into(&snapshots, wanted, kind)).await??;
             (said, found)
@@ -162,13 +167,26 @@ fn look_into(
             bytes,
             files,
         }),
-        None => Err(ApiError::new(
-            StatusCode::CONFLICT,
-            error_code::COMMIT_INCOMPLETE,
-            format!("the content store does not have all of sha256:{checksum}"),
-            "send the data first: `ml data add --copy` does, and goes on where it stopped",
-        )),
+        None => Err(not_sent(wanted)),
     }
+}
+
+/// Whether the caller has sent the file, or stored the folder's listing.
+async fn is_sent(daemon: &Daemon, caller: &Caller, wanted: Option<Digest>) -> ApiResult<bool> {
+    match wanted {
+        Some(checksum) => is_own(daemon, caller, ObjectId(checksum)).await,
+        None => Ok(true),
+    }
+}
+
+fn not_sent(wanted: Option<Digest>) -> ApiError {
+    let checksum = wanted.map_or_else(String::new, |checksum| checksum.to_string());
+    ApiError::new(
+        StatusCode::CONFLICT,
+        error_code::COMMIT_INCOMPLETE,
+        format!("the content store does not have all of sha256:{checksum}"),
+        "send the data first: `ml data add --copy` does, and goes on where it stopped",
+    )
 }
 
 struct Found {

@@ -19,12 +19,13 @@ use axum::response::Response;
 use mlmesh_api::{IMPORTED_SCHEMA, ImportDto, ImportedDto, error_code};
 use mlmesh_cas::ObjectStore;
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, Digest, Import, Run, RunId};
+use mlmesh_model::{CommitId, Digest, Import, ObjectId, Run, RunId};
 use mlmesh_proof::export::{
     Claims, Envelope, Fingerprint, Parts, REPRODUCTION_FILE, parts, records,
 };
 use mlmesh_proof::{Defect, MANIFEST_FILE, write_manifest_bytes};
 
+use super::possession::are_own;
 use super::{note, objects_error};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, read_json};
@@ -49,6 +50,7 @@ pub(crate) async fn import(
         ApiResult::Ok((parts, signer))
     })
     .await??;
+    trees_are_own(&daemon, &caller, &parts).await?;
     let found = records(&parts, signer, &caller.tenant, &caller.owner);
     let (runs, attempts) = found.map_err(|defect| refused(&[*defect]))?;
     let answer = |fresh| {
@@ -156,15 +158,32 @@ fn are_there(objects: &ObjectStore, parts: &Parts) -> ApiResult<()> {
     for tree in std::iter::once(&parts.code).chain(outputs) {
         let commit: CommitId = tree.commit_id();
         if !objects.has_commit(commit).map_err(objects_error)? {
-            return Err(ApiError::new(
-                StatusCode::CONFLICT,
-                error_code::COMMIT_INCOMPLETE,
-                format!("tree `{commit}` of the export is not in the content store"),
-                "`ml import` sends it",
-            ));
+            return Err(absent(commit));
         }
     }
     Ok(())
+}
+
+fn absent(commit: CommitId) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        error_code::COMMIT_INCOMPLETE,
+        format!("tree `{commit}` of the export is not in the content store"),
+        "`ml import` sends it",
+    )
+}
+
+/// What is in the export came with it: a listing that names contents of others would
+/// make these the importer's.
+async fn trees_are_own(daemon: &Daemon, caller: &Caller, parts: &Parts) -> ApiResult<()> {
+    let outputs = parts.runs.iter().filter_map(|run| run.outputs.as_ref());
+    let trees = std::iter::once(&parts.code).chain(outputs);
+    let ids: Vec<ObjectId> = trees.map(|tree| ObjectId(tree.commit_id().0)).collect();
+    let own = are_own(daemon, caller, &ids).await?;
+    match ids.iter().zip(own).find(|(_, own)| !own) {
+        None => Ok(()),
+        Some((id, _)) => Err(absent(CommitId(id.0))),
+    }
 }
 
 /// Whether all of it was imported before. A run of that id with another manifest, or one

@@ -9,10 +9,11 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{ADDED_SCHEMA, AddedDto, COMMIT_SCHEMA, CommitDto, UPLOAD_SCHEMA, UploadDto};
-use mlmesh_cas::{FrameLimits, StoreError, Upload};
+use mlmesh_cas::{FrameLimits, Sender, StoreError, Tree, Upload};
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, Digest, Event, EventKind, ObjectId, Sequence};
+use mlmesh_model::{CommitId, Digest, Event, EventKind, ObjectId, Owner, Sequence};
 
+use super::possession::{are_own, closed, has_all, is_own, keep};
 use super::{note, objects_error};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, check_content_type, read_whole, reader, streamed};
@@ -26,9 +27,13 @@ const OCTETS: &str = "application/octet-stream";
 
 pub(crate) async fn show(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
     let id = object_id(&path)?;
+    if !is_own(&daemon, &caller, id).await? {
+        return Err(closed(&caller, id, "to read object"));
+    }
     let objects = Arc::clone(&daemon.objects);
     let (length, body) = blocking(move || match objects.reader(id) {
         Ok(reader) => Ok((reader.size(), streamed(reader))),
@@ -48,6 +53,7 @@ pub(crate) async fn show(
 
 pub(crate) async fn have(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
@@ -67,6 +73,8 @@ pub(crate) async fn have(
         .iter()
         .map(|id| ObjectId(Digest::from_bytes(*id)))
         .collect();
+    // Before the look: what is answered with yes stays through a prune.
+    let own = are_own(&daemon, &caller, &ids).await?;
     let objects = Arc::clone(&daemon.objects);
     let there = blocking(move || {
         let mut there = objects.has(&ids)?;
@@ -78,11 +86,17 @@ pub(crate) async fn have(
     })
     .await?
     .map_err(objects_error)?;
-    Ok(binary(there.into_iter().map(u8::from).collect()))
+    Ok(binary(own_there(&own, &there)))
+}
+
+fn own_there(own: &[bool], there: &[bool]) -> Vec<u8> {
+    let both = own.iter().zip(there).map(|(own, there)| *own && *there);
+    both.map(u8::from).collect()
 }
 
 pub(crate) async fn batch(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
@@ -94,8 +108,14 @@ pub(crate) async fn batch(
         record_bytes_max: BATCH_BYTES_MAX,
         total_bytes_max: BATCH_BYTES_MAX,
     };
-    let ((), added) = tokio::join!(feed, blocking(move || objects.receive(input, limits)));
-    let added = added?.map_err(objects_error)?;
+    let work = blocking(move || {
+        let mut came = Vec::new();
+        let added = objects.receive_each(input, limits, &mut |id| came.push(id));
+        added.map(|added| (added, came))
+    });
+    let ((), added) = tokio::join!(feed, work);
+    let (added, came) = added?.map_err(objects_error)?;
+    keep(&daemon, &caller, came).await?;
     Ok(ok(&AddedDto {
         schema: ADDED_SCHEMA.to_owned(),
         objects: added.objects,
@@ -112,6 +132,9 @@ pub(crate) async fn commit(
     check_content_type(&headers, OCTETS)?;
     let listing = read_whole(&headers, body, LISTING_BYTES_MAX).await?;
     let commit = CommitId(Digest::of(&listing));
+    if !has_all(&caller) {
+        is_of_own_objects(&daemon, &caller, &listing).await?;
+    }
     let objects = Arc::clone(&daemon.objects);
     let (known, files) = blocking(move || {
         let known = objects.has_commit(commit)?;
@@ -120,6 +143,7 @@ pub(crate) async fn commit(
     })
     .await?
     .map_err(objects_error)?;
+    keep(&daemon, &caller, vec![ObjectId(commit.0)]).await?;
     if !known {
         daemon.control.commits_changed();
         let event = Event {
@@ -140,13 +164,38 @@ pub(crate) async fn commit(
     }))
 }
 
+/// A tree of objects that its sender has not shown to have would give them to a job.
+async fn is_of_own_objects(daemon: &Daemon, caller: &Caller, listing: &[u8]) -> ApiResult<()> {
+    let tree = Tree::parse(listing).map_err(|error| objects_error(StoreError::Tree(error)))?;
+    let mut ids: Vec<ObjectId> = tree.entries.iter().map(|entry| entry.object).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let own = are_own(daemon, caller, &ids).await?;
+    let lacking = ids.into_iter().zip(own).filter(|(_, own)| !own);
+    let missing: Vec<ObjectId> = lacking.map(|(id, _)| id).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(objects_error(StoreError::Incomplete { missing })),
+    }
+}
+
+/// Somebody who does not have an object yet has to send all of it.
+fn sender(own: bool, owner: &Owner) -> Sender<'_> {
+    match own {
+        true => Sender::Trusted,
+        false => Sender::Proving(owner.as_str()),
+    }
+}
+
 pub(crate) async fn upload_position(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
     let id = object_id(&path)?;
-    let objects = Arc::clone(&daemon.objects);
-    let upload = blocking(move || objects.upload_position(id))
+    let own = is_own(&daemon, &caller, id).await?;
+    let (objects, owner) = (Arc::clone(&daemon.objects), caller.owner.clone());
+    let upload = blocking(move || objects.upload_position(id, sender(own, &owner)))
         .await?
         .map_err(objects_error)?;
     Ok(ok(&upload_dto(upload, 0)))
@@ -154,6 +203,7 @@ pub(crate) async fn upload_position(
 
 pub(crate) async fn upload(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     path: PathParts,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -169,12 +219,15 @@ pub(crate) async fn upload(
     let (size, offset) = (needed("size")?, needed("offset")?);
     check_content_type(&headers, OCTETS)?;
     let (input, feed) = reader(&headers, body, PIECE_BYTES_MAX)?;
-    let objects = Arc::clone(&daemon.objects);
-    let ((), upload) = tokio::join!(
-        feed,
-        blocking(move || objects.upload(id, size, offset, input))
-    );
-    Ok(ok(&upload_dto(upload?.map_err(objects_error)?, size)))
+    let own = is_own(&daemon, &caller, id).await?;
+    let (objects, owner) = (Arc::clone(&daemon.objects), caller.owner.clone());
+    let work = blocking(move || objects.upload(id, size, offset, input, sender(own, &owner)));
+    let ((), upload) = tokio::join!(feed, work);
+    let upload = upload?.map_err(objects_error)?;
+    if upload == Upload::Complete && !own {
+        keep(&daemon, &caller, vec![id]).await?;
+    }
+    Ok(ok(&upload_dto(upload, size)))
 }
 
 fn upload_dto(upload: Upload, size: u64) -> UploadDto {

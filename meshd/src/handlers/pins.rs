@@ -9,8 +9,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mlmesh_api::{PINS_SCHEMA, PinDto, PinRequestDto, PinsDto};
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, Permission, Pin, PinTarget};
+use mlmesh_model::{CommitId, ObjectId, Permission, Pin, PinTarget};
 
+use super::possession::is_own;
 use super::{note, objects_error, run_name};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped, read_json};
@@ -45,6 +46,11 @@ pub(crate) async fn add(
         })?;
     }
     if let PinTarget::Commit(commit) = target {
+        let others = Permission::PinsWriteOthers;
+        if !caller.may(others) && !is_own(&daemon, &caller, ObjectId(commit.0)).await? {
+            let what = format!("to pin commit `{commit}`, which you have not stored,");
+            return Err(caller.denied(others, what).into());
+        }
         // Asked for, it survives a prune that is going on until the pin is on disk.
         let objects = Arc::clone(&daemon.objects);
         let there = blocking(move || objects.has_commit(commit)).await?;

@@ -25,6 +25,7 @@ use mlmesh_model::{
 };
 use mlmesh_proof::{Extras, MANIFEST_FILE};
 
+use super::possession::{is_own, keep};
 use super::wait::Looks;
 use super::{objects_error, page_rows, run_name};
 use crate::daemon::Daemon;
@@ -417,6 +418,11 @@ pub(crate) async fn outputs(
         Some(listing) => {
             let objects = Arc::clone(&daemon.objects);
             let tree = blocking(move || output_tree(&objects, listing)).await??;
+            if run.owner == caller.owner && !is_own(&daemon, &caller, listing).await? {
+                // What one's run has left is one's own: it can be downloaded.
+                let ids = tree.entries.iter().map(|entry| entry.object);
+                keep(&daemon, &caller, ids.chain([listing]).collect()).await?;
+            }
             tree.entries
                 .into_iter()
                 .map(|entry| OutputFileDto {

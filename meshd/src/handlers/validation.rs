@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::response::Response;
 use mlmesh_api::{BrokenRuleDto, VALIDATION_SCHEMA, ValidationDto};
 use mlmesh_control::Caller;
-use mlmesh_model::{CommitId, Permission, PlanDigest, Run, RunKind, RunQuery};
+use mlmesh_model::{CommitId, ObjectId, Permission, PlanDigest, Run, RunKind, RunQuery};
 use mlmesh_proof::{Defect, Evidence, validate_commit, validate_run};
 
+use super::possession::is_own;
 use super::runs::manifest_file;
 use super::{run_name, snapshots_error};
 use crate::daemon::Daemon;
@@ -45,6 +46,7 @@ pub(crate) async fn run(
 
 pub(crate) async fn commit(
     State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
     path: PathParts,
 ) -> ApiResult<Response> {
     let name = path.first();
@@ -55,6 +57,11 @@ pub(crate) async fn commit(
             "a commit is named by 64 hex digits; `ml info` shows a run's",
         )
     })?;
+    let others = Permission::RunsValidateOthers;
+    if !caller.may(others) && !is_own(&daemon, &caller, ObjectId(commit.0)).await? {
+        let what = format!("to check commit `{commit}`, which you have not stored,");
+        return Err(caller.denied(others, what).into());
+    }
     let snapshots = Arc::clone(&daemon.snapshots);
     let found = blocking(move || validate_commit(commit, &*snapshots)).await?;
     Ok(ok(&answer(

@@ -9,6 +9,7 @@
 mod documents;
 mod door;
 mod events;
+mod isolation;
 mod life;
 mod objects;
 mod private;

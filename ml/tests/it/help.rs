@@ -3,7 +3,7 @@
 use crate::golden;
 use crate::program::place;
 
-const VERBS: &[&[&str]] = &[
+pub(crate) const VERBS: &[&[&str]] = &[
     &[],
     &["up"],
     &["down"],

@@ -22,6 +22,7 @@ mod help;
 mod json;
 mod offline;
 mod reproductions;
+mod roles;
 mod runs;
 mod secrets;
 mod sweeps;

@@ -18,22 +18,31 @@ const OTHER: u32 = 12_345;
 const OWN_WORD: &str = "word-of-the-owner";
 
 /// Somebody with a home and a copy of `ml` of their own.
-struct Person {
+pub(crate) struct Person {
     folder: tempfile::TempDir,
     uid: Option<u32>,
 }
 
 impl Person {
     /// Under another account where the test may have one; else only in another home.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let is_root = rustix::process::geteuid().is_root();
         if !is_root {
             println!("not checked: the second account needs root");
         }
+        Self::of(is_root.then_some(OTHER))
+    }
+
+    /// Under the account of the test, in a home of their own.
+    pub(crate) fn at_home() -> Self {
+        Self::of(None)
+    }
+
+    fn of(uid: Option<u32>) -> Self {
         let folder = tempfile::Builder::new().prefix("ml-it-other-").tempdir();
         let person = Self {
             folder: folder.unwrap(),
-            uid: is_root.then_some(OTHER),
+            uid,
         };
         std::fs::copy(env!("CARGO_BIN_EXE_ml"), person.path("ml")).unwrap();
         for name in ["config", "project"] {
@@ -54,14 +63,14 @@ impl Person {
         }
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.path("project").join(name);
         std::fs::write(&path, text).unwrap();
         self.give(&path);
     }
 
     /// Puts a connection where `ml` looks for it.
-    fn connect(&self, file: &Path) {
+    pub(crate) fn connect(&self, file: &Path) {
         let path = self.path("config/connection.json");
         std::fs::copy(file, &path).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
@@ -83,7 +92,7 @@ impl Person {
         command
     }
 
-    fn ml(&self, arguments: &[&str]) -> Answer {
+    pub(crate) fn ml(&self, arguments: &[&str]) -> Answer {
         let program = self.path("ml");
         answer(self.command(program.to_str().unwrap()).args(arguments))
     }
@@ -107,7 +116,7 @@ fn key_in(file: &Path) -> String {
 }
 
 /// A user of that role, and their connection.
-fn add(mesh: &Mesh, name: &str, role: &str) -> PathBuf {
+pub(crate) fn add(mesh: &Mesh, name: &str, role: &str) -> PathBuf {
     mesh.ml(&["user", "add", name, "--role", role]).exits(0);
     let file = mesh.place.path(&format!("{name}.json"));
     let answer = mesh.ml(&["key", "add", "--user", name, "-o", file.to_str().unwrap()]);
@@ -122,7 +131,7 @@ fn add(mesh: &Mesh, name: &str, role: &str) -> PathBuf {
     file
 }
 
-fn recipe(words: &str) -> String {
+pub(crate) fn recipe(words: &str) -> String {
     format!(
         "experiment:\n  name: small\n  command: [sh, -c, \"{words}\"]\n  seed: none\n  outputs: [o.txt]\n"
     )

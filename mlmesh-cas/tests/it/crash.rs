@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use mlmesh_cas::{CRASH_POINTS, ObjectStore, PruneOptions, Upload};
+use mlmesh_cas::{CRASH_POINTS, ObjectStore, PruneOptions, Sender, Upload};
 use mlmesh_model::{CommitId, ObjectId};
 use tempfile::tempdir;
 
@@ -146,7 +146,7 @@ fn child_process() {
     let content = noise(start + 4, 600_000);
     assert_eq!(
         store
-            .upload(id(&content), 600_000, 0, &content[..])
+            .upload(id(&content), 600_000, 0, &content[..], Sender::Trusted)
             .unwrap(),
         Upload::Complete
     );

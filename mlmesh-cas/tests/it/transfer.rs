@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 
 use mlmesh_cas::{
-    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, StoreError, SyncPlan, Upload,
-    chunk_manifest, snapshot,
+    FrameError, FrameLimits, FrameWriter, ObjectStore, Options, Sender, StoreError, SyncPlan,
+    Upload, chunk_manifest, snapshot,
 };
 use mlmesh_model::ObjectId;
 use tempfile::tempdir;
@@ -106,7 +106,9 @@ fn a_plan_sends_each_missing_object_once_and_in_the_way_that_fits() {
             let entry = &seen.tree().entries[*index];
             let file = fs::File::open(seen.path_of(entry)).unwrap();
             assert_eq!(
-                store.upload(entry.object, entry.size, 0, file).unwrap(),
+                store
+                    .upload(entry.object, entry.size, 0, file, Sender::Trusted)
+                    .unwrap(),
                 Upload::Complete
             );
         }
@@ -257,7 +259,7 @@ fn an_upload_goes_on_where_it_stopped() {
     let object = id(&content);
     let size = content.len() as u64;
     assert_eq!(
-        store.upload_position(object).unwrap(),
+        store.upload_position(object, Sender::Trusted).unwrap(),
         Upload::Partial { offset: 0 }
     );
 
@@ -273,31 +275,51 @@ fn an_upload_goes_on_where_it_stopped() {
     }
     assert!(
         store
-            .upload(object, size, 0, Broken(&content[..400_000]))
+            .upload(
+                object,
+                size,
+                0,
+                Broken(&content[..400_000]),
+                Sender::Trusted
+            )
             .is_err()
     );
     drop(store);
     let store = ObjectStore::open(folder.path()).unwrap();
     assert_eq!(
-        store.upload_position(object).unwrap(),
+        store.upload_position(object, Sender::Trusted).unwrap(),
         Upload::Partial { offset: 400_000 }
     );
-    let wrong = store.upload(object, size, 0, &content[..]).unwrap();
+    let wrong = store
+        .upload(object, size, 0, &content[..], Sender::Trusted)
+        .unwrap();
     assert_eq!(
         wrong,
         Upload::Partial { offset: 400_000 },
         "a piece from elsewhere changes nothing"
     );
     assert!(matches!(
-        store.upload(object, 500_000, 400_000, &content[400_000..]),
+        store.upload(
+            object,
+            500_000,
+            400_000,
+            &content[400_000..],
+            Sender::Trusted
+        ),
         Err(StoreError::TooLarge { .. })
     ));
-    let Upload::Partial { offset } = store.upload_position(object).unwrap() else {
+    let Upload::Partial { offset } = store.upload_position(object, Sender::Trusted).unwrap() else {
         panic!("not whole")
     };
     assert_eq!(
         store
-            .upload(object, size, offset, &content[offset as usize..])
+            .upload(
+                object,
+                size,
+                offset,
+                &content[offset as usize..],
+                Sender::Trusted
+            )
             .unwrap(),
         Upload::Complete
     );
@@ -306,20 +328,60 @@ fn an_upload_goes_on_where_it_stopped() {
     let (small, other) = (&small(0..1)[0], id(b"other"));
     assert_eq!(
         store
-            .upload(small.0, small.1.len() as u64, 0, &small.1[..])
+            .upload(
+                small.0,
+                small.1.len() as u64,
+                0,
+                &small.1[..],
+                Sender::Trusted
+            )
             .unwrap(),
         Upload::Complete
     );
     assert!(matches!(
-        store.upload(other, 5, 0, &b"wrong"[..]),
+        store.upload(other, 5, 0, &b"wrong"[..], Sender::Trusted),
         Err(StoreError::Digest { .. })
     ));
     assert_eq!(
-        store.upload_position(other).unwrap(),
+        store.upload_position(other, Sender::Trusted).unwrap(),
         Upload::Partial { offset: 0 }
     );
     assert_eq!(
         crate::support::files(&folder.path().join("partial")).len(),
         0
     );
+}
+
+#[test]
+fn who_has_to_prove_it_sends_the_whole_of_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(folder.path()).unwrap();
+    for size in [100_usize, 3 << 20] {
+        let content = noise(7, size);
+        let object = ObjectId(mlmesh_model::Digest::of(&content));
+        let size = size as u64;
+        store.put_stream(&content[..], Some(object)).unwrap();
+        let trusted = store.upload_position(object, Sender::Trusted).unwrap();
+        assert_eq!(trusted, Upload::Complete);
+        let eve = Sender::Proving("eve");
+        let nothing = store.upload(object, size, 0, &[][..], eve).unwrap();
+        assert_eq!(nothing, Upload::Partial { offset: 0 });
+        let bob = Sender::Proving("bob");
+        let half = content.len() / 2;
+        let sent = store.upload(object, size, 0, &content[..half], bob);
+        let offset = half as u64;
+        assert_eq!(sent.unwrap(), Upload::Partial { offset });
+        // Nobody goes on with the pieces of somebody else.
+        let position = store.upload_position(object, eve).unwrap();
+        assert_eq!(position, Upload::Partial { offset: 0 });
+        let wrong = vec![7; content.len()];
+        let refused = store.upload(object, size, 0, &wrong[..], eve);
+        assert!(
+            matches!(refused, Err(StoreError::Digest { .. })),
+            "{refused:?}"
+        );
+        let sent = store.upload(object, size, offset, &content[half..], bob);
+        assert_eq!(sent.unwrap(), Upload::Complete);
+        assert_eq!(store.read(object, 1 << 30).unwrap(), content);
+    }
 }

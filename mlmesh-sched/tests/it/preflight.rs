@@ -261,6 +261,16 @@ fn each_rule_refuses_with_its_code_and_a_hint() {
                 world.caller_is_daemon_owner = false;
             },
         ),
+        (&["lock_foreign_unpinned"], |submission, _, world| {
+            let facts = LockFacts {
+                unhashed: vec!["-e".into()],
+                ..lock_facts()
+            };
+            submission.policy = ReproPolicy::Relaxed;
+            submission.lock = Some(facts.clone());
+            world.lock = LockSeen::Read(facts);
+            world.caller_is_daemon_owner = false;
+        }),
         (&["after_unknown"], |_, experiment, _| {
             experiment.after = vec!["abc".into()]
         }),
@@ -460,4 +470,21 @@ fn what_no_recipe_could_say_is_refused_whoever_sends_it() {
     let unknown = judged(|_, experiment, _| experiment.command.push("${nope}".into()));
     assert_eq!(unknown.refusals.len(), 1);
     assert_eq!(unknown.plan_sha256, None);
+}
+
+/// Whatever the policy says: jobs run with the rights of the daemon's user.
+#[test]
+fn what_others_queue_is_kept_apart() {
+    for policy in [ReproPolicy::Strict, ReproPolicy::Relaxed] {
+        for owner in [true, false] {
+            let mut submission = submission();
+            submission.policy = policy;
+            let mut world = world();
+            world.caller_is_daemon_owner = owner;
+            let placement = preflight(&submission, &world).placement;
+            let walled = !owner || policy == ReproPolicy::Strict;
+            assert_eq!(placement.sandbox, walled, "{policy:?} {owner}");
+            assert_eq!(placement.apart, !owner, "{policy:?} {owner}");
+        }
+    }
 }
