@@ -120,6 +120,7 @@ mod tests {
         ("POST /v1/datasets", "yyy--"),
         ("POST /v1/datasets/{name}/{version}/verify", "yyy--"),
         ("DELETE /v1/datasets/{name}/{version}", "yyo--"),
+        ("GET /v1/tellings", "yyyy-"),
         ("GET /v1/pins", "yyyy-"),
         ("POST /v1/pins", "yyo--"),
         ("DELETE /v1/pins/{target}", "yyo--"),
@@ -138,7 +139,6 @@ mod tests {
         ("POST /v1/keys/{name}/rotate", "yooo-"),
         ("DELETE /v1/keys/{name}", "yooo-"),
         ("GET /v1/roles", "yyyy-"),
-        ("POST /v1/roles/reload", "y----"),
     ];
 
     fn letter(role: BuiltIn, needs: Needs) -> char {

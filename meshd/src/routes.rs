@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::daemon::Daemon;
 use crate::handlers::{
     audit, chores, chunks, datasets, events, health, imports, labels, logs, metrics, objects, pins,
-    reproductions, runs, scrub, secrets, users, validation,
+    reproductions, runs, scrub, secrets, tellings, users, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -359,7 +359,11 @@ fn run_routes() -> Vec<Route> {
             || post(runs::submit),
         ),
         Route {
-            query: RUN_QUERY,
+            query: &[Param {
+                name: "run",
+                kind: ParamKind::RunName,
+                help: "of this run alone",
+            }],
             ..read(
                 "/v1/runs",
                 "runs, newest first unless sorted",
@@ -727,14 +731,6 @@ fn user_routes() -> Vec<Route> {
             Answer::Json(schema::<api::RolesDto>),
             || get(users::roles),
         ),
-        write(
-            "/v1/roles/reload",
-            "read the permissions file again; what is wrong with it changes nothing",
-            May(P::UsersWrite),
-            Body::None,
-            Answer::Json(schema::<api::RolesDto>),
-            || post(users::reload_roles),
-        ),
     ]
 }
 
@@ -771,6 +767,16 @@ fn catalog_routes() -> Vec<Route> {
                 Own(P::DataRemove, P::DataRemoveOthers),
                 Answer::Nothing,
                 || delete(datasets::remove),
+            )
+        },
+        Route {
+            query: RUN_QUERY,
+            ..read(
+                "/v1/tellings",
+                "what came of telling the end of a run, or of every run that could not be told",
+                May(P::StateRead),
+                Answer::Json(schema::<api::TellingsDto>),
+                || get(tellings::list),
             )
         },
         read(

@@ -19,7 +19,6 @@ mod fuzz;
 mod large;
 mod moved;
 mod output;
-mod partial;
 mod project;
 mod signing;
 mod submission;

@@ -372,6 +372,12 @@ impl Client {
         self.object_bytes(ObjectId(commit.0))
     }
 
+    /// What came of telling the end of a run, or without one of all that could not be told.
+    pub fn tellings(&self, run: Option<&str>) -> Result<crate::TellingsDto, ClientError> {
+        let query = run.map_or(String::new(), |run| format!("?run={}", encoded(run)));
+        self.get(format!("/v1/tellings{query}"))
+    }
+
     /// The catalog.
     pub fn datasets(&self) -> Result<DatasetsDto, ClientError> {
         self.get("/v1/datasets".to_owned())

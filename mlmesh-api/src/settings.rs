@@ -91,13 +91,6 @@ pub const SETTINGS: &[Setting] = &[
         help: "`sqlite`, or a `postgres://` URL; `sslmode=verify-full&sslrootcert=FILE` in it checks the server",
     },
     Setting {
-        key: "daemon.permissions",
-        env: "MLMESH_PERMISSIONS",
-        kind: SettingKind::Path,
-        default: "",
-        help: "permissions file; without it `permissions.yaml` in the data directory, where there is one",
-    },
-    Setting {
         key: "daemon.node",
         env: "MLMESH_NODE",
         kind: SettingKind::Text,
@@ -145,6 +138,13 @@ pub const SETTINGS: &[Setting] = &[
         kind: SettingKind::Bytes,
         default: "64MiB",
         help: "bytes that an attempt may post to the API with its token",
+    },
+    Setting {
+        key: "daemon.webhook_ca",
+        env: "MLMESH_WEBHOOK_CA",
+        kind: SettingKind::Text,
+        default: "",
+        help: "file of certificates that webhooks are checked against; empty means the system's",
     },
     Setting {
         key: "daemon.log_level",

@@ -112,6 +112,7 @@ fn experiment() -> Value {
             "api": {"type": "boolean"},
             "limits": {"enum": ["recorded", "required"]},
             "after": texts(),
+            "on_finish": {"anyOf": [{"type": "null"}, {"type": "object"}]},
         },
     })
 }

@@ -135,6 +135,17 @@ impl Control {
         secret_store::set(&self.inner, caller, name, value).await
     }
 
+    /// The stored value that signs for a hook of this run.
+    pub async fn secret_of(
+        &self,
+        run: &mlmesh_model::Run,
+        name: &str,
+    ) -> Option<mlmesh_model::SecretText> {
+        let (tenant, owner) = (run.tenant.clone(), run.owner.clone());
+        let read = secret_store::blocking(&self.inner, move |store| store.values(&tenant, &owner));
+        read.await.ok()?.remove(name)
+    }
+
     /// Forgets a stored value; false when there was none.
     pub async fn remove_secret(&self, caller: &Caller, name: String) -> Result<bool, ControlError> {
         secret_store::remove(&self.inner, caller, name).await

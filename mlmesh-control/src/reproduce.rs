@@ -189,6 +189,7 @@ fn submission(original: &Run, plan: &Plan) -> Submission {
         api: placement.api,
         limits: placement.limits,
         after: Vec::new(),
+        on_finish: None,
     };
     Submission {
         workload: Workload::Experiment(Box::new(experiment)),
@@ -248,6 +249,7 @@ fn repetition(inner: &Inner, caller: &Caller, original: &Run, trust: Trust) -> R
             reproduces: Some(original.id),
             sandbox: original.placement.sandbox || !caller.daemon_owner,
             apart: original.placement.apart || !caller.daemon_owner,
+            on_finish: None,
             ..original.placement.clone()
         },
         git: original.git.clone(),

@@ -50,7 +50,9 @@ pub(crate) async fn world(
     } else {
         inner.ports.store.datasets(&caller.tenant).await?
     };
-    let secrets = if experiment.secrets.is_empty() {
+    let hook = experiment.on_finish.as_ref();
+    let signs = hook.is_some_and(|hook| hook.secret.is_some());
+    let secrets = if experiment.secrets.is_empty() && !signs {
         BTreeSet::new()
     } else {
         let (tenant, owner) = (caller.tenant.clone(), caller.owner.clone());

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AttemptNumber, Cause, CommitId, Digest, Exit, FencingToken, LimitsPolicy, Micros, Name, NodeId,
-    ObjectId, Owner, ParamValue, Phase, Plan, PlanDigest, ReproPolicy, RetryOn, RunId, Sequence,
-    Tenant, Tolerance, Trust,
+    ObjectId, OnFinish, Owner, ParamValue, Phase, Plan, PlanDigest, ReproPolicy, RetryOn, RunId,
+    Sequence, Tenant, Tolerance, Trust,
 };
 
 /// One accepted execution of a plan, or the parent of a sweep.
@@ -253,6 +253,9 @@ pub struct Placement {
     /// The run that it repeats, to be judged when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reproduces: Option<RunId>,
+    /// Who is told when it has ended; of a sweep its parent's counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_finish: Option<OnFinish>,
 }
 
 impl Default for Placement {
@@ -273,6 +276,7 @@ impl Default for Placement {
             current_environment: None,
             site: BTreeMap::new(),
             reproduces: None,
+            on_finish: None,
         }
     }
 }

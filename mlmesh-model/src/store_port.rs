@@ -253,6 +253,22 @@ pub trait Store: Send + Sync {
     /// died before has left.
     fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
 
+    /// Ends of all tenants that somebody is still to be told of, oldest first. They are
+    /// noted with the submission, and open again when the run is put back.
+    fn untold(&self) -> BoxFuture<'_, Result<Vec<Untold>, StoreError>>;
+
+    /// Keeps what came of telling an end. What belongs to an earlier life of the run is
+    /// dropped.
+    fn told(&self, told: Told) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What came of telling the end of a run, or of every run whose end could not be told
+    /// yet or ever, newest first, at most a hundred.
+    fn tellings(
+        &self,
+        tenant: &Tenant,
+        run: Option<RunId>,
+    ) -> BoxFuture<'_, Result<Vec<Telling>, StoreError>>;
+
     /// Changes what people wrote on a run, and gives what stands there then. A change
     /// whose key was committed before changes nothing and gives what was answered
     /// then. An unknown run is [`StoreError::NoRun`].
@@ -555,6 +571,63 @@ impl DatasetAbout {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// An end that somebody is to be told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untold {
+    /// The run or the sweep, as it stands.
+    pub run: Run,
+    /// How often it was put back; counts the ends that are told.
+    pub life: u32,
+    /// How often it was tried.
+    pub tries: u32,
+}
+
+/// What came of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The run or the sweep.
+    pub run: RunId,
+    /// Of [`Untold`].
+    pub life: u32,
+    /// How often it was tried.
+    pub tries: u32,
+    /// Where that leads.
+    pub state: TellingState,
+    /// What was answered or said, cut.
+    pub message: String,
+    /// When.
+    pub time: Micros,
+}
+
+/// Where telling an end stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TellingState {
+    /// It is to be tried, perhaps again.
+    Waiting,
+    /// Somebody has taken it.
+    Delivered,
+    /// It was tried often enough.
+    Failed,
+    /// The recipe asks for other ends.
+    NotWanted,
+}
+
+/// What came of telling the end of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telling {
+    /// The run or the sweep.
+    pub run: RunId,
+    /// Where it stands.
+    pub state: TellingState,
+    /// How often it was tried.
+    pub tries: u32,
+    /// What was answered or said.
+    pub message: String,
+    /// Of the last try, else of the submission.
+    pub time: Micros,
 }
 
 /// A run that repeats another one.

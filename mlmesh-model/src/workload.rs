@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Name};
+use crate::{Digest, Name, Phase};
 
 /// A validated recipe. The kinds differ in data, never in machinery; later
 /// kinds (service, client, monitor, training) join here.
@@ -79,6 +79,40 @@ pub struct Experiment {
     /// Runs that must have completed first: ids, prefixes or `@last`.
     #[serde(default)]
     pub after: Vec<String>,
+    /// What is told when it has ended. Placement: it is no part of a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_finish: Option<OnFinish>,
+}
+
+/// Who is told when a run, or a sweep as a whole, has ended. Either a command or a
+/// webhook; the recipe's rules see to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnFinish {
+    /// A program and its arguments, executed on the daemon's machine as its user.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Where a JSON document is posted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+    /// Name of the stored secret that signs what is posted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Only these ends; none means every end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<Phase>,
+}
+
+impl OnFinish {
+    /// Arguments of a command.
+    pub const ARGUMENTS_MAX: usize = 256;
+    /// Bytes of a webhook's URL.
+    pub const URL_BYTES_MAX: usize = 2_048;
+
+    /// Whether an end in this phase is told.
+    pub fn wants(&self, phase: Phase) -> bool {
+        phase.is_ended() && (self.when.is_empty() || self.when.contains(&phase))
+    }
 }
 
 /// A parameter's value. Integers below 2^53 that were typed in plain decimal

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use mlmesh_model::{
-    Attempt, Digest, Exit, HostFacts, ListedFile, Plan, PlanDataset, ResolvedEnvironment, Run,
-    RunKind,
+    Attempt, Digest, Exit, HostFacts, ListedFile, Placement, Plan, PlanDataset,
+    ResolvedEnvironment, Run, RunKind,
 };
 use serde_json::{Value, json};
 
@@ -92,7 +92,8 @@ pub fn manifest(run: &Run, attempts: &[Attempt], extras: &Extras) -> Value {
         "ended_at": run.ended_at,
         "plan_sha256": run.plan_sha256,
         "plan": plan,
-        "placement": run.placement,
+        // Whom it tells is nothing about the result, and may be nobody else's business.
+        "placement": Placement { on_finish: None, ..run.placement.clone() },
         "snapshot": {"id": run.commit.0.short(), "sha256": run.commit},
         "git": run.git,
         "host": extras.host,

@@ -12,7 +12,7 @@ use mlmesh_model::{
 
 use crate::error::{Fault, code, shown};
 use crate::experiment::{ARGUMENTS_MAX, ENTRIES_MAX, ITEMS_MAX, RETRIES_MAX, argument};
-use crate::fields::bound;
+use crate::fields::{bound, check_on_finish};
 use crate::hosts::{self, HOSTS_MAX};
 use crate::rules;
 use crate::scalar::{INTEGER_END, clean_text};
@@ -218,6 +218,9 @@ fn policy(experiment: &Experiment) -> Checked {
             .iter()
             .chain(&tolerance.rel)
             .try_for_each(|text| bound(text))?;
+    }
+    if let Some(hook) = &experiment.on_finish {
+        check_on_finish(hook)?;
     }
     at_most("after", experiment.after.len(), ITEMS_MAX)?;
     experiment

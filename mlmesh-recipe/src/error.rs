@@ -166,6 +166,10 @@ impl Report {
         self.errors.len() >= COLLECTED_MAX
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.errors.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.errors.is_empty()
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mlmesh_model::{
-    DatasetRef, Environment, Experiment, LimitsPolicy, Name, Network, ParamValue, Resources,
-    RetryOn, Seed, Sweep, Tolerance,
+    DatasetRef, Environment, Experiment, LimitsPolicy, Name, Network, OnFinish, ParamValue,
+    Resources, RetryOn, Seed, Sweep, Tolerance,
 };
 use serde_json::json;
 
@@ -59,6 +59,7 @@ pub(crate) struct Draft {
     api: bool,
     limits: LimitsPolicy,
     after: Vec<Placed<String>>,
+    on_finish: Option<OnFinish>,
 }
 
 /// Reads the entry `experiment`.
@@ -205,6 +206,15 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
                 draft.api = read_word(report, "api", &entry.value, &words).unwrap_or(false);
             },
             schema: || json!({"type": "boolean"}),
+        },
+        Key {
+            name: "on_finish",
+            required: false,
+            about: "who is told when the run, or the whole sweep, has ended: a command or a webhook",
+            read: |report, entry, draft| {
+                draft.on_finish = fields::on_finish(report, entry);
+            },
+            schema: || fields::ON_FINISH.schema(),
         },
         Key {
             name: "limits",
@@ -603,6 +613,7 @@ impl Draft {
             api: self.api,
             limits: self.limits,
             after: values(self.after),
+            on_finish: self.on_finish,
         })
     }
 }

@@ -1,11 +1,13 @@
 //! The tables of the small mappings: environment, dataset, resources, tolerance.
 
-use mlmesh_model::{DatasetRef, Digest, Environment, Name, Resources, Tolerance};
+use mlmesh_model::{
+    DatasetRef, Digest, Environment, Name, OnFinish, PHASES, Phase, Resources, Tolerance,
+};
 use serde_json::json;
 
 use crate::error::{Fault, Position, Report, code, shown};
-use crate::table::{Key, Table, read_scalar, read_text};
-use crate::tree::{Node, Scalar, Value};
+use crate::table::{Key, Table, read_list, read_scalar, read_text};
+use crate::tree::{Entry, Node, Scalar, Value};
 use crate::{rules, scalar, units};
 
 /// What `environment:` as a mapping says.
@@ -199,6 +201,149 @@ pub(crate) static TOLERANCE: Table<Tolerance> = Table {
         },
     ],
 };
+
+pub(crate) static ON_FINISH: Table<OnFinish> = Table {
+    name: "on_finish",
+    keys: &[
+        Key {
+            name: "command",
+            required: false,
+            about: "program and arguments, executed as the daemon's user; only its owner may",
+            read: |report, entry, hook| {
+                let bounds = (
+                    OnFinish::ARGUMENTS_MAX,
+                    "write it like `[notify-send, ended]`",
+                );
+                read_list(report, &entry.key, &entry.value, bounds, |report, item| {
+                    hook.command
+                        .extend(read_scalar(report, &entry.key, item, |scalar| {
+                            scalar::text(scalar).map(str::to_owned)
+                        }));
+                });
+            },
+            schema: || json!({"type": "array", "minItems": 1, "maxItems": OnFinish::ARGUMENTS_MAX, "items": {"type": ["string", "number", "boolean"]}}),
+        },
+        Key {
+            name: "webhook",
+            required: false,
+            about: "https or http URL to which what came of it is posted as JSON",
+            read: |report, entry, hook| {
+                hook.webhook = read_text(report, &entry.key, &entry.value, |_| Ok(()));
+            },
+            schema: || json!({"type": "string", "pattern": "^https?://", "maxLength": OnFinish::URL_BYTES_MAX}),
+        },
+        Key {
+            name: "secret",
+            required: false,
+            about: "name of a stored secret that signs what is posted",
+            read: |report, entry, hook| {
+                hook.secret = read_text(report, &entry.key, &entry.value, rules::variable_name);
+            },
+            schema: || json!({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
+        },
+        Key {
+            name: "when",
+            required: false,
+            about: "only these ends: completed, failed, cancelled, interrupted; absent means every end",
+            read: |report, entry, hook| {
+                let bounds = (4, "write it like `[failed, interrupted]`");
+                read_list(report, &entry.key, &entry.value, bounds, |report, item| {
+                    hook.when
+                        .extend(read_scalar(report, &entry.key, item, ended_phase));
+                });
+            },
+            schema: || json!({"type": "array", "minItems": 1, "items": {"enum": ["completed", "failed", "cancelled", "interrupted"]}, "uniqueItems": true}),
+        },
+    ],
+};
+
+/// Reads `on_finish:` and what must hold between its keys.
+pub(crate) fn on_finish(report: &mut Report, entry: &Entry) -> Option<OnFinish> {
+    let mut hook = OnFinish::default();
+    let before = report.count();
+    ON_FINISH.read(report, entry.key_at, &entry.value, &mut hook);
+    if report.count() == before
+        && let Err(fault) = check_on_finish(&hook)
+    {
+        report.add(entry.value.at, code::VALUE, fault.message, fault.hint);
+    }
+    Some(hook)
+}
+
+fn ended_phase(scalar: &Scalar) -> Result<Phase, Fault> {
+    let text = scalar::text(scalar)?;
+    let mut ended = PHASES.iter().filter(|phase| phase.is_ended());
+    let found = ended.find(|phase| phase.as_str() == text);
+    found.copied().ok_or_else(|| {
+        Fault::new(
+            format!("`{}` is no end of a run", shown(text)),
+            "completed, failed, cancelled or interrupted",
+        )
+    })
+}
+
+/// What must hold of a hook, wherever it comes from.
+pub(crate) fn check_on_finish(hook: &OnFinish) -> Result<(), Fault> {
+    let fault = |message: &str, hint: &str| Err(Fault::new(message.to_owned(), hint));
+    let like = "write `{command: [notify, ended]}` or `{webhook: \"https://example.org/hook\"}`";
+    match (hook.command.first(), &hook.webhook) {
+        (None, None) | (Some(_), Some(_)) => {
+            return fault("`on_finish` has either a `command` or a `webhook`", like);
+        }
+        (Some(program), None) if program.trim().is_empty() => {
+            return fault("the command of `on_finish` names no program", like);
+        }
+        (Some(_), None) if hook.secret.is_some() => {
+            return fault(
+                "a `secret` of `on_finish` signs what a webhook gets",
+                "remove it",
+            );
+        }
+        (Some(_), None) => {
+            for argument in &hook.command {
+                scalar::clean_text(argument)?;
+            }
+        }
+        (None, Some(url)) => webhook_url(url)?,
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if hook.command.len() > OnFinish::ARGUMENTS_MAX
+        || !hook
+            .when
+            .iter()
+            .all(|phase| phase.is_ended() && seen.insert(*phase))
+    {
+        return fault(
+            "`on_finish` names at most 256 arguments, and ends of runs, each once",
+            like,
+        );
+    }
+    hook.secret.as_deref().map_or(Ok(()), rules::variable_name)
+}
+
+/// An address that HTTP can be spoken with: nothing is hidden in it, no password stands
+/// there.
+fn webhook_url(url: &str) -> Result<(), Fault> {
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let plain = url.len() <= OnFinish::URL_BYTES_MAX
+        && url
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\');
+    if plain && host.is_some_and(|host| !host.is_empty() && !host.contains('@')) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        format!(
+            "`{}` is no address of a webhook; it begins with `https://` or `http://`, has a host, \
+             and neither a password, a blank nor a fragment",
+            shown(url)
+        ),
+        "put what nobody may read into a secret, which signs what is posted",
+    ))
+}
 
 /// A registered or an experiment's name.
 pub(crate) fn name(scalar: &Scalar) -> Result<Name, Fault> {

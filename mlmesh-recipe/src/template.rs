@@ -60,6 +60,8 @@ experiment:
   # api: true              # a token for the daemon's API in MLMESH_TOKEN_FILE; needs `network: open`
   retries: 1               # after a lost or interrupted attempt
   # retry_on: [exit]       # also after an exit code other than 0
+  # Who is told of the end: a command (as the daemon's user), or a webhook.
+  # on_finish: {webhook: "https://example.org/hook", secret: HOOK_KEY, when: [failed]}
   # What "reproduced" means for a metric.
   # tolerance: {accuracy: {abs: 0}}
 "#;

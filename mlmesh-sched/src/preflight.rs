@@ -262,6 +262,7 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
         current_environment: resolved.current_prefix.clone(),
         site: std::collections::BTreeMap::new(),
         reproduces: None,
+        on_finish: experiment.on_finish.clone(),
     }
 }
 

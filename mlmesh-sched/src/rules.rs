@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use mlmesh_model::{
     DatasetRef, DepsDigest, DepsKind, Environment, EnvironmentFact, Experiment, LimitsPolicy,
-    LockFacts, Network, NetworkFact, PLAN_VERSION, Phase, Plan, PlanDataset, PlanDeps, PlanDigest,
-    PlanNetwork, PlanSeed, Refusal, ReproPolicy, ResolvedEnvironment, RunId, Seed, Submission,
-    TrustFacts, deps_digest,
+    LockFacts, Network, NetworkFact, OnFinish, PLAN_VERSION, Phase, Plan, PlanDataset, PlanDeps,
+    PlanDigest, PlanNetwork, PlanSeed, Refusal, ReproPolicy, ResolvedEnvironment, RunId, Seed,
+    Submission, TrustFacts, deps_digest,
 };
 
 use crate::preflight::{SecretGroup, secrets};
@@ -450,6 +450,9 @@ pub(crate) fn host(
             "set `network: open` with `--repro-policy relaxed`, or write points to `metrics.jsonl`, which needs no network",
         ));
     }
+    if let Some(hook) = &experiment.on_finish {
+        refusals.extend(hook_refusal(hook, world));
+    }
     for SecretGroup { name, from } in secrets(submission, experiment, world) {
         if from.is_none() {
             refusals.push(Refusal::new(
@@ -537,4 +540,24 @@ pub(crate) fn waits(experiment: &Experiment, world: &World) -> Vec<Refusal> {
         ));
     }
     waits
+}
+
+/// A command of a hook is executed outside of any sandbox, and what signs has to be
+/// there when the run has ended, when what the caller sent is gone.
+fn hook_refusal(hook: &OnFinish, world: &World) -> Option<Refusal> {
+    if !hook.command.is_empty() && !world.caller_is_daemon_owner {
+        return Some(Refusal::new(
+            "hook_owner_only",
+            "a command in `on_finish` is executed as the daemon's user, so only the daemon's owner may have one",
+            "use a webhook, or `ml watch`",
+        ));
+    }
+    let secret = hook.secret.as_ref()?;
+    (!world.secrets.contains(secret)).then(|| {
+        Refusal::new(
+            "hook_secret_absent",
+            format!("secret `{secret}` of `on_finish` is not stored"),
+            format!("`ml secret set {secret}` stores it"),
+        )
+    })
 }

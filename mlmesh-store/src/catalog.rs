@@ -340,7 +340,9 @@ async fn ids_of<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<Vec<RunId>, StoreErr
 
 /// Removes a run, or a sweep with its points.
 async fn remove_run<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<(), StoreError> {
-    const DELETES: [&str; 5] = [
+    const DELETES: [&str; 6] = [
+        "DELETE FROM tellings WHERE run IN \
+         (SELECT id FROM runs WHERE seq = $1 OR parent = $2)",
         "DELETE FROM reproductions WHERE original IN \
          (SELECT id FROM runs WHERE seq = $1 OR parent = $2)",
         "DELETE FROM attempts WHERE run IN \

@@ -36,6 +36,7 @@ mod reproductions;
 mod rows;
 mod sql;
 mod sqlite;
+mod tellings;
 mod users;
 mod write;
 

@@ -12,6 +12,7 @@ use crate::laws::{self, PhaseCounts, phase_code};
 use crate::read;
 use crate::rows::{self, Loaded, UPDATE_RUN, update_params};
 use crate::sql::{Param, Sql};
+use crate::tellings;
 use crate::write::{CHUNK_ROWS, INSERT_KEY, count_tenant, phase_event, sweep_moved};
 
 pub(crate) async fn move_unleased<S: Sql>(
@@ -133,6 +134,7 @@ async fn write_rows<S: Sql>(
     tx.sql
         .run_each("INSERT INTO queue (seq) VALUES ($1)", &entered)
         .await?;
+    tellings::open_again(tx, change.to, taken).await?;
     let events: Vec<_> = taken
         .iter()
         .map(|(_, loaded)| {

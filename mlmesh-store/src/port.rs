@@ -316,6 +316,26 @@ macro_rules! store_port {
                 })
             }
 
+            fn untold(&self) -> BoxFuture<'_, Result<Vec<Untold>, StoreError>> {
+                self.read(|sql| Box::pin(tellings::untold(sql)))
+            }
+
+            fn told(&self, told: Told) -> BoxFuture<'_, Result<(), StoreError>> {
+                self.writer
+                    .write(WriteKind::Other, |tx| Box::pin(tellings::told(tx, told)))
+            }
+
+            fn tellings(
+                &self,
+                tenant: &Tenant,
+                run: Option<RunId>,
+            ) -> BoxFuture<'_, Result<Vec<Telling>, StoreError>> {
+                let tenant = tenant.clone();
+                self.read(move |sql| {
+                    Box::pin(async move { tellings::tellings(sql, &tenant, run).await })
+                })
+            }
+
             fn unjudged(&self) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
                 self.read(|sql| Box::pin(reproductions::unjudged(sql)))
             }
@@ -357,14 +377,14 @@ use mlmesh_model::{
     Advance, ApiKey, Attempt, AuditNote, AuditRow, BoxFuture, Claim, Dataset, Digest, Event,
     FencingToken, Import, KeyChange, LabelChange, Labels, MetricSummary, Micros, Moved, Name,
     ObjectId, Owner, Phase, Pin, PinTarget, References, Repetition, Reproduction, Run, RunId,
-    RunQuery, RunSearch, Sequence, SignedStatement, StoreError, Submit, Submitted, Tenant,
-    UnleasedMove, User, UserChange,
+    RunQuery, RunSearch, Sequence, SignedStatement, StoreError, Submit, Submitted, Telling, Tenant,
+    Told, UnleasedMove, Untold, User, UserChange,
 };
 
 use crate::crash::WriteKind;
 use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
-use crate::{catalog, find, labels, moves, pins, read, reproductions, users, write};
+use crate::{catalog, find, labels, moves, pins, read, reproductions, tellings, users, write};
 
 store_port!(SqliteStore);
 store_port!(PostgresStore);

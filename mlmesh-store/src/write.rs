@@ -14,9 +14,9 @@ use crate::crash::{self, Stage, WriteKind};
 use crate::group::Tx;
 use crate::last_values;
 use crate::laws::{self, PhaseCounts, phase_code, sweep_phase};
-use crate::reproductions;
 use crate::rows::{self, INSERT_RUN, Loaded, Template, insert_params};
 use crate::sql::{Param, Row, Sql, to_json};
+use crate::{reproductions, tellings};
 
 /// Remembers an idempotency key: of a submission with its run, of another request
 /// with its answer.
@@ -52,6 +52,7 @@ pub(crate) async fn submit<S: Sql>(
     insert_runs(tx, &submit.runs).await?;
     insert_counts(tx, &submit.runs).await?;
     reproductions::note(tx, &submit.runs).await?;
+    tellings::note(tx, &submit.runs).await?;
     if let Some(key) = &submit.idempotency_key {
         let params = [
             Param::text(tenant.as_str()),

@@ -89,6 +89,7 @@ pub(crate) fn doctor(context: &Context) -> Outcome<Exit> {
         uv(),
         datasets(&data_dir),
         boot(&data_dir),
+        hooks(&data_dir),
         clock(&data_dir),
         daemon_state(&data_dir),
         port(&data_dir, &config),
@@ -333,6 +334,33 @@ fn datasets(data_dir: &Path) -> Finding {
         format!("not what was registered: {}", first(&gone)),
         "runs that need them are refused",
         "`ml data verify NAME VERSION` names what is missing; `ml data add --copy` keeps a copy",
+    )
+}
+
+/// Ends of runs that could not be told.
+fn hooks(data_dir: &Path) -> Finding {
+    const CHECK: &str = "hooks";
+    if !matches!(daemon::running(data_dir), Ok(Some(_))) {
+        return Finding::good(CHECK, "not looked at, no daemon runs");
+    }
+    let client = mlmesh_api::Client::open(data_dir);
+    let tellings = match client.and_then(|client| client.tellings(None)) {
+        Ok(tellings) => tellings.tellings,
+        Err(error) => {
+            let message = format!("it cannot be read: {error}");
+            return Finding::warning(CHECK, message, "", "logs/app.log says more");
+        }
+    };
+    let tried = tellings.iter().filter(|telling| telling.tries > 0);
+    let runs: Vec<String> = tried.map(|telling| telling.run.to_string()).collect();
+    if runs.is_empty() {
+        return Finding::good(CHECK, "every end that somebody waits for was told");
+    }
+    Finding::warning(
+        CHECK,
+        format!("ends that could not be told: {}", first(&runs)),
+        "whoever waits for them hears nothing",
+        "`ml info RUN` says what was answered",
     )
 }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use mlmesh_api::{AttemptDto, MetricDto, RunDto, TrustDto};
+use mlmesh_api::{AttemptDto, MetricDto, RunDto, TellingStateDto, TrustDto};
 use mlmesh_model::MetricValue;
 use serde_json::Value;
 
@@ -34,7 +34,21 @@ pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
         0 => Vec::new(),
         _ => client.attempts(&run.id.to_string())?.attempts,
     };
-    print_run(output, &run, &attempts)
+    print_run(output, &run, &attempts)?;
+    let tellings = client.tellings(Some(&run.id.to_string()))?.tellings;
+    tellings.iter().try_for_each(|telling| {
+        let words = match telling.state {
+            TellingStateDto::Waiting if telling.tries == 0 => "when it has ended".to_owned(),
+            TellingStateDto::Waiting => format!("tried {} times, goes on", telling.tries),
+            TellingStateDto::Delivered => "told".to_owned(),
+            TellingStateDto::Failed => format!("given up after {} tries", telling.tries),
+            TellingStateDto::NotWanted => "not wanted for this end".to_owned(),
+        };
+        let said = output::printable(&telling.message);
+        let gap = if said.is_empty() { "" } else { ": " };
+        let key = output.paint("on_finish", Tone::Plain);
+        output.line(format_args!("{key:<11} {words}{gap}{said}"))
+    })
 }
 
 /// A run's name has neither `/` nor `.`.

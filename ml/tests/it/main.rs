@@ -19,6 +19,7 @@ mod errors;
 mod exports;
 mod following;
 mod help;
+mod hooks;
 mod json;
 mod offline;
 mod reproductions;

@@ -630,6 +630,7 @@ pub(crate) fn submission(command: &[&str]) -> Submission {
         retries: 0,
         retry_on: vec![],
         tolerance: BTreeMap::new(),
+        on_finish: None,
         api: false,
         sandbox: false,
         limits: LimitsPolicy::Recorded,

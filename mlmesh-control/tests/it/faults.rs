@@ -83,6 +83,9 @@ impl Store for Flaky {
         find(search: RunSearch) -> Vec<Run>;
         open_runs() -> Vec<Run>;
         unjudged() -> Vec<Run>;
+        untold() -> Vec<Untold>;
+        told(told: Told) -> ();
+        tellings(tenant: &Tenant, run: Option<RunId>) -> Vec<Telling>;
         repetitions(tenant: &Tenant, run: RunId) -> Vec<Repetition>;
         attempts(run: RunId) -> Vec<Attempt>;
         last_event() -> Sequence;

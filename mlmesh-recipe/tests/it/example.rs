@@ -79,6 +79,7 @@ fn the_example_of_the_manual_becomes_the_expected_workload() {
                 rel: None,
             },
         )]),
+        on_finish: None,
         api: false,
         sandbox: false,
         limits: LimitsPolicy::Recorded,

@@ -23,6 +23,10 @@ const PLACES: &[(&str, &str)] = &[
         "/properties/experiment/properties/tolerance/additionalProperties",
         "experiment: {tolerance: {a: {zz: 1}}}",
     ),
+    (
+        "/properties/experiment/properties/on_finish",
+        "experiment: {on_finish: {zz: 1}}",
+    ),
 ];
 
 #[test]

@@ -94,6 +94,7 @@ fn submission() -> Submission {
         retries: 0,
         retry_on: vec![],
         tolerance: BTreeMap::new(),
+        on_finish: None,
         api: false,
         sandbox: false,
         limits: LimitsPolicy::Recorded,

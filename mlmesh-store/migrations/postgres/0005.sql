@@ -31,3 +31,14 @@ CREATE TABLE last_values (
     run BIGINT NOT NULL,
     PRIMARY KEY (name, value, run)
 );
+-- Runs of whose end somebody is told. `life`: how often the run was put back after that.
+CREATE TABLE tellings (
+    run TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    tenant TEXT COLLATE "C" NOT NULL,
+    life BIGINT NOT NULL,
+    state BIGINT NOT NULL,
+    tries BIGINT NOT NULL,
+    message TEXT COLLATE "C" NOT NULL,
+    time BIGINT NOT NULL
+);
+CREATE INDEX tellings_state ON tellings (state, time);

@@ -31,3 +31,14 @@ CREATE TABLE last_values (
     run INTEGER NOT NULL,
     PRIMARY KEY (name, value, run)
 ) WITHOUT ROWID;
+-- Runs of whose end somebody is told. `life`: how often the run was put back after that.
+CREATE TABLE tellings (
+    run TEXT NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    life INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    time INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX tellings_state ON tellings (state, time);

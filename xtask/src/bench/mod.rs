@@ -5,6 +5,7 @@
 
 mod big;
 mod cli;
+mod data;
 mod idle;
 mod jobs;
 mod mlflow;
@@ -74,6 +75,11 @@ const BENCHES: &[Bench] = &[
         name: "idle",
         run: idle::run,
         everyday: true,
+    },
+    Bench {
+        name: "data",
+        run: data::run,
+        everyday: false,
     },
     Bench {
         name: "big",
