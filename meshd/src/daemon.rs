@@ -16,6 +16,7 @@ use crate::http::front::{OnceInAWhile, RequestIds};
 use crate::keys::KeyRing;
 use crate::logs::LogSender;
 use crate::metrics::Metrics;
+use crate::permissions::PermissionsFile;
 use crate::stores::OpenStore;
 
 /// One daemon.
@@ -30,6 +31,7 @@ pub(crate) struct Daemon {
     /// The user whom this process belongs to.
     pub(crate) owner: Owner,
     pub(crate) keys: KeyRing,
+    pub(crate) permissions: PermissionsFile,
     pub(crate) key_failures: OnceInAWhile,
     pub(crate) request_ids: RequestIds,
     pub(crate) metrics: Arc<Metrics>,

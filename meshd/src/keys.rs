@@ -9,10 +9,10 @@
 //! A change acts when its answer is given: on the next request, and on calls and event
 //! streams that are open.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mlmesh_api::{Timestamp, read_key};
 use mlmesh_control::run_of_token;
 use mlmesh_model::{
@@ -36,6 +36,8 @@ pub(crate) struct KeyRing {
     ring: ArcSwap<Ring>,
     /// Counts the changes.
     changed: watch::Sender<u64>,
+    /// The permissions file that the roles are from.
+    from: ArcSwapOption<PathBuf>,
     /// Held from a change of the store to the reading of it.
     changing: Mutex<()>,
 }
@@ -73,6 +75,7 @@ impl KeyRing {
         Self {
             ring: ArcSwap::from_pointee(Ring::new(keys, users, roles)),
             changed: watch::Sender::new(0),
+            from: ArcSwapOption::empty(),
             changing: Mutex::new(()),
         }
     }
@@ -86,6 +89,21 @@ impl KeyRing {
     /// Roles as they are now.
     pub(crate) fn roles(&self) -> Roles {
         self.ring.load().roles.clone()
+    }
+
+    /// The permissions file that the roles are from; none for the built-in table.
+    pub(crate) fn from(&self) -> Option<Arc<PathBuf>> {
+        self.from.load_full()
+    }
+
+    pub(crate) fn say_where_from(&self, from: Option<PathBuf>) {
+        self.from.store(from.map(Arc::new));
+    }
+
+    /// Puts other roles in force, and wakes whoever waits on an old one.
+    pub(crate) fn replace_roles(&self, roles: Roles, _held: &MutexGuard<'_, ()>) {
+        let ring = self.ring.load();
+        self.replace(Ring::new(ring.keys.clone(), ring.users.clone(), roles));
     }
 
     /// Users as they are now.

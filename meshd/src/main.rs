@@ -23,6 +23,7 @@ mod machine;
 mod metrics;
 mod needs;
 mod openapi;
+mod permissions;
 mod reply;
 mod routes;
 mod serve;

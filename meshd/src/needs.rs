@@ -139,6 +139,7 @@ mod tests {
         ("POST /v1/keys/{name}/rotate", "yooo-"),
         ("DELETE /v1/keys/{name}", "yooo-"),
         ("GET /v1/roles", "yyyy-"),
+        ("POST /v1/roles/reload", "y----"),
     ];
 
     fn letter(role: BuiltIn, needs: Needs) -> char {

@@ -731,6 +731,14 @@ fn user_routes() -> Vec<Route> {
             Answer::Json(schema::<api::RolesDto>),
             || get(users::roles),
         ),
+        write(
+            "/v1/roles/reload",
+            "read the permissions file again; what is wrong with it changes nothing",
+            May(P::UsersWrite),
+            Body::None,
+            Answer::Json(schema::<api::RolesDto>),
+            || post(users::reload_roles),
+        ),
     ]
 }
 

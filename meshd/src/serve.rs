@@ -20,9 +20,7 @@ use mlmesh_control::{ApiAddress, Control, ControlConfig, Ports};
 use mlmesh_exec::{
     LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor, SystemClock,
 };
-use mlmesh_model::{
-    Accelerators, Clock, Event, EventKind, Executor, Roles, Sequence, Snapshots, Tenant,
-};
+use mlmesh_model::{Accelerators, Clock, Event, EventKind, Executor, Sequence, Snapshots, Tenant};
 use rustix::fs::Mode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +43,7 @@ use crate::limits::{
 use crate::logs::{LogConfig, LogSender, follow_audit, last_row, trace_to};
 use crate::machine::{MachineInterpreters, boot_id, capacity, host_name, node};
 use crate::metrics::Metrics;
+use crate::permissions::PermissionsFile;
 use crate::routes::router;
 use crate::stores::OpenStore;
 use crate::tls::{Certificate, Names};
@@ -217,7 +216,11 @@ pub(crate) async fn open_parts(
     let open_store = OpenStore::open(settings.text("daemon.store"), &root).await?;
     let store = open_store.port();
     let owner = local_owner().context("name the daemon's owner")?;
-    let keys = open_keys(&root, &owner, Roles::built_in(), &store, clock).await?;
+    let permissions = PermissionsFile::of(&root, settings.text("daemon.permissions"));
+    let file = permissions.clone();
+    let (roles, from) = tokio::task::spawn_blocking(move || file.load()).await??;
+    let keys = open_keys(&root, &owner, roles, &store, clock).await?;
+    keys.say_where_from(from);
     let (snapshots, executor) = {
         let (root, clock) = (root.clone(), Arc::clone(clock));
         tokio::task::spawn_blocking(move || open_executor(&root, clock, jobs.umask)).await??
@@ -275,6 +278,7 @@ pub(crate) async fn open_parts(
         clock: Arc::clone(clock),
         owner,
         keys,
+        permissions,
         key_failures: OnceInAWhile::default(),
         request_ids: RequestIds::new(random),
         metrics: Arc::new(Metrics::default()),

@@ -19,6 +19,7 @@ mod fuzz;
 mod large;
 mod moved;
 mod output;
+mod partial;
 mod project;
 mod signing;
 mod submission;

@@ -75,6 +75,7 @@ impl ClientError {
                 | error_code::USER_EXISTS
                 | error_code::KEY_EXISTS
                 | error_code::LAST_ADMIN
+                | error_code::PERMISSIONS_FILE
                 | error_code::DATASET_EXISTS
                 | error_code::DATASET_CHECKSUM_DIFFERS => 3,
                 error_code::BAD_REQUEST | error_code::BAD_PARAMETER | error_code::AMBIGUOUS_ID => 2,

@@ -56,6 +56,8 @@ pub const USER_EXISTS: &str = "user_exists";
 pub const KEY_EXISTS: &str = "key_exists";
 /// Nobody could change users and keys any more.
 pub const LAST_ADMIN: &str = "last_admin";
+/// The permissions file is not taken; what held before goes on.
+pub const PERMISSIONS_FILE: &str = "permissions_file";
 /// The daemon is on its way down.
 pub const SHUTTING_DOWN: &str = "shutting_down";
 /// The store or the objects hold something that nobody of ours can have written.
@@ -110,6 +112,7 @@ pub const ERROR_CODES: &[&str] = &[
     USER_EXISTS,
     KEY_EXISTS,
     LAST_ADMIN,
+    PERMISSIONS_FILE,
     SHUTTING_DOWN,
     DAMAGED,
     NO_SPACE,

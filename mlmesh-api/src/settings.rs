@@ -91,6 +91,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "`sqlite`, or a `postgres://` URL; `sslmode=verify-full&sslrootcert=FILE` in it checks the server",
     },
     Setting {
+        key: "daemon.permissions",
+        env: "MLMESH_PERMISSIONS",
+        kind: SettingKind::Path,
+        default: "",
+        help: "permissions file; without it `permissions.yaml` in the data directory, where there is one",
+    },
+    Setting {
         key: "daemon.node",
         env: "MLMESH_NODE",
         kind: SettingKind::Text,

@@ -247,6 +247,13 @@ impl Roles {
         )
     }
 
+    /// The same with this role, in place of one of its name.
+    #[must_use]
+    pub fn with(mut self, role: Name, permissions: Permissions) -> Self {
+        self.0.insert(role, permissions);
+        self
+    }
+
     /// What a role may do; nothing when it is not known.
     pub fn of(&self, role: &Name) -> Permissions {
         self.0.get(role).copied().unwrap_or(Permissions::NONE)

@@ -19,7 +19,7 @@ use mlmesh_model::{
     ApiKey, BuiltIn, Digest, KeyChange, Name, Owner, Permission, RunId, RunKind, User, UserChange,
 };
 
-use super::note;
+use super::{note, split_hint};
 use crate::daemon::Daemon;
 use crate::http::body::{blocking, clipped, read_json};
 use crate::http::query::{PathParts, parsed};
@@ -318,11 +318,44 @@ fn subject(key: &ApiKey) -> String {
     format!("{} {}", key.owner, key.name)
 }
 
+/// Reads the permissions file again. What is wrong with it changes nothing.
+pub(crate) async fn reload_roles(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+) -> ApiResult<Response> {
+    let held = daemon.keys.change().await;
+    let file = daemon.permissions.clone();
+    let loaded = blocking(move || file.load()).await?;
+    let (roles, from) = loaded.map_err(|error| {
+        let (message, hint) = split_hint(&error.to_string());
+        ApiError::new(
+            StatusCode::CONFLICT,
+            error_code::PERMISSIONS_FILE,
+            format!("{message}; what held before goes on"),
+            hint,
+        )
+    })?;
+    let subject = match &from {
+        Some(path) => path.display().to_string(),
+        None => "built-in".to_owned(),
+    };
+    let audit = note(&caller, &*daemon.clock, "roles.reload", subject);
+    daemon.store.record(None, Some(audit)).await?;
+    daemon.keys.replace_roles(roles, &held);
+    daemon.keys.say_where_from(from);
+    drop(held);
+    roles_now(&daemon)
+}
+
 pub(crate) async fn roles(State(daemon): State<Arc<Daemon>>) -> ApiResult<Response> {
+    roles_now(&daemon)
+}
+
+fn roles_now(daemon: &Daemon) -> ApiResult<Response> {
     let roles = daemon.keys.roles();
     Ok(ok(&RolesDto {
         schema: ROLES_SCHEMA.to_owned(),
-        file: None,
+        file: daemon.keys.from().map(|path| path.display().to_string()),
         roles: roles
             .iter()
             .map(|(name, permissions)| RoleDto {

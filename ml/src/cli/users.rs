@@ -109,4 +109,11 @@ pub(crate) enum User {
 pub(crate) enum Permissions {
     /// Show roles and their permissions as they are in force
     Show,
+    /// Read a permissions file and report every error with its line; needs no daemon
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Have the daemon read its permissions file again
+    Reload,
 }

@@ -2,9 +2,9 @@
 //! file still is what was signed. The file appears under its name when it is whole.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlmesh_api::{Client, RunDto, RunFilter, RunKindDto, Timestamp};
 use mlmesh_cas::{Mode, TreeEntry, link_stays_inside};
@@ -20,6 +20,7 @@ use crate::cli;
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};
 use crate::output::{self, Output, Progress, Tone};
+use crate::partial::Partial;
 use crate::signing;
 use crate::verbs::outputs::{damaged, read_listing};
 use crate::verbs::reproduce;
@@ -212,22 +213,14 @@ fn source_run(client: &Client, key: &SigningKey, run: &RunDto) -> Outcome<Source
 /// Writes beside the place and moves there what is whole and on disk.
 fn write(client: &Client, bundle: &Bundle, path: &Path, progress: &mut Progress) -> Outcome {
     let failed = |error: &std::io::Error| Failure::io("write the export", path, error);
-    let name = path.file_name().ok_or_else(|| {
-        Failure::usage(
+    if path.file_name().is_none() {
+        return Err(Failure::usage(
             format!("`{}` is no name of a file", path.display()),
             "`-o result.zip`",
-        )
-    })?;
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut partial = std::ffi::OsString::from(".");
-    partial.push(name);
-    partial.push(format!(".{}.part", std::process::id()));
-    let partial = Partial(folder.join(partial));
-    let file = File::create(&partial.0).map_err(|error| failed(&error))?;
-    let mut out = BufWriter::with_capacity(256 << 10, file);
+        ));
+    }
+    let partial = Partial::create(path).map_err(|error| failed(&error))?;
+    let mut out = BufWriter::with_capacity(256 << 10, partial.file());
     archive::write(&mut out, &bundle.tree, |entry, sink| {
         content(client, bundle, entry, sink, progress)
     })
@@ -240,22 +233,9 @@ fn write(client: &Client, bundle: &Bundle, path: &Path, progress: &mut Progress)
         ),
         ExportError::Other(failure) => failure,
     })?;
-    let moved = out
-        .into_inner()
-        .map_err(|error| error.into_error())
-        .and_then(|file| file.sync_all())
-        .and_then(|()| fs::rename(&partial.0, path))
-        .and_then(|()| File::open(folder)?.sync_all());
-    moved.map_err(|error| failed(&error))
-}
-
-/// A file that goes away unless it was moved.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
-    }
+    out.flush().map_err(|error| failed(&error))?;
+    drop(out);
+    partial.finish().map_err(|error| failed(&error))
 }
 
 enum ExportError {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use mlmesh_api::{
     AddKeyDto, AddUserDto, ApiKeyDto, CONNECTION_SCHEMA, ChangeRoleDto, Client, ClientError,
-    ConnectionFile, RemoveUserDto, RotateKeyDto, SecretKey, beside,
+    ConnectionFile, ROLES_SCHEMA, RemoveUserDto, RoleDto, RolesDto, RotateKeyDto, SecretKey,
+    beside, permission_names,
 };
 use serde_json::json;
 
@@ -52,7 +53,15 @@ pub(crate) fn user(context: &Context, verb: &cli::User) -> Outcome {
         cli::User::Remove { name, cancel_runs } => remove(context, name, *cancel_runs),
         cli::User::List => list(context),
         cli::User::Show { name } => show(context, name.as_deref()),
-        cli::User::Permissions(cli::Permissions::Show) => roles(context),
+        cli::User::Permissions(cli::Permissions::Show) => {
+            let roles = context.client()?.roles()?;
+            print_roles(context, &roles)
+        }
+        cli::User::Permissions(cli::Permissions::Reload) => {
+            let roles = context.client()?.reload_roles()?;
+            print_roles(context, &roles)
+        }
+        cli::User::Permissions(cli::Permissions::Check { file }) => check(context, file),
     }
 }
 
@@ -139,11 +148,34 @@ fn show(context: &Context, name: Option<&str>) -> Outcome {
     Ok(())
 }
 
-fn roles(context: &Context) -> Outcome {
-    let roles = context.client()?.roles()?;
+fn check(context: &Context, file: &Path) -> Outcome {
+    let text = fs::read_to_string(file).map_err(|error| Failure::io("read", file, &error))?;
+    let name = file.display().to_string();
+    let roles = mlmesh_recipe::parse_permissions(&name, &text).map_err(|errors| {
+        Failure::failed(
+            mlmesh_api::error_code::PERMISSIONS_FILE,
+            errors.to_string(),
+            "each error is named with its line; the daemon takes no such file",
+        )
+    })?;
+    let roles = RolesDto {
+        schema: ROLES_SCHEMA.to_owned(),
+        file: Some(name),
+        roles: roles
+            .iter()
+            .map(|(name, permissions)| RoleDto {
+                name: name.to_string(),
+                permissions: permission_names(permissions),
+            })
+            .collect(),
+    };
+    print_roles(context, &roles)
+}
+
+fn print_roles(context: &Context, roles: &RolesDto) -> Outcome {
     let output = &context.output;
     if output.json {
-        return output.json(&roles);
+        return output.json(roles);
     }
     output.line(match &roles.file {
         Some(file) => format!("from {file}"),

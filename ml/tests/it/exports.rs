@@ -316,17 +316,26 @@ fn rocrate_validator_accepts_the_crate_offline() {
 fn an_import_that_is_cut_is_repeated() {
     let mesh = Mesh::up();
     let (id, file) = exported(&mesh);
-    for point in ["rows_written", "before_commit", "after_commit"] {
+    let points = [
+        "cas.pack.append",
+        "cas.journal.torn",
+        "cas.commit.write",
+        "cas.commit.rename",
+        "store.submit.rows_written",
+        "store.submit.before_commit",
+        "store.submit.after_commit",
+    ];
+    for point in points {
         let other = Mesh::up();
         other.ml(&["down"]).exits(0);
         fs::copy(&file, other.place.project().join("x.zip")).unwrap();
         let mut up = other.place.command(&["up", "--port", "0"]);
-        up.env("MLMESH_CRASH_AT", format!("store.submit.{point}"));
+        up.env("MLMESH_CRASH_AT", point);
         answer(&mut up).exits(0);
         assert_ne!(other.ml(&["import", "x.zip"]).code, 0, "{point}");
         other.ml(&["up", "--port", "0"]).exits(0);
         let again = other.ml(&["import", "x.zip", "--json"]).exits(0).json();
-        assert_eq!(again["fresh"], point != "after_commit", "{point}");
+        assert_eq!(again["fresh"], !point.ends_with("after_commit"), "{point}");
         other.ml(&["validate", "--task", &id]).exits(0);
         let listed = other.ml(&["list", "--json"]).exits(0).json();
         assert_eq!(listed["runs"].as_array().unwrap().len(), 1, "{point}");
@@ -355,4 +364,105 @@ fn an_export_that_is_killed_leaves_a_whole_file_or_none() {
     }
     assert!(whole < 12, "none was killed early enough");
     mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
+}
+
+/// What an export leaves beside its file while it is written.
+fn parts(mesh: &Mesh) -> usize {
+    let entries = fs::read_dir(mesh.place.project()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".part")).count()
+}
+
+/// A run with an output that takes a while to pass on.
+fn large(mesh: &Mesh) -> String {
+    mesh.place.write(
+        "large.yaml",
+        "experiment:\n  name: large\n  seed: none\n  outputs: [large.bin]\n  \
+         command: [python3, -c, \"import random; open('large.bin', 'wb').write(random.Random(1).randbytes(40000000))\"]\n",
+    );
+    let id = mesh.queue("large.yaml");
+    mesh.wait_for_phase(&id, "completed");
+    id
+}
+
+#[test]
+fn what_a_killed_export_left_goes_with_the_next_one_beside_it() {
+    let mesh = Mesh::up();
+    let id = large(&mesh);
+    mesh.ml(&["key", "show"]).exits(0);
+    let mut command = mesh.place.command(&["export", &id, "-o", "x.zip"]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    mesh.wait("the part", || parts(&mesh) == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(parts(&mesh), 1, "it was killed in between");
+    assert!(!mesh.place.project().join("x.zip").exists());
+    mesh.ml(&["export", &id, "-o", "y.zip"]).exits(0);
+    assert_eq!(parts(&mesh), 0);
+    mesh.ml(&["export", "--verify", "y.zip"]).exits(0);
+}
+
+#[test]
+fn an_import_whose_client_is_killed_is_repeated() {
+    let mesh = Mesh::up();
+    let id = large(&mesh);
+    mesh.ml(&["export", &id, "-o", "x.zip"]).exits(0);
+    let other = Mesh::up();
+    let file = mesh.place.project().join("x.zip");
+    fs::copy(file, other.place.project().join("x.zip")).unwrap();
+    let mut cut = 0;
+    for delay in 1..=8_u64 {
+        let mut command = other.place.command(&["import", "x.zip"]);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let due = Instant::now() + Duration::from_millis(150 * delay);
+        while Instant::now() < due && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        cut += u32::from(!child.wait().unwrap().success());
+    }
+    assert!(cut > 0, "none was killed early enough");
+    other.ml(&["import", "x.zip"]).exits(0);
+    other.ml(&["validate", "--task", &id]).exits(0);
+    let listed = other.ml(&["list", "--json"]).exits(0).json();
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_import_beside_prunes_loses_nothing() {
+    let mesh = Mesh::up();
+    let other = Mesh::up();
+    let ids: Vec<String> = (0..5)
+        .map(|place| {
+            let recipe = mesh.recipe("word", &[&format!("word {place}")], "outputs: [model.txt]");
+            let id = mesh.queue(&recipe);
+            mesh.wait_for_phase(&id, "completed");
+            let file = other.place.project().join(format!("{place}.zip"));
+            mesh.ml(&["export", &id, "-o", file.to_str().unwrap()])
+                .exits(0);
+            id
+        })
+        .collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let prunes = std::thread::scope(|scope| {
+        let pruner = scope.spawn(|| {
+            let mut prunes = 0;
+            while !done.load(relaxed) {
+                other.ml(&["prune"]).exits(0);
+                prunes += 1;
+            }
+            prunes
+        });
+        for place in 0..ids.len() {
+            other.ml(&["import", &format!("{place}.zip")]).exits(0);
+        }
+        done.store(true, relaxed);
+        pruner.join().unwrap()
+    });
+    assert!(prunes > 1, "{prunes} prunes");
+    other.ml(&["prune"]).exits(0);
+    for id in &ids {
+        other.ml(&["validate", "--task", id]).exits(0);
+    }
 }

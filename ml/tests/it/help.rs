@@ -44,6 +44,8 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["user", "remove"],
     &["user", "permissions"],
     &["user", "permissions", "show"],
+    &["user", "permissions", "check"],
+    &["user", "permissions", "reload"],
     &["cancel"],
     &["tag"],
     &["note"],

@@ -83,6 +83,7 @@ fn every_other_verb_has_its_form_in_json() {
     say(&["user", "show"]);
     say(&["user", "show", "bob"]);
     say(&["user", "permissions", "show"]);
+    say(&["user", "permissions", "reload"]);
     let add = ["key", "add", "--user", "bob", "--name", "bob-1"];
     say(&[&add[..], &["-o", "bob.json"]].concat());
     say(&["key", "list"]);

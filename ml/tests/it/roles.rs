@@ -54,6 +54,7 @@ const TABLE: &[(&str, &str)] = &[
     ("user role bob viewer", "ynnn"),
     ("user remove OWN", "ynnn"),
     ("user permissions show", "yyyy"),
+    ("user permissions reload", "ynnn"),
     ("cancel RUN", "yynn"),
     ("tag RUN a=b", "yynn"),
     ("note RUN text", "yynn"),

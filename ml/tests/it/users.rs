@@ -332,3 +332,54 @@ fn a_connection_that_others_may_read_is_refused() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
 }
+
+#[test]
+fn a_permissions_file_narrows_at_once_and_a_broken_one_changes_nothing() {
+    let mesh = Mesh::up();
+    let bob = Person::at_home();
+    bob.connect(&add(&mesh, "bob", "member"));
+    bob.ml(&["secret", "list"]).exits(0);
+    let path = mesh.place.data().join("permissions.yaml");
+    let narrow = "version: 1\nroles:\n  member: [state.read, keys.own]\n";
+    std::fs::write(&path, narrow).unwrap();
+    // A file is taken when somebody says so.
+    bob.ml(&["secret", "list"]).exits(0);
+    mesh.ml(&["user", "permissions", "reload"]).exits(0);
+    bob.is_refused(&["secret", "list"], "secrets.write");
+    let shown = bob.ml(&["user", "permissions", "show", "--json"]).exits(0);
+    assert_eq!(shown.json()["file"], path.to_str().unwrap());
+
+    // Whatever becomes of the file, bob may not do more than before.
+    let wide = "version: 1\nroles:\n  member: [\"*\"]\n";
+    for (text, mode) in [(wide, 0o600), ("", 0o600), ("version: 1\n", 0o666)] {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let refused = mesh.ml(&["user", "permissions", "reload", "--json"]);
+        assert_eq!(
+            refused.exits(3).error()["code"],
+            "permissions_file",
+            "{text}"
+        );
+        bob.is_refused(&["secret", "list"], "secrets.write");
+    }
+    let checked = mesh.ml(&["user", "permissions", "check", path.to_str().unwrap()]);
+    checked.exits(0);
+    std::fs::write(&path, wide).unwrap();
+    let checked = mesh.ml(&["user", "permissions", "check", path.to_str().unwrap()]);
+    assert!(checked.exits(1).stderr.contains("permissions.yaml:3:"));
+    // No daemon starts on it, nor without it.
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    mesh.ml(&["down"]).exits(0);
+    for gone in [false, true] {
+        if gone {
+            std::fs::remove_file(&path).unwrap();
+        }
+        let refused = mesh.ml(&["up", "--port", "0"]);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert!(refused.stderr.contains("permissions"), "{refused:?}");
+    }
+    std::fs::write(&path, narrow).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    mesh.ml(&["up", "--port", "0"]).exits(0);
+    bob.is_refused(&["secret", "list"], "secrets.write");
+}

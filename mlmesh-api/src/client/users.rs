@@ -58,6 +58,11 @@ impl Client {
         bytes.map(drop)
     }
 
+    /// Reads the permissions file again.
+    pub fn reload_roles(&self) -> Result<RolesDto, ClientError> {
+        self.post("/v1/roles/reload".to_owned(), &serde_json::json!({}), None)
+    }
+
     /// Roles and what each may do.
     pub fn roles(&self) -> Result<RolesDto, ClientError> {
         self.get("/v1/roles".to_owned())

@@ -95,6 +95,33 @@ fn a_retry_that_was_due_soon_is_not_put_off_by_a_clock_that_went_back() {
     assert_eq!(site.wait_for_phase(&run, "completed")["attempts"], 2);
 }
 
+#[test]
+fn an_export_that_is_signed_under_a_wrong_clock_verifies() {
+    let Some(library) = faketime() else {
+        return skipped("no libfaketime; install the package `faketime`");
+    };
+    let _left = SharedMemory;
+    let site = Site::up();
+    let run = site.queue(&site.recipe("made", "echo x >made.txt\n", "outputs: [made.txt]"));
+    site.wait_for_phase(&run, "completed");
+    let file = site.path("x.zip");
+    let file = file.to_str().unwrap();
+    // Within the time of the daemon's certificate, without which there is no export.
+    for wrong in ["-3d", "+20d"] {
+        let mut export = site.command(&["export", &run, "-o", file]);
+        export.env("LD_PRELOAD", &library).env("FAKETIME", wrong);
+        let made = export.output().unwrap();
+        let words = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(made.status.success(), "{words}");
+        let found = site.json(&["export", "--verify", file]);
+        let signed_at = found["signed_at"].as_str().unwrap();
+        assert_ne!(signed_at[..10], queued_at(&site, &run)[..10]);
+        assert_eq!(found["holds"], true);
+        let shown = site.ml(&["export", "--verify", file]).exits(0).stdout;
+        assert!(shown.contains("by the signer's clock"), "{shown}");
+    }
+}
+
 fn queued_at(site: &Site, run: &str) -> String {
     let info = site.info(run);
     info["queued_at"].as_str().expect("a time").to_owned()

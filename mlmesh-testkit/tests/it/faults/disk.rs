@@ -179,6 +179,59 @@ fn a_run_that_finds_no_space_to_begin_in_waits_for_it() {
     site.app_log();
 }
 
+/// A run with 6 MiB of outputs.
+fn with_outputs(site: &Site) -> String {
+    let script = "head -c 6291456 /dev/urandom >result.bin\n";
+    let run = site.queue(&site.recipe("result", script, "outputs: [result.bin]"));
+    site.wait_for_phase(&run, "completed");
+    run
+}
+
+#[test]
+fn an_export_onto_a_full_disk_leaves_nothing_and_is_repeated() {
+    let Some(mut site) = Site::with_out_on_disk_of(12) else {
+        return;
+    };
+    site.start();
+    let run = with_outputs(&site);
+    let file = site.path("out/x.zip");
+    let file = file.to_str().unwrap();
+    site.disk().fill(3 << 20);
+    let error = site.ml(&["export", &run, "-o", file, "--json"]).exits(1);
+    let error = error.stderr.lines().last().unwrap().to_owned();
+    assert!(error.contains("\"disk_full\""), "{error}");
+    let left: Vec<_> = std::fs::read_dir(site.path("out")).unwrap().collect();
+    assert_eq!(left.len(), 1, "the ballast alone: {left:?}");
+    site.disk().free();
+    site.json(&["export", &run, "-o", file]);
+    site.json(&["export", "--verify", file]);
+    site.app_log();
+}
+
+#[test]
+fn an_import_into_a_full_disk_records_nothing_and_is_repeated() {
+    let Some(mut site) = Site::on_disk_of(32) else {
+        return;
+    };
+    site.start();
+    let there = Site::up();
+    let run = with_outputs(&there);
+    let file = site.path("x.zip");
+    let file = file.to_str().unwrap();
+    there.json(&["export", &run, "-o", file]);
+    site.disk().fill(3 << 20);
+    for _ in 0..2 {
+        let error = site.ml(&["import", file, "--json"]).exits(1).error();
+        assert_eq!(error["code"], "no_space", "{error}");
+        site.ml(&["info", &run]).exits(4);
+    }
+    site.disk().free();
+    assert_eq!(site.json(&["import", file])["fresh"], true);
+    site.ml(&["validate", "--task", &run]).exits(0);
+    assert_eq!(site.count("completed"), 1);
+    site.app_log();
+}
+
 #[test]
 fn a_read_only_data_directory_is_refused_in_words() {
     let Some(mut site) = Site::on_disk_of(16) else {
