@@ -235,6 +235,7 @@ pub(crate) async fn open_parts(
             url: format!("https://{}", reachable(jobs.address)),
             ca: root.join("tls/ca.pem"),
         }),
+        hook_commands: settings.text("daemon.hook_commands") == "on",
         grace_ms: u64::try_from(settings.time("daemon.stop_grace").as_millis()).unwrap_or(u64::MAX),
     };
     let ports = Ports {

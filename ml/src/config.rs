@@ -9,7 +9,7 @@ use mlmesh_api::settings::{Origin, Setting, SettingError, Settings};
 use crate::error::{Exit, Failure, Outcome};
 
 /// Keys that a project's file may set.
-const PROJECT_KEYS: [&str; 1] = ["client.repro_policy"];
+const PROJECT_KEYS: [&str; 2] = ["client.repro_policy", "client.on_finish"];
 /// Name of the file, of a project and of a user.
 pub(crate) const FILE_NAME: &str = "mlmesh.toml";
 

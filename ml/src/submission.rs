@@ -10,8 +10,8 @@ use std::process::Command;
 use mlmesh_api::ExplanationDto;
 use mlmesh_cas::Snapshot;
 use mlmesh_model::{
-    CurrentEnvironment, Environment, ExecutorKind, Experiment, LockFacts, Refusal, ReproPolicy,
-    SecretText, Submission, Workload,
+    CurrentEnvironment, Environment, ExecutorKind, Experiment, LockFacts, OnFinish, Refusal,
+    ReproPolicy, SecretText, Submission, Workload,
 };
 use serde::Deserialize;
 
@@ -48,8 +48,11 @@ pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepar
         }
     };
     let recipe = project::read_recipe(&submit.recipe)?;
-    let workload = workload(&recipe, submit)?;
-    let Workload::Experiment(experiment) = &workload;
+    let mut workload = workload(&recipe, submit)?;
+    let Workload::Experiment(experiment) = &mut workload;
+    if experiment.on_finish.is_none() {
+        experiment.on_finish = on_finish(context, &recipe.root)?;
+    }
     let policy = policy(context, &recipe.root, submit)?;
     let exclude: Vec<String> = experiment
         .datasets
@@ -143,6 +146,17 @@ fn policy(context: &Context, root: &Path, submit: &cli::Submit) -> Outcome<Repro
             _ => ReproPolicy::Strict,
         },
     })
+}
+
+/// What the project, the environment or the user's settings tell at the end of runs.
+fn on_finish(context: &Context, root: &Path) -> Outcome<Option<OnFinish>> {
+    let config = context.config(Some(root))?;
+    match config.value("client.on_finish") {
+        "" => Ok(None),
+        text => mlmesh_recipe::parse_on_finish("client.on_finish", text)
+            .map(Some)
+            .map_err(|errors| invalid(&errors)),
+    }
 }
 
 /// Facts about the lock; none when there is no such file, which preflight refuses.

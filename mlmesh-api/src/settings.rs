@@ -70,6 +70,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "which runs `ml queue` lets through",
     },
     Setting {
+        key: "client.on_finish",
+        env: "MLMESH_ON_FINISH",
+        kind: SettingKind::Text,
+        default: "",
+        help: "`on_finish` of recipes that have none of their own, written as in a recipe",
+    },
+    Setting {
         key: "daemon.listen",
         env: "MLMESH_LISTEN",
         kind: SettingKind::Address,
@@ -145,6 +152,13 @@ pub const SETTINGS: &[Setting] = &[
         kind: SettingKind::Bytes,
         default: "64MiB",
         help: "bytes that an attempt may post to the API with its token",
+    },
+    Setting {
+        key: "daemon.hook_commands",
+        env: "MLMESH_HOOK_COMMANDS",
+        kind: SettingKind::Choice(&["off", "on"]),
+        default: "off",
+        help: "whether commands of `on_finish` are executed, outside of any sandbox",
     },
     Setting {
         key: "daemon.webhook_ca",

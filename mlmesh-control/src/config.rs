@@ -22,6 +22,8 @@ pub struct ControlConfig {
     pub capacity: Option<Capacity>,
     /// Between SIGTERM and SIGKILL, in milliseconds.
     pub grace_ms: u64,
+    /// Whether commands of `on_finish` are executed.
+    pub hook_commands: bool,
     /// Where jobs that ask for it reach the daemon; without one none gets a token.
     pub api: Option<ApiAddress>,
 }

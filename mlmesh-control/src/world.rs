@@ -88,6 +88,7 @@ pub(crate) async fn world(
         commit_complete: files.commit_complete,
         lock: files.lock,
         caller_is_daemon_owner: caller.daemon_owner,
+        hook_commands: inner.config.hook_commands,
         load,
     })
 }

@@ -212,7 +212,7 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
             required: false,
             about: "who is told when the run, or the whole sweep, has ended: a command or a webhook",
             read: |report, entry, draft| {
-                draft.on_finish = fields::on_finish(report, entry);
+                draft.on_finish = fields::on_finish(report, entry.key_at, &entry.value);
             },
             schema: || fields::ON_FINISH.schema(),
         },

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::{Fault, Position, Report, code, shown};
 use crate::table::{Key, Table, read_list, read_scalar, read_text};
-use crate::tree::{Entry, Node, Scalar, Value};
+use crate::tree::{Node, Scalar, Value};
 use crate::{rules, scalar, units};
 
 /// What `environment:` as a mapping says.
@@ -258,14 +258,14 @@ pub(crate) static ON_FINISH: Table<OnFinish> = Table {
 };
 
 /// Reads `on_finish:` and what must hold between its keys.
-pub(crate) fn on_finish(report: &mut Report, entry: &Entry) -> Option<OnFinish> {
+pub(crate) fn on_finish(report: &mut Report, key_at: Position, value: &Node) -> Option<OnFinish> {
     let mut hook = OnFinish::default();
     let before = report.count();
-    ON_FINISH.read(report, entry.key_at, &entry.value, &mut hook);
+    ON_FINISH.read(report, key_at, value, &mut hook);
     if report.count() == before
         && let Err(fault) = check_on_finish(&hook)
     {
-        report.add(entry.value.at, code::VALUE, fault.message, fault.hint);
+        report.add(value.at, code::VALUE, fault.message, fault.hint);
     }
     Some(hook)
 }

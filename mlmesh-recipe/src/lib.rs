@@ -40,7 +40,7 @@ pub use error::{ERRORS_MAX, RecipeError, RecipeErrors};
 pub use expand::{EXPANSION_BYTES_MAX, POINTS_MAX, Point, expand};
 pub use hosts::{Endpoint, HOSTS_MAX, Host, endpoints};
 pub use overrides::apply_overrides;
-pub use parse::parse;
+pub use parse::{parse, parse_on_finish};
 pub use permissions::parse_permissions;
 pub use schema::schema;
 pub use substitute::{ARGUMENT_BYTES_MAX, substitute};

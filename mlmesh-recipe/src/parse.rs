@@ -1,9 +1,10 @@
 //! The way from text to workload.
 
-use mlmesh_model::Workload;
+use mlmesh_model::{OnFinish, Workload};
 
 use crate::error::{Position, RecipeErrors, Report, code, shown};
 use crate::experiment;
+use crate::fields;
 use crate::table::{did_you_mean, wrong_type};
 use crate::tree::{self, Entry, Node, Value};
 
@@ -27,6 +28,25 @@ pub fn parse(file_name: &str, text: &str) -> Result<Workload, RecipeErrors> {
                 "the recipe could not be read",
                 "`ml init` writes a commented `train.yaml` to compare with",
             );
+            Err(report.into_errors())
+        }
+    }
+}
+
+/// Reads a value of `on_finish:` that stands alone, as a project's setting has it.
+///
+/// # Errors
+/// All errors of the text by position.
+pub fn parse_on_finish(name: &str, text: &str) -> Result<OnFinish, RecipeErrors> {
+    let mut report = Report::new(name);
+    let hook = tree::read(text, &mut report)
+        .and_then(|root| fields::on_finish(&mut report, root.at, &root));
+    match hook {
+        Some(hook) if report.is_empty() => Ok(hook),
+        _ => {
+            let message = "`on_finish` could not be read";
+            let hint = "write it as in a recipe: `{webhook: \"https://example.org/hook\"}`";
+            report.add_if_empty(Position::START, code::SYNTAX, message, hint);
             Err(report.into_errors())
         }
     }

@@ -552,6 +552,13 @@ fn hook_refusal(hook: &OnFinish, world: &World) -> Option<Refusal> {
             "use a webhook, or `ml watch`",
         ));
     }
+    if !hook.command.is_empty() && !world.hook_commands {
+        return Some(Refusal::new(
+            "hook_commands_off",
+            "`on_finish` has a command, which would be executed outside of any sandbox, and `daemon.hook_commands` is `off`",
+            "use a webhook; or write `hook_commands = \"on\"` under `[daemon]` in your own `mlmesh.toml` and start the daemon again, then recipes of others can execute commands, too",
+        ));
+    }
     let secret = hook.secret.as_ref()?;
     (!world.secrets.contains(secret)).then(|| {
         Refusal::new(

@@ -28,6 +28,8 @@ pub struct World {
     pub lock: LockSeen,
     /// Whether the caller is the user that the daemon runs as.
     pub caller_is_daemon_owner: bool,
+    /// Whether the daemon executes commands of `on_finish`.
+    pub hook_commands: bool,
     /// What is going on now.
     pub load: Load,
 }

@@ -13,6 +13,8 @@ use crate::sql::{Param, Row, Sql};
 
 /// Tellings in one answer.
 const TELLINGS_MAX: i64 = 100;
+/// Ends that are looked at together; one that was tried goes to the end of the line.
+const UNTOLD_MAX: i64 = 256;
 
 const fn code(state: TellingState) -> i64 {
     match state {
@@ -87,8 +89,8 @@ pub(crate) async fn open_again<S: Sql>(
 
 pub(crate) async fn untold(sql: &mut impl Sql) -> Result<Vec<Untold>, StoreError> {
     const SELECT: &str = "SELECT t.run, t.life, t.tries FROM tellings t JOIN runs r ON r.id = t.run \
-                          WHERE t.state = 0 AND r.phase >= 4 ORDER BY t.time, t.run";
-    let rows = sql.rows(SELECT, &[]).await?;
+                          WHERE t.state = 0 AND r.phase >= 4 ORDER BY t.time, t.run LIMIT $1";
+    let rows = sql.rows(SELECT, &[Param::Int(UNTOLD_MAX)]).await?;
     let open = rows.into_iter().map(|mut row| {
         let (run, life, tries): (RunId, u32, u32) = (row.parsed()?, row.number()?, row.number()?);
         Ok((run, life, tries))

@@ -4,13 +4,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::mesh::Mesh;
 use crate::program::answer;
+
+/// More than any test here is told.
+const DELIVERIES_MAX: usize = 64;
 
 /// Writes what it was told beside itself.
 const HOOK: &str = r#"
@@ -37,7 +40,7 @@ fn wait_for_state(mesh: &Mesh, run: &str, state: &str) -> Value {
 
 #[test]
 fn a_command_hears_of_the_ends_that_it_wants() {
-    let mesh = Mesh::up();
+    let mesh = Mesh::up_with("", "[daemon]\nhook_commands = \"on\"\n");
     let script = mesh.place.path("hook.py");
     fs::write(&script, HOOK).unwrap();
     let told = mesh.place.path("told.json");
@@ -102,7 +105,7 @@ fn a_command_hears_of_the_ends_that_it_wants() {
 
 /// A server that answers with these statuses, one after another, and tells each request.
 fn server(listener: TcpListener, statuses: &'static [&'static str]) -> Receiver<(String, Vec<u8>)> {
-    let (tell, told) = channel();
+    let (tell, told) = sync_channel(DELIVERIES_MAX);
     thread::spawn(move || {
         for status in statuses {
             let Ok((mut stream, _)) = listener.accept() else {
@@ -136,6 +139,46 @@ fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
 fn header<'a>(head: &'a str, name: &str) -> &'a str {
     let mut lines = head.lines().filter_map(|line| line.split_once(": "));
     lines.find(|(key, _)| *key == name).unwrap().1
+}
+
+#[test]
+fn a_project_says_who_is_told_and_a_recipe_goes_first() {
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (project, recipe) = (listen(), listen());
+    let url = |listener: &TcpListener| format!("http://{}/", listener.local_addr().unwrap());
+    let settings = format!("on_finish = '{{webhook: \"{}\"}}'\n", url(&project));
+    let own = format!("on_finish: {{webhook: \"{}\"}}", url(&recipe));
+    let mesh = Mesh::up_with(&settings, "");
+    let told = server(project, &["200 Yes"]);
+    let told_own = server(recipe, &["200 Yes"]);
+    let run = |name: &str, more: &str| {
+        let run = mesh.queue(&mesh.recipe(name, &["ok"], more));
+        wait_for_state(&mesh, &run, "delivered");
+        json!(run)
+    };
+    let heard = |told: Receiver<(String, Vec<u8>)>| {
+        let bodies = told
+            .iter()
+            .map(|(_, body)| serde_json::from_slice(&body).unwrap());
+        let ids = bodies.map(|body: Value| body["run"]["id"].clone());
+        ids.collect::<Vec<_>>()
+    };
+    let (first, second) = (run("plain", ""), run("other", &own));
+    assert_eq!((heard(told), heard(told_own)), (vec![first], vec![second]));
+
+    // Commands are another matter: whoever wrote the recipe would have the machine.
+    let command = mesh.recipe("command", &["ok"], "on_finish: {command: [echo]}");
+    let refused = mesh.ml(&["queue", &command, "--json"]).exits(3);
+    assert!(
+        refused.stderr.contains("hook_commands_off"),
+        "{}",
+        refused.stderr
+    );
+    mesh.place
+        .write("mlmesh.toml", "[client]\non_finish = '{webhok: a}'\n");
+    let odd = mesh.recipe("odd", &["ok"], "");
+    let refused = mesh.ml(&["queue", &odd, "--json"]).exits(2);
+    assert!(refused.stderr.contains("webhook"), "{}", refused.stderr);
 }
 
 #[test]

@@ -37,6 +37,11 @@ if word == "forever":
 impl Mesh {
     /// Starts a daemon on a port that is free.
     pub(crate) fn up() -> Self {
+        Self::up_with("", "")
+    }
+
+    /// The same with more settings: the project's under `[client]`, and the user's.
+    pub(crate) fn up_with(project: &str, user: &str) -> Self {
         let meshd = Path::new(env!("CARGO_BIN_EXE_ml")).with_file_name("meshd");
         assert!(
             meshd.is_file(),
@@ -44,8 +49,9 @@ impl Mesh {
             meshd.display()
         );
         let mesh = Self { place: place() };
-        mesh.place
-            .write("mlmesh.toml", "[client]\nrepro_policy = \"relaxed\"\n");
+        let settings = format!("[client]\nrepro_policy = \"relaxed\"\n{project}");
+        mesh.place.write("mlmesh.toml", settings);
+        mesh.place.write("../home/config/mlmesh.toml", user);
         mesh.place.write("job.py", JOB);
         mesh.ml(&["up", "--port", "0"]).exits(0);
         mesh

@@ -518,6 +518,7 @@ impl House {
             data_dir: self.dir.path().to_owned(),
             capacity: Some(self.capacity.clone()),
             api: None,
+            hook_commands: true,
             grace_ms: 50,
         };
         static NEXT: AtomicU64 = AtomicU64::new(1);

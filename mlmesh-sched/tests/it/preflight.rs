@@ -55,6 +55,7 @@ fn world() -> World {
         commit_complete: true,
         lock: LockSeen::Read(lock_facts()),
         caller_is_daemon_owner: true,
+        hook_commands: true,
         load: Load {
             queued: 0,
             free_cpu_milli: 2_000,
@@ -272,6 +273,21 @@ fn each_rule_refuses_with_its_code_and_a_hint() {
             world.lock = LockSeen::Read(facts);
             world.caller_is_daemon_owner = false;
         }),
+        (&["hook_owner_only"], |_, experiment, world| {
+            experiment.on_finish = Some(told_command());
+            world.caller_is_daemon_owner = false;
+        }),
+        (&["hook_commands_off"], |_, experiment, world| {
+            experiment.on_finish = Some(told_command());
+            world.hook_commands = false;
+        }),
+        (&["hook_secret_absent"], |_, experiment, _| {
+            experiment.on_finish = Some(OnFinish {
+                webhook: Some("https://example.org/".into()),
+                secret: Some("NONE".into()),
+                ..OnFinish::default()
+            });
+        }),
         (&["after_unknown"], |_, experiment, _| {
             experiment.after = vec!["abc".into()]
         }),
@@ -487,5 +503,12 @@ fn what_others_queue_is_kept_apart() {
             assert_eq!(placement.sandbox, walled, "{policy:?} {owner}");
             assert_eq!(placement.apart, !owner, "{policy:?} {owner}");
         }
+    }
+}
+
+fn told_command() -> OnFinish {
+    OnFinish {
+        command: vec!["notify".into()],
+        ..OnFinish::default()
     }
 }

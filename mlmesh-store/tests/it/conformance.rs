@@ -6,6 +6,7 @@ mod moves;
 mod reads;
 pub(crate) mod reproductions;
 mod searches;
+mod tellings;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use moves::*;
 use reads::*;
 use reproductions::*;
 use searches::*;
+use tellings::*;
 use users::*;
 
 /// Names the cases once; each backend runs all of them on a fresh store.
@@ -85,6 +87,8 @@ cases! {
     ids_are_found_by_prefix,
     searches_find_what_the_plain_reference_finds,
     searches_forget_what_is_pruned,
+    an_end_is_to_be_told_until_it_was,
+    a_sweep_is_told_as_a_whole,
     open_runs_are_queued_and_live_ones,
     events_tell_what_was_committed_in_order,
     tenants_do_not_see_each_other,
