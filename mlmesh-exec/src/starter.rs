@@ -136,6 +136,8 @@ impl Open {
         match (received, i32::from_le_bytes(errno), passed.pop()) {
             (Ok(4), 0, Some(watch)) => Asked::Started(watch),
             (Ok(4), errno, _) if errno != 0 => Asked::Refused(io::Error::from_raw_os_error(errno)),
+            // unix(7): the other end closed with what was sent still unread.
+            (Err(Errno::CONNRESET), ..) => Asked::Unheard(Errno::CONNRESET.into()),
             _ => Asked::Unanswered,
         }
     }
