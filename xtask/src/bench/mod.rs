@@ -8,6 +8,7 @@ mod cli;
 mod data;
 mod idle;
 mod jobs;
+mod list;
 mod mlflow;
 mod proof;
 mod snapshot;
@@ -59,6 +60,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "status",
         run: status::run,
+        everyday: true,
+    },
+    Bench {
+        name: "list",
+        run: list::run,
         everyday: true,
     },
     Bench {
