@@ -93,6 +93,7 @@ mod tests {
         ("GET /v1/status", "yyyy-"),
         ("GET /v1/runs/{run}", "yyyyo"),
         ("GET /v1/runs/{run}/attempts", "yyyyo"),
+        ("GET /v1/runs/{run}/points", "yyyy-"),
         ("GET /v1/runs/{run}/manifest", "yyyy-"),
         ("GET /v1/runs/{run}/validation", "yyo--"),
         ("GET /v1/commits/{commit}/validation", "yyo--"),

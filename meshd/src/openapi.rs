@@ -179,6 +179,8 @@ fn query_parameter(param: &Param) -> Value {
             false,
         ),
         ParamKind::RunName | ParamKind::Text => (json!({"type": "string"}), false),
+        ParamKind::Texts => (json!({"type": "array", "items": {"type": "string"}}), false),
+        ParamKind::Words(words) => (json!({"type": "string", "enum": words}), false),
         ParamKind::Phases => {
             let names = PHASES.map(|phase| phase.as_str());
             (

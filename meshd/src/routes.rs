@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::daemon::Daemon;
 use crate::handlers::{
     audit, chores, chunks, datasets, events, health, imports, labels, logs, metrics, objects, pins,
-    reproductions, runs, scrub, secrets, tellings, users, validation,
+    points, reproductions, runs, scrub, secrets, tellings, users, validation,
 };
 use crate::http::body::take_unread_body;
 use crate::http::front::front;
@@ -55,6 +55,10 @@ pub(crate) enum ParamKind {
     /// An id, a prefix, or `@last`.
     RunName,
     Text,
+    /// May be repeated.
+    Texts,
+    /// One of these.
+    Words(&'static [&'static str]),
     /// May be repeated.
     Phases,
 }
@@ -157,6 +161,23 @@ const RUN_QUERY: &[Param] = &[
     },
     number("cursor", NUMBER_MAX, "`next_cursor` of the page before"),
     LIMIT,
+];
+const POINTS_QUERY: &[Param] = &[
+    Param {
+        name: "metric",
+        kind: ParamKind::Texts,
+        help: "only metrics of these names",
+    },
+    number(
+        "buckets",
+        u32::MAX as u64,
+        "most buckets of a metric; the server has a limit of its own",
+    ),
+    Param {
+        name: "x",
+        kind: ParamKind::Words(&["step", "time"]),
+        help: "along what points are put into buckets",
+    },
 ];
 const LOG_QUERY: &[Param] = &[
     number(
@@ -396,6 +417,16 @@ fn run_routes() -> Vec<Route> {
             Answer::Json(schema::<api::AttemptsDto>),
             || get(runs::attempts),
         ),
+        Route {
+            query: POINTS_QUERY,
+            ..read(
+                "/v1/runs/{run}/points",
+                "points of a run's metrics, thinned for a chart",
+                May(P::StateRead),
+                Answer::Json(schema::<api::PointsDto>),
+                || get(points::show),
+            )
+        },
         read(
             "/v1/runs/{run}/manifest",
             "the manifest of an ended run",

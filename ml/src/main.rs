@@ -20,6 +20,7 @@ mod large;
 mod moved;
 mod output;
 mod partial;
+mod plot;
 mod project;
 mod signing;
 mod submission;
@@ -69,6 +70,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Queue(verb) => verbs::submit::queue(context, verb),
         Verb::Run(verb) => verbs::submit::run(context, verb),
         Verb::Retry(verb) => done(verbs::runs::retry(context, verb)),
+        Verb::Metrics(verb) => done(verbs::plot::metrics(context, verb)),
+        Verb::Plot(verb) => done(verbs::plot::plot(context, verb)),
         Verb::List(verb) => done(verbs::runs::list(context, verb)),
         Verb::Status => done(verbs::runs::status(context)),
         Verb::Watch(verb) => done(verbs::logs::watch(context, verb)),

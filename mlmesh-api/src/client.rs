@@ -17,9 +17,9 @@ use crate::{
     CancelledDto, ChangeLabelsDto, ChangedRunsDto, ClientError, CommitDto, ConnectionFile,
     DaemonFile, DatasetDto, DatasetsDto, Endpoint, EventStream, ExplanationDto, HealthDto,
     IdempotencyKey, ImportDto, ImportedDto, LabelsDto, LogPageDto, OutputsDto, PinDto,
-    PinRequestDto, PinsDto, PruneDto, PruneRequestDto, RegisterDatasetDto, ReproductionDto,
-    ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto, SetSecretDto,
-    StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto, read_key,
+    PinRequestDto, PinsDto, PointsDto, PruneDto, PruneRequestDto, RegisterDatasetDto,
+    ReproductionDto, ReproductionsDto, RetryDto, RunDto, RunsDto, ScrubDto, SecretDto, SecretsDto,
+    SetSecretDto, StatusDto, StopDto, StopRequestDto, UploadDto, ValidationDto, read_key,
 };
 
 /// A daemon as a program sees it. Clones share one connection pool.
@@ -152,6 +152,24 @@ impl Client {
     /// The tries of a run.
     pub fn attempts(&self, run: &str) -> Result<AttemptsDto, ClientError> {
         self.get(format!("/v1/runs/{}/attempts", encoded(run)))
+    }
+
+    /// Points of a run's metrics (all of them without a name), thinned to so many buckets
+    /// along `step` or `time`.
+    pub fn points(
+        &self,
+        run: &str,
+        metrics: &[String],
+        buckets: Option<u32>,
+        x: &str,
+    ) -> Result<PointsDto, ClientError> {
+        let mut query = Query::default();
+        for metric in metrics {
+            query.push("metric", metric.as_str());
+        }
+        query.push_some("buckets", buckets);
+        query.push("x", x);
+        self.get(query.after(&format!("/v1/runs/{}/points", encoded(run))))
     }
 
     /// The manifest of an ended run.

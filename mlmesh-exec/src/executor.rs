@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use mlmesh_model::{
     Abilities, AttemptNumber, AttemptRef, BoxFuture, Cause, Clock, Collected, Ended, ExecError,
-    Executor, LogPage, MetricSummary, Plan, Posted, Reattached, ResolvedEnvironment, RunId,
-    Snapshots, SnapshotsError, StartError, StartSpec, Started,
+    Executor, LogPage, MetricSummary, Plan, PointsAsk, Posted, Reattached, ResolvedEnvironment,
+    RunId, Series, Snapshots, SnapshotsError, StartError, StartSpec, Started,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -28,9 +28,9 @@ use crate::outputs::{self, OUTPUT_DIR};
 use crate::posted::Keys;
 use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
-use crate::record::{AttemptDir, Doing, Durable, Report};
+use crate::record::{AttemptDir, Doing, Report};
 use crate::starter::Starter;
-use crate::{log, mlflow, probe};
+use crate::{log, mlflow, points, probe};
 
 /// Log bytes of one attempt, unless the configuration says otherwise.
 pub const LOG_BYTES_MAX_DEFAULT: u64 = 256 << 20;
@@ -317,7 +317,7 @@ impl Inner {
             .collect();
         // The attempt has ended, so that nothing is added after those who hold this.
         locked(&self.posting).remove(&key(attempt));
-        let metrics = self.collect_metrics(attempt, &work)?;
+        let metrics = self.collect_metrics(attempt)?;
         let mut found =
             outputs::find(&work, &plan.outputs, &mounts).doing("look for outputs in", &work)?;
         let dir = self.dir(attempt);
@@ -348,37 +348,28 @@ impl Inner {
     fn collect_metrics(
         &self,
         attempt: AttemptRef,
-        work: &Path,
     ) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
         let mut metrics = self.metrics_of(attempt);
-        let mut lines = Vec::new();
-        metrics
-            .finish(&mut |point| {
-                if serde_json::to_writer(&mut lines, point).is_ok() {
-                    lines.push(b'\n');
-                }
-            })
-            .doing("read metrics in", work)?;
+        let kept = self.tracking(attempt.run);
+        points::keep(&mut metrics, &kept).doing("keep points in", &kept)?;
         if metrics.lines_bad > 0 {
             tracing::warn!(
                 run = %attempt.run, lines = metrics.lines_bad, "lines of metrics.jsonl are no points"
             );
         }
-        if !lines.is_empty() {
-            let folder = self
-                .config
-                .data_dir
-                .join("data/tracking")
-                .join(attempt.run.to_string());
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .doing("create", &folder)?;
-            let path = folder.join(crate::METRICS_FILE);
-            crate::record::write_atomic(&path, &lines, Durable::Process).doing("write", &path)?;
-        }
         Ok(metrics.summaries())
+    }
+
+    /// Where points of a run are kept as long as it is.
+    fn tracking(&self, run: RunId) -> PathBuf {
+        let data = self.config.data_dir.join("data/tracking");
+        data.join(run.to_string())
+    }
+
+    fn points(&self, attempt: AttemptRef, ask: &PointsAsk) -> Result<Vec<Series>, ExecError> {
+        let live = self.metrics_of(attempt);
+        let kept = self.tracking(attempt.run);
+        points::read(ask, live, &kept).doing("read points in", &kept)
     }
 
     /// Where points are read: two files of the job, one of what it posted, and what it
@@ -608,5 +599,13 @@ impl Executor for ProcessExecutor {
         attempt: AttemptRef,
     ) -> BoxFuture<'_, Result<BTreeMap<String, MetricSummary>, ExecError>> {
         Box::pin(self.blocking(move |inner| inner.metrics(attempt)))
+    }
+
+    fn points(
+        &self,
+        attempt: AttemptRef,
+        ask: PointsAsk,
+    ) -> BoxFuture<'_, Result<Vec<Series>, ExecError>> {
+        Box::pin(self.blocking(move |inner| inner.points(attempt, &ask)))
     }
 }

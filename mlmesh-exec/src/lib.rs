@@ -34,6 +34,7 @@ mod metrics;
 mod mlflow;
 mod namespace;
 mod outputs;
+mod points;
 mod posted;
 mod prepare;
 mod probe;

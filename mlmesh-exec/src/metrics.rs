@@ -58,6 +58,8 @@ struct Tail {
 enum Kind {
     /// Points.
     Points,
+    /// Points that were read before, from all places together.
+    Kept,
     /// What the MLflow client has logged; those with this beginning are points of the
     /// run.
     Spool(Vec<u8>),
@@ -67,6 +69,7 @@ impl Kind {
     fn bytes_max(&self) -> u64 {
         match self {
             Self::Points => FILE_BYTES_MAX,
+            Self::Kept => u64::MAX,
             Self::Spool(_) => mlflow::SPOOL_BYTES_MAX,
         }
     }
@@ -85,6 +88,15 @@ impl Metrics {
             files: files.collect(),
             ..Self::default()
         }
+    }
+
+    /// For what is kept of a run that has ended.
+    pub(crate) fn kept(folder: &Path) -> Self {
+        let mut kept = Self::of(&[folder.to_owned()]);
+        for file in &mut kept.files {
+            file.kind = Kind::Kept;
+        }
+        kept
     }
 
     /// Reads the spool of an attempt, too.
@@ -165,8 +177,8 @@ impl Metrics {
             return;
         }
         let point = match kind {
-            Kind::Points if line.len() > LINE_BYTES_MAX => None,
-            Kind::Points => parse_point(line),
+            Kind::Points | Kind::Kept if line.len() > LINE_BYTES_MAX => None,
+            Kind::Points | Kind::Kept => parse_point(line),
             Kind::Spool(prefix) if line.starts_with(prefix) => spooled_point(line),
             Kind::Spool(_) => return,
         };

@@ -77,6 +77,14 @@ pub trait Executor: Send + Sync {
         &self,
         attempt: AttemptRef,
     ) -> BoxFuture<'_, Result<BTreeMap<String, crate::MetricSummary>, ExecError>>;
+
+    /// The points of an attempt that lives, or those that are kept of its run, thinned;
+    /// none where there are none.
+    fn points(
+        &self,
+        attempt: AttemptRef,
+        ask: crate::PointsAsk,
+    ) -> BoxFuture<'_, Result<Vec<crate::Series>, ExecError>>;
 }
 
 /// What a host can enforce.

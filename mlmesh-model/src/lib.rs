@@ -25,6 +25,7 @@ mod host;
 mod id;
 mod phase;
 mod plan;
+mod points;
 mod refusal;
 mod reproduction;
 mod run;
@@ -47,6 +48,7 @@ pub use plan::{
     DepsKind, PLAN_VERSION, Plan, PlanDataset, PlanDeps, PlanError, PlanNetwork, PlanSeed,
     deps_digest, sweep_digest,
 };
+pub use points::{Along, Point, PointsAsk, Series, Thinned};
 pub use refusal::Refusal;
 pub use reproduction::{
     Reproduced, Reproduction, ReproductionVerdict, ResultDifference, ResultKind, SignedStatement,

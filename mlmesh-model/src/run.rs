@@ -377,21 +377,40 @@ impl Serialize for MetricValue {
 
 impl<'de> Deserialize<'de> for MetricValue {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let error = |seen: &dyn std::fmt::Display| {
-            serde::de::Error::custom(format!("`{seen}` is not a number, `nan`, `inf` or `-inf`"))
-        };
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Number(number) => {
-                number.as_f64().map(Self).ok_or_else(|| error(&number))
+        struct Number;
+
+        impl serde::de::Visitor<'_> for Number {
+            type Value = MetricValue;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number, `nan`, `inf` or `-inf`")
             }
-            serde_json::Value::String(text) => match text.to_ascii_lowercase().as_str() {
-                "nan" => Ok(Self(f64::NAN)),
-                "inf" | "+inf" | "infinity" => Ok(Self(f64::INFINITY)),
-                "-inf" | "-infinity" => Ok(Self(f64::NEG_INFINITY)),
-                _ => Err(error(&text)),
-            },
-            other => Err(error(&other)),
+
+            fn visit_f64<E>(self, value: f64) -> Result<MetricValue, E> {
+                Ok(MetricValue(value))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<MetricValue, E> {
+                Ok(MetricValue(value as f64))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<MetricValue, E> {
+                Ok(MetricValue(value as f64))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MetricValue, E> {
+                match text.to_ascii_lowercase().as_str() {
+                    "nan" => Ok(MetricValue(f64::NAN)),
+                    "inf" | "+inf" | "infinity" => Ok(MetricValue(f64::INFINITY)),
+                    "-inf" | "-infinity" => Ok(MetricValue(f64::NEG_INFINITY)),
+                    _ => Err(E::custom(format!(
+                        "`{text}` is not a number, `nan`, `inf` or `-inf`"
+                    ))),
+                }
+            }
         }
+
+        deserializer.deserialize_any(Number)
     }
 }
 

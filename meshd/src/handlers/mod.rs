@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod objects;
 pub(crate) mod pins;
+pub(crate) mod points;
 pub(crate) mod possession;
 pub(crate) mod reproductions;
 pub(crate) mod run_name;

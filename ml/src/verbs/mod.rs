@@ -17,6 +17,7 @@ pub(crate) mod logs;
 pub(crate) mod monitor;
 pub(crate) mod outputs;
 pub(crate) mod pins;
+pub(crate) mod plot;
 pub(crate) mod recipe;
 pub(crate) mod reproduce;
 pub(crate) mod runs;

@@ -24,6 +24,8 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["watch"],
     &["logs"],
     &["info"],
+    &["metrics"],
+    &["plot"],
     &["compare"],
     &["reproduce"],
     &["validate"],

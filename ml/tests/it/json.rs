@@ -74,6 +74,8 @@ fn every_other_verb_has_its_form_in_json() {
     say(&["queue", &recipe, "--wait"]);
     say(&["run", &recipe]);
     say(&["validate", "--task", "@last"]);
+    say(&["metrics", "@last"]);
+    say(&["plot", "@last", "-o", "x.svg"]);
     say(&["export", "@last", "-o", "x.zip"]);
     say(&["export", "--verify", "x.zip"]);
     say(&["key", "show"]);

@@ -37,6 +37,8 @@ const TABLE: &[(&str, &str)] = &[
     ("watch RUN", "yyyy"),
     ("logs RUN", "ynnn"),
     ("info RUN", "yyyy"),
+    ("metrics RUN", "yyyy"),
+    ("plot RUN -o OWN.svg", "yyyy"),
     ("compare RUN RUN", "yyyy"),
     ("reproduce RUN --no-wait", "ynnn"),
     ("validate --task RUN", "yynn"),

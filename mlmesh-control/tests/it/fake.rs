@@ -351,6 +351,14 @@ impl Executor for Fake {
     ) -> BoxFuture<'_, Result<BTreeMap<String, MetricSummary>, ExecError>> {
         Box::pin(async { Ok(metrics()) })
     }
+
+    fn points(
+        &self,
+        _attempt: AttemptRef,
+        _ask: PointsAsk,
+    ) -> BoxFuture<'_, Result<Vec<Series>, ExecError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// What every run leaves.
