@@ -35,8 +35,8 @@ const OUTPUTS: Files<'static> = &[
 ];
 
 /// An archive before it is written.
-struct Scene {
-    bundle: Bundle,
+pub(crate) struct Scene {
+    pub(crate) bundle: Bundle,
     contents: HashMap<ObjectId, Vec<u8>>,
 }
 
@@ -119,6 +119,29 @@ impl Scene {
     ) -> Self {
         let mut contents = HashMap::new();
         let (code, outputs) = (tree(code, &mut contents), tree(outputs, &mut contents));
+        Self {
+            bundle: Self::bundle(code, outputs, change),
+            contents,
+        }
+    }
+
+    /// A run that left what is too much to hold in memory.
+    pub(crate) fn with_outputs(outputs: Tree) -> Self {
+        let mut contents = HashMap::new();
+        let code = tree(CODE, &mut contents);
+        Self {
+            bundle: Self::bundle(code, outputs, |_, _| {}),
+            contents,
+        }
+    }
+
+    /// The bytes of a file, if they are held.
+    pub(crate) fn content(&self, entry: &TreeEntry) -> Option<&Vec<u8>> {
+        let document = self.bundle.documents.get(&entry.path);
+        document.or_else(|| self.contents.get(&entry.object))
+    }
+
+    fn bundle(code: Tree, outputs: Tree, change: impl FnOnce(&mut Value, &mut Source)) -> Bundle {
         let mut said = record(&code, &outputs);
         let mut source = Source {
             code,
@@ -132,17 +155,13 @@ impl Scene {
         change(&mut said, &mut source);
         source.runs[0].manifest = serde_json::to_vec_pretty(&said).unwrap();
         let time = |micros: Micros| format!("1970-01-01T00:00:00.{:06}Z", micros.0);
-        let bundle = Bundle::new(source, &key(), "2026-01-01T00:00:00Z", time).unwrap();
-        Self { bundle, contents }
+        Bundle::new(source, &key(), "2026-01-01T00:00:00Z", time).unwrap()
     }
 
     fn bytes(&self) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());
         let written = archive::write(&mut out, &self.bundle.tree, |entry, sink| {
-            let bytes = match self.bundle.documents.get(&entry.path) {
-                Some(bytes) => bytes,
-                None => &self.contents[&entry.object],
-            };
+            let bytes = self.content(entry).unwrap();
             sink.write_all(bytes).map_err(ArchiveError::Io)
         });
         written.unwrap();

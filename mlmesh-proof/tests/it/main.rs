@@ -6,4 +6,5 @@
 )]
 
 mod export;
+mod large;
 mod validate;
