@@ -5,7 +5,9 @@
 //! command until a tick is small against it, and the figure is per repetition.
 
 use std::fs;
-use std::time::Instant;
+use std::process::{Child, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::Pid;
@@ -16,6 +18,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// The first field that [`stat`] gives, and the one with the parent's pid.
 const FIRST_FIELD: usize = 3;
 const PARENT_FIELD: usize = 4;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Seconds that one repetition took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,6 +133,20 @@ pub fn resident(pid: Pid) -> Result<u64> {
 /// The most memory that a process has held so far, in bytes.
 pub fn resident_peak(pid: Pid) -> Result<u64> {
     memory(pid, "VmHWM:")
+}
+
+/// Waits for the end of a child; how it ended and the most memory that it held.
+pub fn watch_memory(child: &mut Child) -> Result<(ExitStatus, u64)> {
+    let pid = Pid::from_child(child);
+    let mut peak = 0;
+    loop {
+        // A process that has just ended has no memory to read any more.
+        peak = peak.max(resident_peak(pid).unwrap_or(0));
+        match child.try_wait()? {
+            Some(status) => return Ok((status, peak)),
+            None => thread::sleep(LOOK_INTERVAL),
+        }
+    }
 }
 
 fn memory(pid: Pid, name: &str) -> Result<u64> {

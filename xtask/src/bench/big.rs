@@ -13,12 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Pid;
 use serde_json::Value;
 
 use super::Row;
 use crate::mesh::Mesh;
-use crate::meter::resident_peak;
+use crate::meter::{resident_peak, watch_memory};
 use crate::step;
 use crate::workspace::Workspace;
 
@@ -213,16 +212,7 @@ struct Synced {
 fn sync(mesh: &Mesh, tree: &Path) -> Result<Synced> {
     let begun = Instant::now();
     let mut child = start(mesh, tree)?;
-    let pid = Pid::from_child(&child);
-    let mut peak = 0;
-    let status = loop {
-        // A process that has just ended has no memory to read any more.
-        peak = peak.max(resident_peak(pid).unwrap_or(0));
-        match child.try_wait()? {
-            Some(status) => break status,
-            None => thread::sleep(LOOK_INTERVAL),
-        }
-    };
+    let (status, peak) = watch_memory(&mut child)?;
     let wall = begun.elapsed().as_secs_f64();
     let mut text = String::new();
     if let Some(mut stdout) = child.stdout.take() {
