@@ -2,136 +2,208 @@
 //! for, and of a sweep's point what its template has.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use mlmesh_model::filter::{Facts, Field, Statistic, Value};
 use mlmesh_model::{
-    CommitId, Labels, MetricSummary, Micros, PHASES, ParamValue, Phase, RunId, StoreError,
-    TrustLevel,
+    CommitId, MetricSummary, Micros, PHASES, ParamValue, Phase, StoreError, TrustLevel,
 };
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor,
+};
 
 use crate::rows::{StoredMetric, Template};
 use crate::sql::Row;
 
-/// The columns of [`FactRow`]; of the long ones those whose bit is in `$1`.
+/// What is read of a run, after `SELECT`: of the columns behind the first ones those
+/// whose bit is in `$1`. Each database has its own words for what stands inside JSON.
 macro_rules! fact_columns {
-    () => {
-        "seq, id, tenant, owner, kind, parent, name, phase, queued_at, started_at, ended_at, tree, \
-         CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN plan END, \
-         CASE WHEN (CAST($1 AS BIGINT) & 2) <> 0 THEN trust END, \
-         CASE WHEN (CAST($1 AS BIGINT) & 4) <> 0 THEN metrics END, \
-         CASE WHEN (CAST($1 AS BIGINT) & 8) <> 0 THEN labels END, \
-         CASE WHEN (CAST($1 AS BIGINT) & 16) <> 0 THEN placement END"
+    ($params:literal, $tags:literal, $level:literal) => {
+        concat!(
+            "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at, \
+             CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN ",
+            $params,
+            " END, CASE WHEN (CAST($1 AS BIGINT) & 2) <> 0 THEN ",
+            $tags,
+            " END, CASE WHEN (CAST($1 AS BIGINT) & 4) <> 0 THEN ",
+            $level,
+            " END, CASE WHEN (CAST($1 AS BIGINT) & 8) <> 0 THEN owner END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 16) <> 0 THEN name END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 32) <> 0 THEN metrics END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 64) <> 0 THEN placement END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN id END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN tree END FROM runs "
+        )
     };
 }
 pub(crate) use fact_columns;
 
-/// The bit of the long column that a field needs.
-pub(crate) fn column_of(field: &Field) -> i64 {
+/// Statements that read facts of a tenant's runs, `$2`.
+pub(crate) struct FactQueries {
+    /// Of at most `$4` before `$3`, newest first.
+    pub(crate) down: &'static str,
+    /// Of at most `$4` after `$3`, oldest first.
+    pub(crate) up: &'static str,
+    /// Of those whose sequences stand in the JSON list `$3`.
+    pub(crate) listed: &'static str,
+}
+
+/// The bit of the metrics' column.
+pub(crate) const METRICS: i64 = 32;
+
+/// Whether an index may hold all of these columns.
+pub(crate) fn are_thin(columns: i64) -> bool {
+    columns < METRICS
+}
+
+/// The bit of the column that a field needs.
+fn column_of(field: &Field) -> i64 {
     match field {
         Field::Param(_) => 1,
-        Field::Trust => 2,
-        Field::Metric(..) => 4,
-        Field::Tag(_) => 8,
-        Field::Priority => 16,
-        _ => 0,
+        Field::Tag(_) => 2,
+        Field::Trust => 4,
+        Field::Owner => 8,
+        Field::Name => 16,
+        Field::Metric(..) => METRICS,
+        Field::Priority => 64,
+        Field::Id => 128,
+        Field::Commit => 256,
+        Field::Kind
+        | Field::Phase
+        | Field::Parent
+        | Field::Created
+        | Field::Started
+        | Field::Ended
+        | Field::Duration => 0,
+    }
+}
+
+/// What a search asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) columns: i64,
+    pub(crate) metrics: Vec<&'a str>,
+    params: Vec<&'a str>,
+    tags: Vec<&'a str>,
+    /// Of metrics nothing but last values.
+    pub(crate) only_last: bool,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn of(fields: impl Iterator<Item = &'a Field>) -> Self {
+        let mut wanted = Self {
+            only_last: true,
+            ..Self::default()
+        };
+        for field in fields {
+            wanted.columns |= column_of(field);
+            let (names, name) = match field {
+                Field::Metric(name, statistic) => {
+                    wanted.only_last &= *statistic == Statistic::Last;
+                    (&mut wanted.metrics, name)
+                }
+                Field::Param(name) => (&mut wanted.params, name),
+                Field::Tag(name) => (&mut wanted.tags, name),
+                _ => continue,
+            };
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        wanted
     }
 }
 
 /// One run.
-pub(crate) struct FactRow {
+pub(crate) struct FactRow<'a> {
     pub(crate) seq: i64,
-    pub(crate) id: RunId,
-    pub(crate) tenant: String,
     pub(crate) parent: Option<i64>,
     pub(crate) template: Option<Arc<Template>>,
     /// What a live run's duration counts to.
     pub(crate) now: Micros,
-    id_text: String,
-    owner: String,
+    pub(crate) metrics: Vec<(&'a str, MetricSummary)>,
     kind: i64,
-    name: Option<String>,
     phase: Phase,
     queued_at: i64,
     started_at: Option<i64>,
     ended_at: Option<i64>,
-    commit: Option<CommitId>,
-    params: Option<BTreeMap<String, ParamValue>>,
+    /// `None` where the template says it.
+    params: Option<Vec<(&'a str, ParamValue)>>,
+    tags: Vec<(&'a str, String)>,
     /// `None` where the template says it.
     trust: Option<Option<TrustLevel>>,
-    metrics: Vec<(String, MetricSummary)>,
-    labels: Labels,
+    owner: Option<String>,
+    name: Option<String>,
     priority: Option<i32>,
+    id: Option<String>,
+    commit: Option<CommitId>,
 }
 
-impl FactRow {
-    /// Reads a row; of its metrics only those `wanted`.
-    pub(crate) fn read(mut row: Row, wanted: &HashSet<&str>) -> Result<Self, StoreError> {
-        #[derive(Deserialize)]
-        struct PlanParams {
-            #[serde(default)]
-            params: Option<BTreeMap<String, ParamValue>>,
-        }
-        #[derive(Deserialize)]
-        struct Level {
-            level: TrustLevel,
-        }
+impl<'a> FactRow<'a> {
+    /// Reads a row; of parameters, tags and metrics only those `wanted`.
+    pub(crate) fn read(mut row: Row, wanted: &Wanted<'a>) -> Result<Self, StoreError> {
         #[derive(Deserialize)]
         struct Priority {
             #[serde(default)]
             priority: i32,
         }
         let seq = row.int()?;
-        let id_text = row.text()?;
-        let damaged = || StoreError::Damaged(format!("run {seq} has no sound id or phase"));
-        let (tenant, owner) = (row.text()?, row.text()?);
-        let (kind, parent, name) = (row.int()?, row.opt_int()?, row.opt_text()?);
+        let damaged = || StoreError::Damaged(format!("run {seq} has no sound phase or trust"));
+        let level = |text: String| match text.as_str() {
+            "null" => Ok(None),
+            text => TrustLevel::deserialize(StrDeserializer::<de::value::Error>::new(text))
+                .map(Some)
+                .map_err(|_| damaged()),
+        };
+        let (kind, parent) = (row.int()?, row.opt_int()?);
         let code: usize = row.number()?;
         Ok(Self {
             seq,
-            id: id_text.parse().map_err(|_| damaged())?,
-            tenant,
             parent,
             template: None,
             now: Micros(0),
-            id_text,
-            owner,
             kind,
-            name,
             phase: *PHASES.get(code).ok_or_else(damaged)?,
             queued_at: row.int()?,
             started_at: row.opt_int()?,
             ended_at: row.opt_int()?,
-            commit: row.opt_digest()?.map(CommitId),
-            params: row.opt_json::<PlanParams>()?.and_then(|plan| plan.params),
-            trust: row
-                .opt_json::<Option<Level>>()?
-                .map(|level| level.map(|level| level.level)),
-            metrics: match row.opt_text()? {
-                Some(text) => wanted_metrics(&text, wanted)?,
+            params: match row.opt_text()? {
+                Some(text) => Some(members(&text, &wanted.params)?),
+                None => None,
+            },
+            tags: match row.opt_text()? {
+                Some(text) => members(&text, &wanted.tags)?,
                 None => Vec::new(),
             },
-            labels: row.opt_json()?.unwrap_or_default(),
+            trust: row.opt_text()?.map(level).transpose()?,
+            owner: row.opt_text()?,
+            name: row.opt_text()?,
+            metrics: match row.opt_text()? {
+                Some(text) => members::<StoredMetric>(&text, &wanted.metrics)?
+                    .into_iter()
+                    .map(|(name, metric)| (name, metric.summary()))
+                    .collect(),
+                None => Vec::new(),
+            },
             priority: row
                 .opt_json::<Priority>()?
                 .map(|placement| placement.priority),
+            id: row.opt_text()?,
+            commit: row.opt_digest()?.map(CommitId),
         })
     }
 
     fn summary(&self, name: &str) -> Option<&MetricSummary> {
-        let mut metrics = self.metrics.iter();
-        metrics
-            .find(|(known, _)| known == name)
-            .map(|(_, summary)| summary)
+        of_name(&self.metrics, name)
     }
 
     fn param(&self, name: &str) -> Option<&ParamValue> {
         match (&self.params, &self.template) {
-            (Some(params), _) => params.get(name),
+            (Some(params), _) => of_name(params, name),
             (None, Some(template)) => template.common.plan.as_ref()?.params.get(name),
             (None, None) => None,
         }
@@ -162,11 +234,11 @@ impl FactRow {
     }
 }
 
-impl Facts for FactRow {
+impl Facts for FactRow<'_> {
     fn value(&self, field: &Field) -> Value<'_> {
         let whole = |value: Option<i64>| Value::or_missing(value.map(Value::Whole));
         match field {
-            Field::Id => Value::text(&self.id_text),
+            Field::Id => Value::or_missing(self.id.as_deref().map(Value::text)),
             Field::Name => Value::or_missing(self.name().map(Value::text)),
             Field::Kind => Value::text(match self.kind {
                 0 => "single",
@@ -174,7 +246,7 @@ impl Facts for FactRow {
                 _ => "point",
             }),
             Field::Phase => Value::text(self.phase.as_str()),
-            Field::Owner => Value::text(&self.owner),
+            Field::Owner => Value::or_missing(self.owner.as_deref().map(Value::text)),
             Field::Commit => {
                 let template = self.template.as_ref();
                 let commit = self
@@ -208,51 +280,83 @@ impl Facts for FactRow {
             }
             Field::Param(name) => Value::or_missing(self.param(name).map(Value::param)),
             Field::Tag(name) => {
-                let tag = self.labels.tags.get(name);
+                let tag = of_name(&self.tags, name);
                 Value::or_missing(tag.map(|text| Value::text(text)))
             }
         }
     }
 }
 
-/// Reads some metrics of a row and steps over the others.
-fn wanted_metrics(
-    text: &str,
-    wanted: &HashSet<&str>,
-) -> Result<Vec<(String, MetricSummary)>, StoreError> {
-    struct Wanted<'a>(&'a HashSet<&'a str>);
+fn of_name<'s, T>(members: &'s [(&str, T)], name: &str) -> Option<&'s T> {
+    let mut members = members.iter();
+    members
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| value)
+}
 
-    impl<'de> DeserializeSeed<'de> for Wanted<'_> {
-        type Value = Vec<(String, MetricSummary)>;
+/// Reads some members of a JSON object and steps over the others.
+fn members<'a, T: DeserializeOwned>(
+    text: &str,
+    wanted: &[&'a str],
+) -> Result<Vec<(&'a str, T)>, StoreError> {
+    struct Members<'w, 'a, T>(&'w [&'a str], PhantomData<T>);
+
+    impl<'de, 'a, T: DeserializeOwned> DeserializeSeed<'de> for Members<'_, 'a, T> {
+        type Value = Vec<(&'a str, T)>;
 
         fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
             from.deserialize_map(self)
         }
     }
 
-    impl<'de> Visitor<'de> for Wanted<'_> {
-        type Value = Vec<(String, MetricSummary)>;
+    impl<'de, 'a, T: DeserializeOwned> Visitor<'de> for Members<'_, 'a, T> {
+        type Value = Vec<(&'a str, T)>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("metrics by name")
+            f.write_str("an object")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut found = Vec::new();
-            while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-                if self.0.contains(name.as_ref()) {
-                    let metric: StoredMetric = map.next_value()?;
-                    found.push((name.into_owned(), metric.summary()));
-                } else {
-                    map.next_value::<IgnoredAny>()?;
+            while let Some(name) = map.next_key_seed(Name)? {
+                match self.0.iter().find(|wanted| **wanted == name) {
+                    Some(wanted) => found.push((*wanted, map.next_value()?)),
+                    None => drop(map.next_value::<IgnoredAny>()?),
                 }
             }
             Ok(found)
         }
     }
 
+    /// A name, borrowed where it has no escapes.
+    struct Name;
+
+    impl<'de> DeserializeSeed<'de> for Name {
+        type Value = Cow<'de, str>;
+
+        fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+            from.deserialize_str(self)
+        }
+    }
+
+    impl<'de> Visitor<'de> for Name {
+        type Value = Cow<'de, str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a name")
+        }
+
+        fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+            Ok(Cow::Borrowed(name))
+        }
+
+        fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+            Ok(Cow::Owned(name.to_owned()))
+        }
+    }
+
     let mut from = serde_json::Deserializer::from_str(text);
-    Wanted(wanted)
+    Members(wanted, PhantomData)
         .deserialize(&mut from)
         .map_err(|error| StoreError::Damaged(format!("stored JSON does not parse: {error}")))
 }

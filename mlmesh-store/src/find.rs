@@ -13,35 +13,29 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mlmesh_model::filter::{Facts, Field, Filter, Range, Rank, Sort, Statistic, Value};
-use mlmesh_model::{Run, RunId, RunSearch, StoreError};
+use mlmesh_model::{MetricSummary, MetricValue, Run, RunSearch, StoreError};
 
-use crate::facts::{FactRow, column_of, fact_columns};
-use crate::last_values::{NAN, has_rows, ordered};
-use crate::rows::{Template, load_each};
+use crate::facts::{FactQueries, FactRow, METRICS, Wanted, are_thin};
+use crate::last_values::{NAN, has_rows, number, ordered};
+use crate::pages::{PAGE_FIRST, PAGE_MAX, Pages};
+use crate::rows::{Template, load_listed};
 use crate::sql::{Param, Row, Sql, to_json};
-
-/// Rows of the first page; pages double up to the last.
-const PAGE_FIRST: usize = 128;
-const PAGE_MAX: usize = 4096;
 
 /// Fewer candidates are looked at one by one, whatever the order.
 const FEW: usize = 2048;
 
-const FACTS_DOWN: &str = concat!(
-    "SELECT ",
-    fact_columns!(),
-    " FROM runs WHERE seq < $2 ORDER BY seq DESC LIMIT $3"
-);
-const FACTS_UP: &str = concat!(
-    "SELECT ",
-    fact_columns!(),
-    " FROM runs WHERE seq > $2 ORDER BY seq LIMIT $3"
-);
+/// Runs that are looked at in the order of an index, each of them somewhere else.
+const WALK_MAX: usize = FEW;
+
+/// Metrics whose values are held in memory for a search.
+const VALUES_READ_MAX: usize = 4;
+
 const WALK_DOWN: &str = "SELECT value, run FROM last_values WHERE name = $1 \
      AND (value, run) < ($2, $3) AND value >= $4 ORDER BY value DESC, run DESC LIMIT $5";
 const WALK_UP: &str = "SELECT value, run FROM last_values WHERE name = $1 \
      AND (value, run) > ($2, $3) AND value <= $4 ORDER BY value, run LIMIT $5";
-const IN_RANGE: &str = "SELECT run FROM last_values WHERE name = $1 AND value BETWEEN $2 AND $3";
+const IN_RANGE: &str =
+    "SELECT run, value FROM last_values WHERE name = $1 AND value BETWEEN $2 AND $3";
 
 pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<Run>, StoreError> {
     let mut look = Look::new(search);
@@ -52,37 +46,43 @@ pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<
         }) if has_rows(name) => Some((name.as_str(), *descending)),
         _ => None,
     };
-    let ids = match (&search.sort, by_metric) {
+    let after = look.place_of_cursor(sql).await?;
+    let seqs = match (&search.sort, by_metric) {
         (_, Some((name, descending))) => {
             let candidates = look.candidates(sql, Some(name)).await?;
             match candidates {
-                Some(few) if few.len() <= FEW => look.ranked(sql, Some(few)).await?,
-                some => look.walked(sql, name, descending, some).await?,
+                Some(few) if few.len() <= FEW => look.ranked(sql, after, Some(few)).await?,
+                some => match look.walked(sql, name, descending, &some).await? {
+                    Some(seqs) => seqs,
+                    None => look.ranked(sql, after, some).await?,
+                },
             }
         }
         (Some(_), None) => {
             let candidates = look.candidates(sql, None).await?;
-            look.ranked(sql, candidates).await?
+            look.ranked(sql, after, candidates).await?
         }
         (None, None) => {
             let candidates = look.candidates(sql, None).await?;
             look.newest(sql, candidates).await?
         }
     };
-    let loaded = load_each(sql, &ids).await?;
-    let places: HashMap<RunId, usize> = ids.into_iter().zip(0..).collect();
+    let loaded = load_listed(sql, &seqs).await?;
+    let places: HashMap<i64, usize> = seqs.into_iter().zip(0..).collect();
     let mut runs: Vec<Run> = loaded.into_iter().map(|loaded| loaded.run).collect();
-    runs.sort_unstable_by_key(|run| places.get(&run.id).copied());
+    runs.sort_unstable_by_key(|run| places.get(&signed(run.seq.0)).copied());
     Ok(runs)
 }
 
 /// One search at work.
-struct Look<'a> {
-    search: &'a RunSearch,
-    /// The long columns that are needed.
-    columns: i64,
-    /// Metrics that are asked for.
-    metrics: HashSet<&'a str>,
+pub(crate) struct Look<'a> {
+    pub(crate) search: &'a RunSearch,
+    pub(crate) wanted: Wanted<'a>,
+    /// Last values by run, of metrics that were read whole, or in the range that is
+    /// needed.
+    values: HashMap<&'a str, Vec<(i64, i64)>>,
+    /// Runs that were looked at.
+    looked: usize,
     templates: HashMap<i64, Arc<Template>>,
 }
 
@@ -90,17 +90,11 @@ impl<'a> Look<'a> {
     fn new(search: &'a RunSearch) -> Self {
         let fields = search.filter.iter().flat_map(Filter::fields);
         let sort = search.sort.iter().map(|sort| &sort.field);
-        let (mut columns, mut metrics) = (0, HashSet::new());
-        for field in fields.chain(sort) {
-            columns |= column_of(field);
-            if let Field::Metric(name, _) = field {
-                metrics.insert(name.as_str());
-            }
-        }
         Self {
             search,
-            columns,
-            metrics,
+            wanted: Wanted::of(fields.chain(sort)),
+            values: HashMap::new(),
+            looked: 0,
             templates: HashMap::new(),
         }
     }
@@ -108,11 +102,12 @@ impl<'a> Look<'a> {
     /// Sequences of all runs that may match, where indexes can say so, in ascending
     /// order. What is asked of the metric `but` alone narrows nothing.
     async fn candidates(
-        &self,
+        &mut self,
         sql: &mut impl Sql,
         but: Option<&str>,
     ) -> Result<Option<Vec<i64>>, StoreError> {
-        let Some(filter) = &self.search.filter else {
+        let search = self.search;
+        let Some(filter) = &search.filter else {
             return Ok(None);
         };
         let mut found: Option<Vec<i64>> = None;
@@ -122,22 +117,21 @@ impl<'a> Look<'a> {
             let rows = sql
                 .rows(SELECT, &[Param::owned(parent.to_string())])
                 .await?;
-            found = Some(sequences(rows)?);
+            let seqs = rows.into_iter().map(|mut row| row.int());
+            let mut seqs = seqs.collect::<Result<Vec<i64>, StoreError>>()?;
+            seqs.sort_unstable();
+            found = Some(seqs);
         }
-        for (name, range) in filter.needed_ranges() {
+        for (name, _) in filter.needed_ranges() {
             if but == Some(name) || !has_rows(name) {
                 continue;
             }
-            let params = [
-                Param::text(name),
-                Param::Int(ordered(range.low)),
-                Param::Int(ordered(range.high)),
-            ];
-            let these = sequences(sql.rows(IN_RANGE, &params).await?)?;
+            self.read_values(sql, name).await?;
+            let these = self.values.get(name).map_or(&[][..], Vec::as_slice);
             found = Some(match found {
-                None => these,
+                None => these.iter().map(|(seq, _)| *seq).collect(),
                 Some(mut both) => {
-                    both.retain(|seq| these.binary_search(seq).is_ok());
+                    both.retain(|seq| value_of(these, *seq).is_some());
                     both
                 }
             });
@@ -145,42 +139,85 @@ impl<'a> Look<'a> {
         Ok(found)
     }
 
+    /// Reads the last values of a metric, once.
+    async fn read_values(&mut self, sql: &mut impl Sql, name: &'a str) -> Result<(), StoreError> {
+        if self.values.contains_key(name) {
+            return Ok(());
+        }
+        let (low, high) = match self.range_of(name) {
+            (range, true) => (ordered(range.low), ordered(range.high)),
+            // Not-a-number, too.
+            (_, false) => (i64::MIN, i64::MAX),
+        };
+        let params = [Param::text(name), Param::Int(low), Param::Int(high)];
+        let mut values = Vec::new();
+        for mut row in sql.rows(IN_RANGE, &params).await? {
+            values.push((row.int()?, row.int()?));
+        }
+        values.sort_unstable();
+        self.values.insert(name, values);
+        Ok(())
+    }
+
+    /// Before more runs are looked at: where many have been already, last values are
+    /// read at once, and the long column with all metrics not any more.
+    pub(crate) async fn expect(
+        &mut self,
+        sql: &mut impl Sql,
+        runs: usize,
+    ) -> Result<(), StoreError> {
+        self.looked += runs;
+        let names = &self.wanted.metrics;
+        let can_be_read = self.wanted.columns & METRICS != 0
+            && self.wanted.only_last
+            && names.len() <= VALUES_READ_MAX
+            && names.iter().all(|name| has_rows(name));
+        if self.looked > FEW && can_be_read {
+            for name in names.clone() {
+                self.read_values(sql, name).await?;
+            }
+            self.wanted.columns &= !METRICS;
+        }
+        Ok(())
+    }
+
     /// Those that match, newest first.
     async fn newest<S: Sql>(
         &mut self,
         sql: &mut S,
         candidates: Option<Vec<i64>>,
-    ) -> Result<Vec<RunId>, StoreError> {
+    ) -> Result<Vec<i64>, StoreError> {
         let before = self
             .search
             .cursor
             .map_or(i64::MAX, |cursor| signed(cursor.0));
         let mut pages = Pages::down(before, candidates);
-        let mut ids = Vec::new();
+        let mut found = Vec::new();
         while let Some(page) = pages.next(sql, self).await? {
             for facts in page {
                 if self.matches(&facts) {
-                    ids.push(facts.id);
-                    if ids.len() >= self.search.limit as usize {
-                        return Ok(ids);
+                    found.push(facts.seq);
+                    if found.len() >= self.search.limit as usize {
+                        return Ok(found);
                     }
                 }
             }
         }
-        Ok(ids)
+        Ok(found)
     }
 
     /// Those that match, by a key that has no index: the best of all of them.
     async fn ranked<S: Sql>(
         &mut self,
         sql: &mut S,
+        after: Option<(Rank, i64)>,
         candidates: Option<Vec<i64>>,
-    ) -> Result<Vec<RunId>, StoreError> {
-        let Some(sort) = &self.search.sort else {
+    ) -> Result<Vec<i64>, StoreError> {
+        let search = self.search;
+        let Some(sort) = &search.sort else {
             return Ok(Vec::new());
         };
-        let after = self.place_of_cursor(sql, sort).await?;
-        let order = |a: &(Rank, i64, RunId), b: &(Rank, i64, RunId)| {
+        let order = |a: &(Rank, i64), b: &(Rank, i64)| {
             let by_seq = match sort.descending {
                 true => b.1.cmp(&a.1),
                 false => a.1.cmp(&b.1),
@@ -188,12 +225,12 @@ impl<'a> Look<'a> {
             a.0.order(&b.0, sort.descending).then(by_seq)
         };
         let limit = self.search.limit as usize;
-        let mut best: Vec<(Rank, i64, RunId)> = Vec::new();
+        let mut best: Vec<(Rank, i64)> = Vec::new();
         let mut pages = Pages::down(i64::MAX, candidates);
         while let Some(page) = pages.next(sql, self).await? {
             for facts in page.iter().filter(|facts| self.matches(facts)) {
                 let rank = Rank::of(&sort.field, &facts.value(&sort.field));
-                let entry = (rank, facts.seq, facts.id);
+                let entry = (rank, facts.seq);
                 if after
                     .as_ref()
                     .is_none_or(|after| order(&entry, after).is_gt())
@@ -208,45 +245,35 @@ impl<'a> Look<'a> {
         }
         best.sort_unstable_by(order);
         best.truncate(limit);
-        Ok(best.into_iter().map(|(_, _, id)| id).collect())
+        Ok(best.into_iter().map(|(_, seq)| seq).collect())
     }
 
     /// Where the last page ended.
     async fn place_of_cursor<S: Sql>(
         &mut self,
         sql: &mut S,
-        sort: &Sort,
-    ) -> Result<Option<(Rank, i64, RunId)>, StoreError> {
-        let Some(cursor) = self.search.cursor else {
+    ) -> Result<Option<(Rank, i64)>, StoreError> {
+        let (Some(sort), Some(cursor)) = (&self.search.sort, self.search.cursor) else {
             return Ok(None);
         };
         let found = self.facts_of(sql, &[signed(cursor.0)]).await?.pop();
         let facts = found.ok_or(StoreError::NoPlace(cursor))?;
-        if facts.tenant != self.search.tenant.as_str() {
-            return Err(StoreError::NoPlace(cursor));
-        }
         let rank = Rank::of(&sort.field, &facts.value(&sort.field));
-        Ok(Some((rank, facts.seq, facts.id)))
+        Ok(Some((rank, facts.seq)))
     }
 
     /// Those that match, in the order of a metric's index: numbers, not-a-number, and
-    /// runs without it.
+    /// runs without it. `None` where so few match that a look at all of them costs less.
     async fn walked<S: Sql>(
         &mut self,
         sql: &mut S,
         name: &str,
         descending: bool,
-        candidates: Option<Vec<i64>>,
-    ) -> Result<Vec<RunId>, StoreError> {
+        candidates: &Option<Vec<i64>>,
+    ) -> Result<Option<Vec<i64>>, StoreError> {
         let field = Field::Metric(name.to_owned(), Statistic::Last);
-        let sort = Sort {
-            field: field.clone(),
-            descending,
-        };
         let mut place = Place::Start;
-        if self.place_of_cursor(sql, &sort).await?.is_some()
-            && let Some(cursor) = self.search.cursor
-        {
+        if let Some(cursor) = self.search.cursor {
             let seq = signed(cursor.0);
             let facts = self.facts_of(sql, &[seq]).await?.pop();
             place = match facts.as_ref().map(|facts| facts.value(&field)) {
@@ -258,7 +285,7 @@ impl<'a> Look<'a> {
         let allowed: Option<HashSet<i64>> = candidates
             .as_ref()
             .map(|seqs| seqs.iter().copied().collect());
-        let mut ids = Vec::new();
+        let mut found = Vec::new();
         let numbers = (ordered(range.low), ordered(range.high));
         for (low, high) in [numbers, (NAN, NAN)] {
             let is_nan = low == NAN;
@@ -282,8 +309,10 @@ impl<'a> Look<'a> {
                 bound,
                 descending,
             };
-            if self.walk(sql, walk, allowed.as_ref(), &mut ids).await? {
-                return Ok(ids);
+            match self.walk(sql, walk, allowed.as_ref(), &mut found).await? {
+                Walked::Over => {}
+                Walked::Full => return Ok(Some(found)),
+                Walked::TooFar => return Ok(None),
             }
         }
         if !needed {
@@ -291,10 +320,10 @@ impl<'a> Look<'a> {
                 Place::Missing(seq) => Some(seq),
                 _ => None,
             };
-            self.without(sql, &field, (descending, from), candidates, &mut ids)
+            self.without(sql, &field, (descending, from), candidates, &mut found)
                 .await?;
         }
-        Ok(ids)
+        Ok(Some(found))
     }
 
     /// The range of the metric that matches, and whether it must be there.
@@ -309,14 +338,14 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Adds what matches of one stretch of an index; true when the page is full.
+    /// Adds what matches of one stretch of an index.
     async fn walk<S: Sql>(
         &mut self,
         sql: &mut S,
         mut walk: Walk<'_>,
         allowed: Option<&HashSet<i64>>,
-        ids: &mut Vec<RunId>,
-    ) -> Result<bool, StoreError> {
+        found: &mut Vec<i64>,
+    ) -> Result<Walked, StoreError> {
         let mut size = PAGE_FIRST;
         loop {
             let params = [
@@ -337,21 +366,24 @@ impl<'a> Look<'a> {
                 }
             }
             let facts = self.facts_of(sql, &seqs).await?;
-            let mut facts: HashMap<i64, FactRow> =
+            let mut facts: HashMap<i64, FactRow<'_>> =
                 facts.into_iter().map(|facts| (facts.seq, facts)).collect();
             for seq in seqs {
                 let Some(facts) = facts.remove(&seq) else {
                     continue;
                 };
                 if self.matches(&facts) {
-                    ids.push(facts.id);
-                    if ids.len() >= self.search.limit as usize {
-                        return Ok(true);
+                    found.push(facts.seq);
+                    if found.len() >= self.search.limit as usize {
+                        return Ok(Walked::Full);
                     }
                 }
             }
             if is_last {
-                return Ok(false);
+                return Ok(Walked::Over);
+            }
+            if self.looked > WALK_MAX {
+                return Ok(Walked::TooFar);
             }
             size = (size * 2).min(PAGE_MAX);
         }
@@ -363,18 +395,18 @@ impl<'a> Look<'a> {
         sql: &mut S,
         field: &Field,
         (descending, from): (bool, Option<i64>),
-        candidates: Option<Vec<i64>>,
-        ids: &mut Vec<RunId>,
+        candidates: &Option<Vec<i64>>,
+        found: &mut Vec<i64>,
     ) -> Result<(), StoreError> {
         let mut pages = match descending {
-            true => Pages::down(from.unwrap_or(i64::MAX), candidates),
-            false => Pages::up(from.unwrap_or(0), candidates),
+            true => Pages::down(from.unwrap_or(i64::MAX), candidates.clone()),
+            false => Pages::up(from.unwrap_or(0), candidates.clone()),
         };
         while let Some(page) = pages.next(sql, self).await? {
             for facts in page {
                 if facts.value(field) == Value::Missing && self.matches(&facts) {
-                    ids.push(facts.id);
-                    if ids.len() >= self.search.limit as usize {
+                    found.push(facts.seq);
+                    if found.len() >= self.search.limit as usize {
                         return Ok(());
                     }
                 }
@@ -383,36 +415,52 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    fn matches(&self, facts: &FactRow) -> bool {
-        facts.tenant == self.search.tenant.as_str()
-            && self
-                .search
-                .filter
-                .as_ref()
-                .is_none_or(|filter| filter.matches(facts, self.search.now))
+    fn matches(&self, facts: &FactRow<'_>) -> bool {
+        let filter = self.search.filter.as_ref();
+        filter.is_none_or(|filter| filter.matches(facts, self.search.now))
     }
 
-    async fn facts_of<S: Sql>(
+    pub(crate) async fn facts_of<S: Sql>(
         &mut self,
         sql: &mut S,
         seqs: &[i64],
-    ) -> Result<Vec<FactRow>, StoreError> {
+    ) -> Result<Vec<FactRow<'a>>, StoreError> {
         if seqs.is_empty() {
             return Ok(Vec::new());
         }
-        let params = [Param::Int(self.columns), Param::owned(to_json(seqs)?)];
-        let rows = sql.rows(S::FACTS_BY_SEQ, &params).await?;
+        self.expect(sql, seqs.len()).await?;
+        let params = [
+            Param::Int(self.wanted.columns),
+            Param::text(self.search.tenant.as_str()),
+            Param::owned(to_json(seqs)?),
+        ];
+        let rows = sql.rows(self.queries::<S>().listed, &params).await?;
         self.decoded(sql, rows).await
     }
 
-    async fn decoded(
+    pub(crate) fn queries<S: Sql>(&self) -> FactQueries {
+        match are_thin(self.wanted.columns) {
+            true => S::THIN_FACTS,
+            false => S::FACTS,
+        }
+    }
+
+    pub(crate) async fn decoded(
         &mut self,
         sql: &mut impl Sql,
         rows: Vec<Row>,
-    ) -> Result<Vec<FactRow>, StoreError> {
+    ) -> Result<Vec<FactRow<'a>>, StoreError> {
         let mut facts = Vec::with_capacity(rows.len());
         for row in rows {
-            let mut read = FactRow::read(row, &self.metrics)?;
+            let mut read = FactRow::read(row, &self.wanted)?;
+            if self.wanted.columns & METRICS == 0 {
+                for name in &self.wanted.metrics {
+                    let values = self.values.get(name).map_or(&[][..], Vec::as_slice);
+                    if let Some(value) = value_of(values, read.seq) {
+                        read.metrics.push((name, last_alone(value)));
+                    }
+                }
+            }
             if let Some(parent) = read.parent {
                 let template = match self.templates.get(&parent) {
                     Some(template) => Arc::clone(template),
@@ -441,6 +489,16 @@ enum Place {
     Missing(i64),
 }
 
+/// How a walk ended.
+enum Walked {
+    /// At its end.
+    Over,
+    /// With a full page.
+    Full,
+    /// So few match that a look at all of them costs less.
+    TooFar,
+}
+
 /// A stretch of a metric's index.
 struct Walk<'a> {
     name: &'a str,
@@ -451,91 +509,70 @@ struct Walk<'a> {
     descending: bool,
 }
 
-/// Sequences in ascending order.
-fn sequences(rows: Vec<Row>) -> Result<Vec<i64>, StoreError> {
-    let seqs = rows.into_iter().map(|mut row| row.int());
-    let mut seqs = seqs.collect::<Result<Vec<i64>, StoreError>>()?;
-    seqs.sort_unstable();
-    Ok(seqs)
+/// The value of a run among values by run.
+fn value_of(values: &[(i64, i64)], seq: i64) -> Option<i64> {
+    let place = values.binary_search_by_key(&seq, |(run, _)| *run).ok()?;
+    Some(values[place].1)
+}
+
+/// A metric of which nothing else is asked.
+fn last_alone(value: i64) -> MetricSummary {
+    let last = MetricValue(number(value));
+    MetricSummary {
+        last,
+        min: last,
+        max: last,
+        steps: 0,
+    }
 }
 
 fn signed(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// Facts in the order of acceptance, or the other way, page by page.
-struct Pages {
-    /// Those to look at, the next one last; all runs without them.
-    waiting: Option<Vec<i64>>,
-    from: i64,
-    descending: bool,
-    size: usize,
-    is_over: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::{SqliteSession, SqliteStore};
 
-impl Pages {
-    fn down(before: i64, candidates: Option<Vec<i64>>) -> Self {
-        let waiting = candidates.map(|mut seqs| {
-            seqs.retain(|seq| *seq < before);
-            seqs
-        });
-        Self::of(waiting, before, true)
-    }
-
-    fn up(after: i64, candidates: Option<Vec<i64>>) -> Self {
-        let waiting = candidates.map(|mut seqs| {
-            seqs.retain(|seq| *seq > after);
-            seqs.reverse();
-            seqs
-        });
-        Self::of(waiting, after, false)
-    }
-
-    fn of(waiting: Option<Vec<i64>>, from: i64, descending: bool) -> Self {
-        Self {
-            waiting,
-            from,
-            descending,
-            size: PAGE_FIRST,
-            is_over: false,
-        }
-    }
-
-    async fn next<S: Sql>(
-        &mut self,
-        sql: &mut S,
-        look: &mut Look<'_>,
-    ) -> Result<Option<Vec<FactRow>>, StoreError> {
-        if self.is_over {
-            return Ok(None);
-        }
-        let size = self.size;
-        self.size = (size * 2).min(PAGE_MAX);
-        if let Some(waiting) = &mut self.waiting {
-            let rest = waiting.len().saturating_sub(size);
-            let seqs = waiting.split_off(rest);
-            self.is_over = waiting.is_empty();
-            let mut page = look.facts_of(sql, &seqs).await?;
-            page.sort_unstable_by_key(|facts| facts.seq);
-            if self.descending {
-                page.reverse();
-            }
-            return Ok(Some(page));
-        }
-        let text = if self.descending {
-            FACTS_DOWN
-        } else {
-            FACTS_UP
+    /// A search by a metric costs what its range holds; what looks at all runs looks at
+    /// narrow rows.
+    #[test]
+    fn searches_come_from_their_indexes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meshd.db");
+        drop(SqliteStore::open(&path).unwrap());
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let plan = |sql: &str| -> String {
+            let mut statement = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
+            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
         };
-        let params = [
-            Param::Int(look.columns),
-            Param::Int(self.from),
-            Param::count(size as u64),
-        ];
-        let rows = sql.rows(text, &params).await?;
-        self.is_over = rows.len() < size;
-        let page = look.decoded(sql, rows).await?;
-        self.from = page.last().map_or(self.from, |facts| facts.seq);
-        Ok(Some(page))
+        let thin = SqliteSession::THIN_FACTS;
+        let wide = SqliteSession::FACTS;
+        for (sql, index) in [
+            (
+                IN_RANGE,
+                "SEARCH last_values USING PRIMARY KEY (name=? AND value>? AND value<?)",
+            ),
+            (
+                WALK_DOWN,
+                "SEARCH last_values USING PRIMARY KEY (name=? AND ",
+            ),
+            (WALK_UP, "SEARCH last_values USING PRIMARY KEY (name=? AND "),
+            (thin.down, "INDEX runs_facts (tenant=? AND seq<?)"),
+            (thin.up, "INDEX runs_facts (tenant=? AND seq>?)"),
+            (thin.listed, "INDEX runs_facts (tenant=? AND seq=?)"),
+            (wide.down, "PRIMARY KEY (rowid<?)"),
+            (wide.up, "PRIMARY KEY (rowid>?)"),
+            (wide.listed, "PRIMARY KEY (rowid=?)"),
+        ] {
+            let plan = plan(sql);
+            assert!(plan.contains(index), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+            assert!(!plan.contains("SCAN runs"), "{sql}\n{plan}");
+        }
     }
 }

@@ -32,6 +32,16 @@ pub(crate) fn ordered(value: f64) -> i64 {
     bits ^ turned.cast_signed()
 }
 
+/// The number that an integer stands for.
+pub(crate) fn number(ordered: i64) -> f64 {
+    if ordered == NAN {
+        return f64::NAN;
+    }
+    // Turned round once more.
+    let turned = (ordered >> 63).cast_unsigned() >> 1;
+    f64::from_bits((ordered ^ turned.cast_signed()).cast_unsigned())
+}
+
 /// Whether a name has rows. PostgreSQL's texts do not hold the character NUL.
 pub(crate) fn has_rows(name: &str) -> bool {
     !name.contains('\0')
@@ -130,6 +140,9 @@ mod tests {
         ];
         let integers: Vec<i64> = numbers.iter().map(|number| ordered(*number)).collect();
         assert!(integers.is_sorted_by(|a, b| a < b), "{integers:?}");
+        for (number, integer) in numbers.iter().zip(&integers) {
+            assert_eq!(super::number(*integer).to_bits(), number.to_bits());
+        }
         assert_eq!(ordered(-0.0), ordered(0.0));
         assert_eq!(ordered(-f64::NAN), NAN);
     }

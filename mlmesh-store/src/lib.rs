@@ -27,6 +27,7 @@ mod last_values;
 mod laws;
 mod migrate;
 mod moves;
+mod pages;
 mod pins;
 mod port;
 mod postgres;

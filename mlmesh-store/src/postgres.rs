@@ -28,7 +28,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Statement};
 
 use crate::audit::AuditHead;
-use crate::facts::fact_columns;
+use crate::facts::{FactQueries, fact_columns};
 use crate::group::{Job, Pending, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::postgres_tls::{self, Tls};
@@ -371,6 +371,19 @@ impl PostgresSession {
     }
 }
 
+macro_rules! facts {
+    ($condition:literal) => {
+        concat!(
+            fact_columns!(
+                "CAST(CAST(plan AS JSON) -> 'params' AS TEXT)",
+                "CAST(CAST(labels AS JSON) -> 'tags' AS TEXT)",
+                "COALESCE(CAST(trust AS JSON) ->> 'level', json_typeof(CAST(trust AS JSON)))"
+            ),
+            $condition
+        )
+    };
+}
+
 impl Sql for PostgresSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head FOR UPDATE";
     const LOCK_QUEUED: &'static str = "SELECT q.seq FROM queue q JOIN runs r ON r.seq = q.seq \
@@ -381,12 +394,21 @@ impl Sql for PostgresSession {
         " FROM runs WHERE id IN \
          (SELECT json_array_elements_text(CAST(CAST($1 AS TEXT) AS JSON))) ORDER BY seq"
     );
-    const FACTS_BY_SEQ: &'static str = concat!(
+    const RUNS_BY_SEQ: &'static str = concat!(
         "SELECT ",
-        fact_columns!(),
+        read_columns!(),
         " FROM runs WHERE seq IN (SELECT CAST(value AS BIGINT) FROM \
-         json_array_elements_text(CAST(CAST($2 AS TEXT) AS JSON)))"
+         json_array_elements_text(CAST(CAST($1 AS TEXT) AS JSON))) ORDER BY seq"
     );
+    const FACTS: FactQueries = FactQueries {
+        down: facts!("WHERE tenant = $2 AND seq < $3 ORDER BY seq DESC LIMIT $4"),
+        up: facts!("WHERE tenant = $2 AND seq > $3 ORDER BY seq LIMIT $4"),
+        listed: facts!(
+            "WHERE tenant = $2 AND seq IN (SELECT CAST(value AS BIGINT) FROM \
+             json_array_elements_text(CAST(CAST($3 AS TEXT) AS JSON)))"
+        ),
+    };
+    const THIN_FACTS: FactQueries = Self::FACTS;
     const BEGIN_WRITE: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 

@@ -107,6 +107,16 @@ pub(crate) async fn load_each<S: Sql>(
     decode_all(sql, rows).await
 }
 
+/// The same by their sequences.
+pub(crate) async fn load_listed<S: Sql>(
+    sql: &mut S,
+    seqs: &[i64],
+) -> Result<Vec<Loaded>, StoreError> {
+    let seqs = [Param::owned(to_json(seqs)?)];
+    let rows = sql.rows(S::RUNS_BY_SEQ, &seqs).await?;
+    decode_all(sql, rows).await
+}
+
 /// Writes back what claims and moves change.
 pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), StoreError> {
     sql.run(UPDATE_RUN, &update_params(loaded)?).await?;

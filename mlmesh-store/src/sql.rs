@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use mlmesh_model::{Digest, StoreError};
 
+use crate::facts::FactQueries;
+
 /// A database session that has at most one transaction open.
 ///
 /// The futures of the SQLite session are ready at once; see [`ready`].
@@ -21,8 +23,12 @@ pub(crate) trait Sql {
     const LOCK_QUEUED: &'static str;
     /// Reads the runs whose ids stand in the JSON list `$1`.
     const RUNS_BY_ID: &'static str;
-    /// Reads what searches look at, of the runs whose sequences stand in the JSON list `$2`.
-    const FACTS_BY_SEQ: &'static str;
+    /// Reads the runs whose sequences stand in the JSON list `$1`.
+    const RUNS_BY_SEQ: &'static str;
+    /// Read what searches look at.
+    const FACTS: FactQueries;
+    /// The same where the columns are [thin](crate::facts::are_thin).
+    const THIN_FACTS: FactQueries;
     /// Opens a transaction that writes.
     const BEGIN_WRITE: &'static str;
     /// Opens a transaction that reads one state of the database.

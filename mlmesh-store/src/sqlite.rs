@@ -30,7 +30,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::audit::AuditHead;
-use crate::facts::fact_columns;
+use crate::facts::{FactQueries, fact_columns};
 use crate::group::{Job, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::read;
@@ -324,6 +324,37 @@ impl SqliteSession {
     }
 }
 
+/// The words for what stands inside JSON are those of the index `runs_facts`.
+macro_rules! facts_through {
+    ($index:literal) => {
+        FactQueries {
+            down: facts_through!(
+                $index,
+                " WHERE phase >= 0 AND tenant = $2 AND seq < $3 ORDER BY seq DESC LIMIT $4"
+            ),
+            up: facts_through!(
+                $index,
+                " WHERE phase >= 0 AND tenant = $2 AND seq > $3 ORDER BY seq LIMIT $4"
+            ),
+            listed: facts_through!(
+                $index,
+                " WHERE phase >= 0 AND tenant = $2 AND seq IN (SELECT value FROM json_each($3))"
+            ),
+        }
+    };
+    ($index:literal, $condition:literal) => {
+        concat!(
+            fact_columns!(
+                "json_extract(plan, '$.params')",
+                "json_extract(labels, '$.tags')",
+                "COALESCE(json_extract(trust, '$.level'), json_type(trust))"
+            ),
+            $index,
+            $condition
+        )
+    };
+}
+
 impl Sql for SqliteSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head";
     const LOCK_QUEUED: &'static str =
@@ -333,11 +364,13 @@ impl Sql for SqliteSession {
         read_columns!(),
         " FROM runs WHERE id IN (SELECT value FROM json_each($1)) ORDER BY seq"
     );
-    const FACTS_BY_SEQ: &'static str = concat!(
+    const RUNS_BY_SEQ: &'static str = concat!(
         "SELECT ",
-        fact_columns!(),
-        " FROM runs WHERE seq IN (SELECT value FROM json_each($2))"
+        read_columns!(),
+        " FROM runs WHERE seq IN (SELECT value FROM json_each($1)) ORDER BY seq"
     );
+    const FACTS: FactQueries = facts_through!("NOT INDEXED");
+    const THIN_FACTS: FactQueries = facts_through!("INDEXED BY runs_facts");
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
     const BEGIN_READ: &'static str = "BEGIN";
 

@@ -42,3 +42,12 @@ CREATE TABLE tellings (
     time INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX tellings_state ON tellings (state, time);
+-- What searches look at, beside the rows: those are mostly a page each. The words for
+-- what stands inside JSON are those of the searches (sqlite.rs), whose condition `phase >= 0`
+-- keeps other statements from it.
+CREATE INDEX runs_facts ON runs (
+    tenant, seq, kind, parent, phase, queued_at, started_at, ended_at, owner, name,
+    COALESCE(json_extract(trust, '$.level'), json_type(trust)),
+    json_extract(labels, '$.tags'),
+    json_extract(plan, '$.params')
+) WHERE phase >= 0;

@@ -86,6 +86,7 @@ cases! {
     points_are_listed_in_sweep_order,
     ids_are_found_by_prefix,
     searches_find_what_the_plain_reference_finds,
+    searches_over_many_runs_find_the_same,
     searches_forget_what_is_pruned,
     an_end_is_to_be_told_until_it_was,
     a_sweep_is_told_as_a_whole,

@@ -193,7 +193,7 @@ async fn found(
         };
         let page = store.find(search).await.unwrap();
         ids.extend(page.iter().map(|run| run.id));
-        assert!(ids.len() < 1000, "pages go round");
+        assert!(ids.len() < 10_000, "pages go round");
         match page.last() {
             Some(last) if page.len() as u32 == limit => cursor = Some(last.seq),
             _ => return ids,
@@ -281,6 +281,54 @@ pub(super) async fn searches_find_what_the_plain_reference_finds(store: Arc<dyn 
     };
     let refused = store.find(gone).await.unwrap_err();
     assert!(matches!(refused, StoreError::NoPlace(_)), "{refused}");
+}
+
+/// So many that a search stops to look at them one by one.
+pub(super) async fn searches_over_many_runs_find_the_same(store: Arc<dyn Store>) {
+    let runs = (0..4_500_u32).map(|place| {
+        let mut plan = plan("x");
+        let n = ParamValue::Int(i64::from(place % 1_500));
+        plan.params = [("n".to_owned(), n)].into();
+        let mut run = run_of(plan);
+        run.phase = Phase::Completed;
+        let losses = [0.5, -0.0, 0.0, f64::NAN, f64::INFINITY, -2.5];
+        let loss = losses[place as usize % 6] + f64::from(place % 31);
+        if place % 7 > 0 {
+            run.metrics.insert("loss".to_owned(), summary(loss));
+        }
+        let acc = summary(f64::from(place % 100) / 100.0);
+        run.metrics.insert("acc".to_owned(), acc);
+        run
+    });
+    let mut runs: Vec<Run> = runs.collect();
+    let import = Import {
+        runs: runs.clone(),
+        attempts: vec![],
+        audit: note("run.import"),
+    };
+    store.import(import).await.unwrap();
+    for (seq, run) in (1..).zip(&mut runs) {
+        run.seq = Sequence(seq);
+    }
+    for (filter, sort, limit) in [
+        ("params.n = 1499", None, 2),
+        ("params.n = 1499", Some("metrics.loss"), 2),
+        ("params.n in (3, 7, 8)", Some("metrics.loss:desc"), 5),
+        ("not metrics.loss > -1", None, 500),
+        ("metrics.loss != 0.5", Some("params.n:desc"), 500),
+        ("not metrics.acc > 0.02", Some("metrics.loss"), 50),
+        ("metrics.loss > 3 and params.n = 8", Some("metrics.loss"), 1),
+        ("metrics.acc < 0.5 and metrics.loss >= 30", None, 50),
+        ("metrics.loss.min < -2", Some("metrics.acc:desc"), 100),
+        ("phase = failed", Some("metrics.acc"), 10),
+        ("kind = single", Some("metrics.loss:desc"), 500),
+    ] {
+        let filter: Filter = filter.parse().unwrap();
+        let sort: Option<Sort> = sort.map(|text| text.parse().unwrap());
+        let expected = plainly(&runs, Some(&filter), sort.as_ref());
+        let found = found(&*store, Some(&filter), sort.as_ref(), limit).await;
+        assert!(found == expected, "{filter}, {sort:?}, pages of {limit}");
+    }
 }
 
 pub(super) async fn searches_forget_what_is_pruned(store: Arc<dyn Store>) {
