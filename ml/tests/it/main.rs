@@ -21,6 +21,7 @@ mod following;
 mod help;
 mod hooks;
 mod json;
+mod metrics;
 mod offline;
 mod reproductions;
 mod roles;
