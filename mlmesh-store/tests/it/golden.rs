@@ -39,6 +39,11 @@ fn a_database_of_version_4_is_read() {
     is_read(4);
 }
 
+#[test]
+fn a_database_of_version_5_is_read() {
+    is_read(5);
+}
+
 fn is_read(version: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
@@ -66,8 +71,35 @@ fn is_read(version: u64) {
         let head = store.audit_head().await.unwrap();
         let rows = store.audit_rows(0, 100).await.unwrap();
         verify_chain(rows.into_iter(), Some((head.n, head.hash))).unwrap();
+        if version >= 5 {
+            has_what_came_with_version_5(&*store, &expected).await;
+        }
         submitted(&*store, vec![run()]).await;
     });
+}
+
+async fn has_what_came_with_version_5(store: &dyn Store, runs: &[Run]) {
+    let users = store.users().await.unwrap();
+    assert_eq!(users[0].name.as_str(), "bob");
+    let objects = vec![ObjectId(Digest::of(b"sent"))];
+    let has = store.possesses(&tenant(), &users[0].name, objects).await;
+    assert_eq!(has.unwrap(), [true]);
+    let untold = store.untold().await.unwrap();
+    assert_eq!(untold[0].run.phase, Phase::Cancelled);
+    let search = RunSearch {
+        tenant: tenant(),
+        filter: Some("metrics.loss = 0.5".parse().unwrap()),
+        sort: None,
+        cursor: None,
+        limit: 9,
+        now: Micros(0),
+    };
+    let found = store.find(search).await.unwrap();
+    assert!(found.len() == 1 && runs.contains(&found[0]), "{found:?}");
+    let repeated = runs.iter().find_map(|run| run.placement.reproduces);
+    let repetitions = store.repetitions(&tenant(), repeated.unwrap()).await;
+    let statement = repetitions.unwrap().remove(0).statement;
+    assert_eq!(statement.unwrap().signer, "ed25519:00");
 }
 
 /// A database from before runs were found by their metrics has what finds them.
@@ -137,7 +169,12 @@ fn write_golden() {
     let runs = block_on(async {
         let store = SqliteStore::open(&path).unwrap();
         let points = submitted(&*store, sweep(3)).await;
-        let single = submitted(&*store, vec![run()]).await.remove(0);
+        let mut single = run();
+        single.placement.on_finish = Some(OnFinish {
+            webhook: Some("https://example.org/".into()),
+            ..OnFinish::default()
+        });
+        let single = submitted(&*store, vec![single]).await.remove(0);
         let attempt = store.claim(claim_of(points[1].id)).await.unwrap();
         let mut end = advance_of(
             &attempt,
@@ -145,6 +182,13 @@ fn write_golden() {
         );
         end.record.outputs = Some(ObjectId(Digest::of(b"outputs")));
         end.record.exit = Some(Exit::Code(0));
+        let half = MetricSummary {
+            last: MetricValue(0.5),
+            min: MetricValue(0.25),
+            max: MetricValue(1.0),
+            steps: 3,
+        };
+        end.record.metrics = Some([("loss".to_owned(), half)].into());
         store.advance(end).await.unwrap();
         store.claim(claim_of(points[2].id)).await.unwrap();
         let cancel = unleased(single.id, Phase::Queued, Phase::Cancelled);
@@ -161,6 +205,13 @@ fn write_golden() {
         let repeated = submitted(&*store, vec![repeated]).await.remove(0);
         let judgement = judgement(&repeated, points[1].id, None);
         store.judge(judgement, note("run.judge")).await.unwrap();
+        let statement = SignedStatement {
+            envelope: "{}".into(),
+            signer: "ed25519:00".into(),
+        };
+        let note_of_it = note("run.attest");
+        let kept = store.attest(&tenant(), repeated.id, statement, note_of_it);
+        assert!(kept.await.unwrap());
         let dataset = Dataset {
             tenant: tenant(),
             owner: "ada".parse().unwrap(),
@@ -187,6 +238,18 @@ fn write_golden() {
             revoked_at: None,
         };
         store.put_key(key, note("key.add")).await.unwrap();
+        let user = User {
+            tenant: tenant(),
+            name: "bob".parse().unwrap(),
+            role: "member".parse().unwrap(),
+            created_at: Micros(1),
+            removed_at: None,
+        };
+        let bob = user.name.clone();
+        let change = UserChange::Add { user, again: false };
+        store.change_user(change, note("user.add")).await.unwrap();
+        let sent = vec![ObjectId(Digest::of(b"sent"))];
+        store.possess(&tenant(), &bob, sent).await.unwrap();
         let labels = label_of(single.id, &[("team", "blue")], Some("looks good"), None);
         store.label(labels).await.unwrap();
         let mut runs = Vec::new();
