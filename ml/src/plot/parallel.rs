@@ -213,12 +213,12 @@ fn bar(svg: &mut String, axis: &Axis, scale: &Scale) {
     }
 }
 
-/// From dark blue over green to yellow: even in lightness, also for those who see few
-/// colours (after viridis).
+/// From violet over green to yellow, after viridis; its darkest part is left out, since a
+/// page may be dark.
 fn colour(part: f64) -> String {
     const STOPS: [[f64; 3]; 5] = [
-        [68.0, 1.0, 84.0],
-        [59.0, 82.0, 139.0],
+        [126.0, 82.0, 196.0],
+        [78.0, 108.0, 184.0],
         [33.0, 145.0, 140.0],
         [94.0, 201.0, 98.0],
         [240.0, 210.0, 30.0],
