@@ -380,11 +380,7 @@ fn run_routes() -> Vec<Route> {
             || post(runs::submit),
         ),
         Route {
-            query: &[Param {
-                name: "run",
-                kind: ParamKind::RunName,
-                help: "of this run alone",
-            }],
+            query: RUN_QUERY,
             ..read(
                 "/v1/runs",
                 "runs, newest first unless sorted",
@@ -809,7 +805,11 @@ fn catalog_routes() -> Vec<Route> {
             )
         },
         Route {
-            query: RUN_QUERY,
+            query: &[Param {
+                name: "run",
+                kind: ParamKind::RunName,
+                help: "of this run alone",
+            }],
             ..read(
                 "/v1/tellings",
                 "what came of telling the end of a run, or of every run that could not be told",

@@ -95,12 +95,31 @@ impl From<&Dataset> for DatasetDto {
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetAboutDto {
     /// What it is; at most 16,384 characters.
+    #[schemars(
+        length(min = 1, max = 16_384),
+        regex(pattern = "^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*$")
+    )]
     pub description: Option<String>,
     /// Under which licence it may be used; at most 256 characters.
+    #[schemars(
+        length(min = 1, max = 256),
+        regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")
+    )]
     pub licence: Option<String>,
     /// Where it came from, usually a URL; at most 4,096 characters.
+    #[schemars(
+        length(min = 1, max = 4_096),
+        regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")
+    )]
     pub source: Option<String>,
     /// Words to find it by; at most 100 of 64 characters.
+    #[schemars(
+        length(max = 100),
+        inner(
+            length(min = 1, max = 64),
+            regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")
+        )
+    )]
     pub tags: Vec<String>,
 }
 

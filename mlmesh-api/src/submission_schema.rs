@@ -112,7 +112,17 @@ fn experiment() -> Value {
             "api": {"type": "boolean"},
             "limits": {"enum": ["recorded", "required"]},
             "after": texts(),
-            "on_finish": {"anyOf": [{"type": "null"}, {"type": "object"}]},
+            "on_finish": nullable(json!({
+                "properties": {
+                    "command": texts(),
+                    "webhook": {"type": ["string", "null"]},
+                    "secret": {"type": ["string", "null"]},
+                    "when": {"type": "array", "items": {
+                        "enum": ["completed", "failed", "cancelled", "interrupted"],
+                    }},
+                },
+                "additionalProperties": false,
+            })),
         },
     })
 }

@@ -153,8 +153,10 @@ fn look_into(
     kind: CopiedDto,
 ) -> ApiResult<Found> {
     let Some(checksum) = wanted else {
-        return Err(ApiError::bad_request(
-            "a copied dataset without `checksum`".to_owned(),
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            error_code::COMMIT_INCOMPLETE,
+            "a copied dataset without `checksum`",
             "the checksum says which data were sent",
         ));
     };

@@ -231,7 +231,9 @@ pub(crate) async fn rotate_key(
     let is_owners = key.name == OWNER_KEY_NAME;
     let sha256 = match asked.sha256 {
         Some(_) if is_owners => {
-            return Err(ApiError::bad_request(
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                error_code::KEY_EXISTS,
                 "the daemon draws its own key `owner` and writes it into `owner.key`",
                 "send no `sha256`",
             ));
@@ -379,7 +381,7 @@ fn role(daemon: &Daemon, name: &str) -> ApiResult<Name> {
         .filter(|name| **name != of_attempts)
         .map(|name| format!("`{name}`"))
         .collect();
-    Err(ApiError::bad_parameter(
+    Err(ApiError::not_found(
         format!("`{role}` is no role that a user can have"),
         format!("roles are {}", known.join(", ")),
     ))

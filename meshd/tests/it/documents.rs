@@ -67,6 +67,11 @@ fn schemathesis_finds_no_failure_and_no_mismatch() {
         .as_object_mut()
         .unwrap()
         .remove("/v1/daemon/stop");
+    // Nor can it say what an expression is: any text would count as a valid one.
+    served["paths"]["/v1/runs"]["get"]["parameters"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|parameter| parameter["name"] != "where" && parameter["name"] != "sort");
     std::fs::write(&document, served.to_string()).unwrap();
     // A schema cannot say which bytes are a frame or which text is signed, so that "valid" random ones are
     // rightly refused; everything else is checked on these routes too.

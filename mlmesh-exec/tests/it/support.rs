@@ -12,11 +12,30 @@ use mlmesh_exec::{
     LOG_BYTES_MAX_DEFAULT, PIDS_MAX_DEFAULT, ProcessConfig, ProcessExecutor, SystemClock,
 };
 use mlmesh_model::*;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A data directory and a content store; executors come and go.
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) snapshots: Arc<Folders>,
+}
+
+/// A test that fails leaves nothing running: supervisors and jobs stand in its folder.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let stands = fs::read_link(process.path().join("cwd"));
+            let number = process
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let (Ok(stands), Some(pid)) = (stands, number.and_then(Pid::from_raw))
+                && stands.starts_with(self.dir.path())
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
 }
 
 /// Runs of all tests of this process, since control groups are shared.
