@@ -51,7 +51,9 @@ impl Mesh {
         let mesh = Self { place: place() };
         let settings = format!("[client]\nrepro_policy = \"relaxed\"\n{project}");
         mesh.place.write("mlmesh.toml", settings);
-        mesh.place.write("../home/config/mlmesh.toml", user);
+        if !user.is_empty() {
+            mesh.place.write("../home/config/mlmesh.toml", user);
+        }
         mesh.place.write("job.py", JOB);
         mesh.ml(&["up", "--port", "0"]).exits(0);
         mesh

@@ -286,8 +286,8 @@ fn changes_of_users_and_keys_act_at_once() {
     }
     let unknown = mesh
         .ml(&["user", "role", "bob", "attempt", "--json"])
-        .exits(2);
-    assert_eq!(unknown.error()["code"], "bad_parameter");
+        .exits(4);
+    assert_eq!(unknown.error()["code"], "not_found");
 
     // The daemon draws its own key anew; the old text is nobody's.
     let key = mesh.place.data().join("owner.key");
