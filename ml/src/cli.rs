@@ -5,10 +5,15 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mlmesh_model::Digest;
 
+mod data;
+mod plot;
+mod proof;
 mod users;
 
+pub(crate) use data::{Data, DataAdd, DataSort};
+pub(crate) use plot::{Along, Metrics, Plot};
+pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
 pub(crate) use users::{AddKey, Key, Permissions, User};
 
 use crate::moved::ExpectedPlan;
@@ -397,155 +402,6 @@ pub(crate) struct Info {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Metrics {
-    /// The run
-    pub(crate) run: String,
-    /// Points of these metrics instead of a summary of all
-    #[arg(value_name = "NAME")]
-    pub(crate) names: Vec<String>,
-    /// Points, thinned to so many stretches of which the first, smallest, largest and
-    /// last are kept [default: 500]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) points: Option<u32>,
-    /// Points as comma-separated values
-    #[arg(long)]
-    pub(crate) csv: bool,
-    /// Along what points are thinned
-    #[arg(long, value_name = "X", default_value = "step")]
-    pub(crate) x: Along,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Plot {
-    /// Runs, or a sweep
-    #[arg(required = true, value_name = "RUN")]
-    pub(crate) runs: Vec<String>,
-    /// A page (`.html`) or a drawing (`.svg`) [default: plot-RUN.html]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Only this metric; repeatable, the first one colours a sweep
-    #[arg(long, value_name = "NAME")]
-    pub(crate) metric: Vec<String>,
-    /// Weight of earlier points in an exponential mean, from 0 to below 1
-    #[arg(long, value_name = "W", default_value_t = 0.0, value_parser = parse_weight)]
-    pub(crate) smooth: f64,
-    /// A logarithmic x axis
-    #[arg(long)]
-    pub(crate) log_x: bool,
-    /// A logarithmic y axis
-    #[arg(long)]
-    pub(crate) log_y: bool,
-    /// What x is
-    #[arg(long, value_name = "X", default_value = "step")]
-    pub(crate) x: Along,
-    /// Stretches into which many points are thinned
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) points: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Along {
-    Step,
-    Time,
-}
-
-impl Along {
-    /// As the API has it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Step => "step",
-            Self::Time => "time",
-        }
-    }
-}
-
-fn parse_weight(text: &str) -> Result<f64, String> {
-    let weight = text.parse::<f64>().ok();
-    weight
-        .filter(|weight| (0.0..1.0).contains(weight))
-        .ok_or_else(|| format!("`{text}` is no number from 0 to below 1"))
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Compare {
-    /// A run, or the path of a run_manifest.json
-    #[arg(value_name = "RUN|MANIFEST")]
-    pub(crate) a: String,
-    /// The other one
-    #[arg(value_name = "RUN|MANIFEST")]
-    pub(crate) b: String,
-    /// Also write a page that needs nothing else
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code 0 when outputs and metrics are the same to the bit, or within the recipe's
-`tolerance:`; 1 when they differ or there is no result; 3 when it could not run."
-)]
-pub(crate) struct Reproduce {
-    /// A completed run
-    pub(crate) run: String,
-    /// Return when it is queued; the daemon compares all the same
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Validate {
-    /// A commit by its 64 hex digits
-    #[arg(conflicts_with = "task", required_unless_present_any = ["task", "schema"])]
-    pub(crate) commit: Option<String>,
-    /// A run or a sweep: record, manifest, tree and outputs
-    #[arg(long, value_name = "RUN")]
-    pub(crate) task: Option<String>,
-    /// Print the JSON Schema of run_manifest.json
-    #[arg(long, conflicts_with_all = ["commit", "task"])]
-    pub(crate) schema: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Outputs {
-    /// A run
-    #[arg(default_value = "@last")]
-    pub(crate) run: String,
-    /// Folder for the files; absent lists them only
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  ml export @last -o result.zip
-  ml export --verify result.zip --signer ed25519:…
-Verification needs no daemon; what does not hold is named, with exit code 1.")]
-pub(crate) struct Export {
-    /// A run or a sweep that has ended
-    #[arg(required_unless_present = "verify", requires = "output")]
-    pub(crate) run: Option<String>,
-    /// The file to write
-    #[arg(short, long, value_name = "FILE", conflicts_with = "verify")]
-    pub(crate) output: Option<PathBuf>,
-    /// Instead, check an export that somebody made
-    #[arg(long, value_name = "FILE", conflicts_with = "run")]
-    pub(crate) verify: Option<PathBuf>,
-    /// Only this signer's: the fingerprint that `ml key show` prints there
-    #[arg(long, value_name = "FINGERPRINT", requires = "verify")]
-    pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// The export; it is verified first
-    pub(crate) file: PathBuf,
-    /// Only this signer's: the fingerprint that `ml key show` prints there
-    #[arg(long, value_name = "FINGERPRINT")]
-    pub(crate) signer: Option<mlmesh_proof::export::Fingerprint>,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// Runs or sweeps
     #[arg(required = true, value_name = "RUN")]
@@ -610,98 +466,6 @@ pub(crate) enum Secret {
         /// Name of the secret
         name: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Data {
-    /// Register a file or folder where it lies, or copy it in
-    Add(DataAdd),
-    /// Copy in the files that a Croissant document lists; its checksums count
-    ImportCroissant {
-        /// The document, beside its files
-        file: PathBuf,
-        /// Name of the dataset, instead of the document's
-        #[arg(long)]
-        name: Option<String>,
-        /// Its version, instead of the document's
-        #[arg(long)]
-        version: Option<String>,
-    },
-    /// List registered datasets
-    List {
-        /// Only those in whose name, description, licence, source or tags each word stands
-        #[arg(long, value_name = "TEXT")]
-        search: Option<String>,
-        /// What comes first
-        #[arg(long, value_enum, default_value_t = DataSort::Name)]
-        sort: DataSort,
-    },
-    /// Show the versions of a dataset and what a recipe writes
-    Show {
-        /// Name of the dataset
-        name: String,
-        /// Only this version
-        version: Option<String>,
-    },
-    /// Read every byte again and compare with the checksum
-    Verify {
-        /// Name of the dataset
-        name: String,
-        /// Its version
-        version: String,
-    },
-    /// Forget a dataset; the files stay
-    Remove {
-        /// Name of the dataset
-        name: String,
-        /// Its version
-        version: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DataAdd {
-    /// Name of the dataset
-    pub(crate) name: String,
-    /// Its version
-    pub(crate) version: String,
-    /// The file or folder
-    pub(crate) path: PathBuf,
-    /// Send it to the content store, so that the path is not needed any more
-    #[arg(long)]
-    pub(crate) copy: bool,
-    /// Refuse other data than these
-    #[arg(long, value_name = "SHA256", value_parser = checksum)]
-    pub(crate) checksum: Option<Digest>,
-    /// What it is
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) description: Option<String>,
-    /// Under which licence it may be used
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) licence: Option<String>,
-    /// Where it came from
-    #[arg(long, value_name = "URL")]
-    pub(crate) source: Option<String>,
-    /// A word to find it by; may be repeated
-    #[arg(long, value_name = "WORD")]
-    pub(crate) tag: Vec<String>,
-}
-
-/// 64 hex digits, with or without `sha256:` in front.
-fn checksum(text: &str) -> Result<Digest, String> {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let parsed = digits.parse();
-    parsed.map_err(|_| "a checksum is 64 hex digits, `sha256:` may stand in front".to_owned())
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum DataSort {
-    /// By name and version
-    Name,
-    /// Newest first
-    Added,
-    /// Largest first
-    Size,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod error;
 mod follow;
 mod fuzz;
 mod large;
+mod markup;
 mod moved;
 mod output;
 mod partial;

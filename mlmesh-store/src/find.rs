@@ -533,23 +533,14 @@ fn signed(seq: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::{SqliteSession, SqliteStore};
+    use crate::sqlite::SqliteSession;
+    use crate::sqlite::tests::query_plans;
 
     /// A search by a metric costs what its range holds; what looks at all runs looks at
     /// narrow rows.
     #[test]
     fn searches_come_from_their_indexes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("meshd.db");
-        drop(SqliteStore::open(&path).unwrap());
-        let connection = rusqlite::Connection::open(&path).unwrap();
-        let plan = |sql: &str| -> String {
-            let mut statement = connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-                .unwrap();
-            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
-            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
-        };
+        let plan = query_plans();
         let thin = SqliteSession::THIN_FACTS;
         let wide = SqliteSession::FACTS;
         for (sql, index) in [

@@ -380,23 +380,13 @@ pub(crate) async fn audit_head(sql: &mut impl Sql) -> Result<crate::audit::Audit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::SqliteStore;
+    use crate::sqlite::tests::query_plans;
 
     /// Lists must cost what they return, not what the store holds: each is to
     /// come from an index that has the order, without a sort or a scan.
     #[test]
     fn lists_come_from_their_indexes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("meshd.db");
-        drop(SqliteStore::open(&path).unwrap());
-        let connection = rusqlite::Connection::open(&path).unwrap();
-        let plan = |sql: &str| -> String {
-            let mut statement = connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-                .unwrap();
-            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
-            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
-        };
+        let plan = query_plans();
         for (sql, index) in [
             (TOP_LEVEL, "runs_top (tenant=? AND seq<?)"),
             (IN_PHASE, "runs_phase (tenant=? AND phase=? AND seq<?)"),

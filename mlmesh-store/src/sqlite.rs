@@ -494,9 +494,25 @@ fn store_error(error: rusqlite::Error) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::crash::WriteKind;
+
+    /// How SQLite would carry out a statement on a new database.
+    pub(crate) fn query_plans() -> impl Fn(&str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meshd.db");
+        drop(SqliteStore::open(&path).unwrap());
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        move |sql| {
+            let _ = &directory;
+            let mut statement = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
+            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+        }
+    }
 
     fn is_gone(outcome: &Result<(), StoreError>) -> bool {
         matches!(outcome, Err(StoreError::Unavailable(_)))

@@ -64,10 +64,18 @@ pub(crate) async fn register(
     let (snapshots, private) = (Arc::clone(&daemon.snapshots), daemon.root.clone());
     let (sent, wanted, said) = (asked.copied, asked.checksum, asked.path);
     let (path, found) = match sent {
-        // A dataset goes into jobs: of what is another's it would make an open one.
-        Some(_) if !is_sent(&daemon, &caller, wanted).await? => return Err(not_sent(wanted)),
         Some(kind) => {
-            let found = blocking(move || look_into(&snapshots, wanted, kind)).await??;
+            let checksum = wanted.ok_or_else(|| {
+                ApiError::bad_request(
+                    "a copied dataset without `checksum`",
+                    "the checksum says which data were sent",
+                )
+            })?;
+            // A dataset goes into jobs: of what is another's it would make an open one.
+            if !is_own(&daemon, &caller, ObjectId(checksum)).await? {
+                return Err(not_sent(checksum));
+            }
+            let found = blocking(move || look_into(&snapshots, checksum, kind)).await??;
             (said, found)
         }
         None => blocking(move || look_at(&path, &snapshots, &private)).await??,
@@ -147,19 +155,7 @@ fn check_about(about: &DatasetAboutDto) -> ApiResult<()> {
 }
 
 /// What was sent has to be there completely.
-fn look_into(
-    snapshots: &NodeSnapshots,
-    wanted: Option<Digest>,
-    kind: CopiedDto,
-) -> ApiResult<Found> {
-    let Some(checksum) = wanted else {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            error_code::COMMIT_INCOMPLETE,
-            "a copied dataset without `checksum`",
-            "the checksum says which data were sent",
-        ));
-    };
+fn look_into(snapshots: &NodeSnapshots, checksum: Digest, kind: CopiedDto) -> ApiResult<Found> {
     let directory = kind == CopiedDto::Folder;
     let copied = snapshots.copied(checksum, directory);
     match copied.map_err(snapshots_error)? {
@@ -169,20 +165,11 @@ fn look_into(
             bytes,
             files,
         }),
-        None => Err(not_sent(wanted)),
+        None => Err(not_sent(checksum)),
     }
 }
 
-/// Whether the caller has sent the file, or stored the folder's listing.
-async fn is_sent(daemon: &Daemon, caller: &Caller, wanted: Option<Digest>) -> ApiResult<bool> {
-    match wanted {
-        Some(checksum) => is_own(daemon, caller, ObjectId(checksum)).await,
-        None => Ok(true),
-    }
-}
-
-fn not_sent(wanted: Option<Digest>) -> ApiError {
-    let checksum = wanted.map_or_else(String::new, |checksum| checksum.to_string());
+fn not_sent(checksum: Digest) -> ApiError {
     ApiError::new(
         StatusCode::CONFLICT,
         error_code::COMMIT_INCOMPLETE,

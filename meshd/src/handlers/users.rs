@@ -16,8 +16,10 @@ use mlmesh_api::{
 };
 use mlmesh_control::Caller;
 use mlmesh_model::{
-    ApiKey, BuiltIn, Digest, KeyChange, Name, Owner, Permission, RunId, RunKind, User, UserChange,
+    ApiKey, AuditNote, BuiltIn, Digest, KeyChange, Name, Owner, Permission, RunId, RunKind, User,
+    UserChange,
 };
+use tokio::sync::MutexGuard;
 
 use super::{note, split_hint};
 use crate::daemon::Daemon;
@@ -76,8 +78,7 @@ pub(crate) async fn add(
         user,
         again: asked.again,
     };
-    let user = daemon.store.change_user(change, audit).await?;
-    daemon.keys.read_again(&*daemon.store, &held).await?;
+    let user = change_user(&daemon, &held, change, audit).await?;
     Ok(ok(&UserDto::from(&user)))
 }
 
@@ -103,8 +104,7 @@ pub(crate) async fn change_role(
     );
     let tenant = caller.tenant.clone();
     let change = UserChange::Role { tenant, name, role };
-    let user = daemon.store.change_user(change, audit).await?;
-    daemon.keys.read_again(&*daemon.store, &held).await?;
+    let user = change_user(&daemon, &held, change, audit).await?;
     Ok(ok(&UserDto::from(&user)))
 }
 
@@ -128,8 +128,7 @@ pub(crate) async fn remove(
             tenant: caller.tenant.clone(),
             name: name.clone(),
         };
-        daemon.store.change_user(change, audit).await?;
-        daemon.keys.read_again(&*daemon.store, &held).await?;
+        change_user(&daemon, &held, change, audit).await?;
         let theirs = before.iter().filter(|key| key.owner == name);
         theirs.count() as u64
     };
@@ -199,8 +198,7 @@ pub(crate) async fn add_key(
     let audit = note(&caller, &*daemon.clock, "key.add", subject);
     let answer = ApiKeyDto::from(&key);
     let change = KeyChange::Add(key);
-    daemon.store.change_key(change, audit).await?;
-    daemon.keys.read_again(&*daemon.store, &held).await?;
+    change_key(&daemon, &held, change, audit).await?;
     Ok(ok(&answer))
 }
 
@@ -267,8 +265,7 @@ pub(crate) async fn rotate_key(
         name: key.name,
         sha256,
     };
-    daemon.store.change_key(change, audit).await?;
-    daemon.keys.read_again(&*daemon.store, &held).await?;
+    change_key(&daemon, &held, change, audit).await?;
     Ok(ok(&answer))
 }
 
@@ -292,9 +289,33 @@ pub(crate) async fn revoke_key(
         tenant: caller.tenant.clone(),
         name: key.name,
     };
-    daemon.store.change_key(change, audit).await?;
-    daemon.keys.read_again(&*daemon.store, &held).await?;
+    change_key(&daemon, &held, change, audit).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Writes the change and has it act. The keys are read again after an error, too: an
+/// earlier request may have written and not come to that.
+async fn change_key(
+    daemon: &Daemon,
+    held: &MutexGuard<'_, ()>,
+    change: KeyChange,
+    audit: AuditNote,
+) -> ApiResult<()> {
+    let changed = daemon.store.change_key(change, audit).await;
+    daemon.keys.read_again(&*daemon.store, held).await?;
+    Ok(changed?)
+}
+
+/// The same for a user.
+async fn change_user(
+    daemon: &Daemon,
+    held: &MutexGuard<'_, ()>,
+    change: UserChange,
+    audit: AuditNote,
+) -> ApiResult<User> {
+    let changed = daemon.store.change_user(change, audit).await;
+    daemon.keys.read_again(&*daemon.store, held).await?;
+    Ok(changed?)
 }
 
 /// The key of that name, when it is the caller's or they may change those of others.

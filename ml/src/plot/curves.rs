@@ -1,7 +1,8 @@
 //! Curves of one metric, several runs in one figure.
 
 use super::axis::{Axis, Kind, label, shows};
-use super::{COLOURS, DASHES, WIDTH, clipped, escaped, width_of};
+use super::{COLOURS, DASHES, WIDTH, clipped, width_of};
+use crate::markup::escaped;
 
 const HEIGHT: f64 = 320.0;
 const TOP: f64 = 34.0;

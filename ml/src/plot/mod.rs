@@ -29,24 +29,6 @@ path{fill:none;stroke-linejoin:round}.raw{opacity:.25;stroke-width:1}\
 .curve{stroke-width:1.8}\
 .halo{paint-order:stroke;stroke:var(--back,#fff);stroke-width:3px}";
 
-/// A text as it may stand in markup and in attributes.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            // XML has no place for these.
-            control if control.is_control() => safe.push('\u{fffd}'),
-            letter => safe.push(letter),
-        }
-    }
-    safe
-}
-
 /// At most so many characters of a text.
 fn clipped(text: &str, most: usize) -> String {
     match text.chars().nth(most) {

@@ -4,7 +4,8 @@
 
 use super::curves::Chart;
 use super::parallel::Lines;
-use super::{STYLE, WIDTH, escaped};
+use super::{STYLE, WIDTH};
+use crate::markup::escaped;
 
 const PAGE_STYLE: &str = "\
 :root{color-scheme:light dark;--back:#fff;--text:#1f2328;--dim:#59636e;--line:#d8dee4}\

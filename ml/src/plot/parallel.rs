@@ -2,7 +2,8 @@
 //! a line for each run, coloured by one of the metrics.
 
 use super::axis::{self, Kind};
-use super::{WIDTH, clipped, escaped, width_of};
+use super::{WIDTH, clipped, width_of};
+use crate::markup::escaped;
 
 const HEIGHT: f64 = 360.0;
 const TOP: f64 = 58.0;

@@ -4,6 +4,7 @@
 use mlmesh_proof::FileDifference;
 use serde_json::Value;
 
+use crate::markup::escaped;
 use crate::verbs::compare::{Comparison, names, shown};
 
 const STYLE: &str = "\
@@ -95,20 +96,6 @@ fn side(manifest: &Value) -> String {
 
 fn id(manifest: &Value) -> String {
     manifest["run"].as_str().unwrap_or_default().to_owned()
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            letter => safe.push(letter),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]
