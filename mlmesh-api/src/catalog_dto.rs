@@ -201,6 +201,10 @@ pub struct ImportedDto {
 /// Registers what lies at `path` under a name and version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [
+    {"properties": {"copied": {"type": "null"}}},
+    {"properties": {"checksum": {"type": "string"}}, "required": ["checksum"]},
+]))]
 pub struct RegisterDatasetDto {
     /// Its name.
     #[schemars(schema_with = "wire::name")]
