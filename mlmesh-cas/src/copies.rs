@@ -165,7 +165,8 @@ impl NodeSnapshots {
                 .checkout(commit, temporary)
                 .map_err(|error| self.named(dataset, error))?;
         } else {
-            let mut reader = self.store().reader(ObjectId(dataset.checksum))?;
+            let reader = self.store().reader(ObjectId(dataset.checksum));
+            let mut reader = reader.map_err(|error| self.named(dataset, error))?;
             let mut file = File::create(temporary).map_err(failed)?;
             io::copy(&mut reader, &mut file).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => {

@@ -136,7 +136,9 @@ pub(crate) fn check_content_type(headers: &HeaderMap, expected: &str) -> ApiResu
 }
 
 /// A body as a blocking reader of at most `bytes_max` bytes, and the task that feeds
-/// it, which must be awaited beside the reader.
+/// it, which must be awaited beside the reader. What the reader has no use for, because
+/// the disk is full for example, is read and dropped: who is still sending does not hear
+/// an answer.
 pub(crate) fn reader(
     headers: &HeaderMap,
     body: Body,
@@ -152,6 +154,7 @@ pub(crate) fn reader(
     };
     let feed = async move {
         let mut left = bytes_max;
+        let mut is_wanted = true;
         let mut pieces = body.into_data_stream();
         loop {
             let next = match tokio::time::timeout(BODY_TIMEOUT, pieces.next()).await {
@@ -171,7 +174,8 @@ pub(crate) fn reader(
                 )),
             };
             let ended = next.is_err();
-            if sender.send(next).await.is_err() || ended {
+            is_wanted = is_wanted && sender.send(next).await.is_ok();
+            if ended {
                 return;
             }
         }

@@ -74,6 +74,11 @@ impl Site {
         Self::with_disk_at("data/data/experiments", mebibytes)
     }
 
+    /// Puts the daemon's caches alone on a small disk of their own.
+    pub(crate) fn with_cache_on_disk_of(mebibytes: u32) -> Option<Self> {
+        Self::with_disk_at("data/data/cache", mebibytes)
+    }
+
     /// Puts the folder `out` on a small disk of its own.
     pub(crate) fn with_out_on_disk_of(mebibytes: u32) -> Option<Self> {
         Self::with_disk_at("out", mebibytes)

@@ -1,9 +1,12 @@
 //! The trust ladder: each level reached by a run, each way to miss one with its word.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
-use super::place::{Place, Refusals, codes, python_version};
+use super::place::{Place, Refusals, codes, noise, python_version};
+use mlmesh_model::Digest;
 use mlmesh_testkit::kill::wait_until;
 use serde_json::{Value, json};
 
@@ -237,6 +240,68 @@ fn verified_data_make_l3_and_a_change_between_queue_and_start_is_found() {
     assert_eq!(trust(&info), ("L0".to_owned(), never));
     let logs = place.ml(&["logs", second.trim_end()]);
     assert_eq!(logs.stdout, "", "the command was never started");
+}
+
+/// What a job reads of copied data comes out of the content store, which is checked on
+/// the way.
+#[test]
+fn copied_data_that_are_damaged_between_queue_and_start_are_refused_with_their_path() {
+    let place = Place::up();
+    let folder = place.path("copied");
+    std::fs::create_dir_all(folder.join("sub")).unwrap();
+    std::fs::write(folder.join("sub/large.bin"), noise(300_000)).unwrap();
+    std::fs::write(folder.join("small.csv"), "1,2\n").unwrap();
+    let file = place.path("single.bin");
+    std::fs::write(&file, noise(400_000)).unwrap();
+    let gate = place.path("gate");
+    let wait = format!(
+        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.01)",
+        gate.display().to_string()
+    );
+    let holder = place.bare("holder", &wait, "");
+    let first = place.ml(&["queue", "-q", "--repro-policy", "relaxed", &holder]);
+    let first = first.exits(0).stdout.trim_end().to_owned();
+    let queued = |name: &str, path: &std::path::Path| {
+        let path = path.display().to_string();
+        let added = place.json(&["data", "add", name, "1", &path, "--copy"]);
+        let more = format!(
+            "datasets: [{{name: {name}, version: \"1\", checksum: {}}}]\nafter: [{first}]",
+            added["checksum"]
+        );
+        let recipe = place.strict(&format!("reads-{name}"), "print('read')", &more);
+        let run = place.ml(&["queue", "-q", &recipe]).exits(0).stdout;
+        run.trim_end().to_owned()
+    };
+    let runs = [
+        (queued("folder", &folder), "sub/large.bin"),
+        (queued("file", &file), "single.bin"),
+    ];
+    let loose = |content: &[u8]| {
+        let object = Digest::of(content).to_string();
+        let loose = place.data().join("data/objects/loose");
+        loose.join(&object[..2]).join(&object[2..])
+    };
+    let damaged = loose(&noise(300_000));
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[7] ^= 1;
+    std::fs::set_permissions(&damaged, Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&damaged, bytes).unwrap();
+    std::fs::remove_file(loose(&noise(400_000))).unwrap();
+    std::fs::write(&gate, "").unwrap();
+    for (run, path) in runs {
+        place.ml(&["watch", &run]);
+        let info = place.json(&["info", &run]);
+        let end = (&info["phase"], &info["cause"]);
+        assert_eq!(
+            end,
+            (&json!("failed"), &json!("dataset_changed")),
+            "{info:#}"
+        );
+        let message = info["message"].as_str().unwrap();
+        assert!(message.contains(path), "{message}");
+        assert_eq!(trust(&info).0, "L0");
+        assert_eq!(place.ml(&["logs", &run]).stdout, "", "it never started");
+    }
 }
 
 /// By a relaxed job, which has its user's rights, and by somebody else beside a strict

@@ -232,6 +232,91 @@ fn an_import_into_a_full_disk_records_nothing_and_is_repeated() {
     site.app_log();
 }
 
+/// Data outside of the project: a file that is stored alone, and many that are packed
+/// together.
+fn data(site: &Site) -> String {
+    let folder = site.path("tides");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("large.bin"), noise(6 << 20)).unwrap();
+    for place in 0..40 {
+        std::fs::write(folder.join(format!("{place}.bin")), [place; 50_000]).unwrap();
+    }
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_copy_of_data_into_a_full_disk_registers_nothing_and_goes_on_when_there_is_room() {
+    let Some(mut site) = Site::on_disk_of(40) else {
+        return;
+    };
+    site.start();
+    let folder = data(&site);
+    let large = format!("{folder}/large.bin");
+    let add = |name, path| ["data", "add", name, "1", path, "--copy", "--json"];
+    for free in [3 << 20, 0] {
+        site.disk().fill(free);
+        for words in [add("folder", &folder), add("file", &large)] {
+            let error = site.ml(&words).exits(1).error();
+            assert_eq!(error["code"], "no_space", "{error}");
+            assert_ne!(error["hint"], "", "{error}");
+            assert_eq!(site.json(&["data", "list"])["datasets"], json!([]));
+        }
+        site.disk().free();
+    }
+    for words in [add("folder", &folder), add("file", &large)] {
+        site.ml(&words).exits(0);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    for name in ["folder", "file"] {
+        site.ml(&["data", "verify", name, "1"]).exits(0);
+    }
+    let rows = site.ml(&["audit", "list", "--json"]).exits(0).stdout;
+    assert_eq!(rows.matches("dataset.register").count(), 2, "{rows}");
+    site.app_log();
+    site.kill_daemon();
+    let objects = ObjectStore::open(&site.data_dir().join("data/objects")).unwrap();
+    assert_eq!(
+        objects.scrub(&mut |_| ControlFlow::Continue(())).unwrap(),
+        []
+    );
+}
+
+/// What `ml` remembers of a copy is a cache. What jobs read of it is one, too, and a job
+/// waits for it.
+#[test]
+fn a_cache_on_a_full_disk_stops_no_copy_and_the_run_that_needs_it_waits() {
+    let Some(mut site) = Site::with_cache_on_disk_of(16) else {
+        return;
+    };
+    site.start();
+    let folder = data(&site);
+    site.disk().fill(2 << 20);
+    let added = site.json(&["data", "add", "tides", "1", &folder, "--copy"]);
+    let reference = format!(
+        "datasets: [{{name: tides, version: \"1\", checksum: {}}}]",
+        added["checksum"]
+    );
+    let script = "cat data/tides/*.bin | wc -c >result\necho x >>\"$W/runs\"\n";
+    let run = site.queue(&site.recipe("reads", script, &format!("{reference}\noutputs: [result]")));
+    let mut info = json!(null);
+    wait("an attempt that found no space", || {
+        info = site.info(&run);
+        info["attempts"].as_u64() > Some(0) && info["phase"] == "queued"
+    });
+    assert_eq!(info["cause"], "node_fault", "{info}");
+    let said = site.ml(&["info", &run]).exits(0).stdout;
+    assert!(said.contains("No space left on device"), "{said}");
+    site.disk().free();
+    site.wait_for_phase(&run, "completed");
+    assert_eq!(site.wait_for_file("runs"), "x", "its command began once");
+    let out = site.path("out");
+    site.ml(&["outputs", &run, "-o", out.to_str().unwrap()])
+        .exits(0);
+    let read = std::fs::read_to_string(out.join("result")).unwrap();
+    assert_eq!(read.trim(), ((6 << 20) + 40 * 50_000).to_string());
+    site.app_log();
+}
+
 #[test]
 fn a_read_only_data_directory_is_refused_in_words() {
     let Some(mut site) = Site::on_disk_of(16) else {
