@@ -351,7 +351,7 @@ impl Inner {
     ) -> Result<BTreeMap<String, MetricSummary>, ExecError> {
         let mut metrics = self.metrics_of(attempt);
         let kept = self.tracking(attempt.run);
-        points::keep(&mut metrics, &kept).doing("keep points in", &kept)?;
+        points::keep(&mut metrics, &kept, attempt.number).doing("keep points in", &kept)?;
         if metrics.lines_bad > 0 {
             tracing::warn!(
                 run = %attempt.run, lines = metrics.lines_bad, "lines of metrics.jsonl are no points"
@@ -369,7 +369,7 @@ impl Inner {
     fn points(&self, attempt: AttemptRef, ask: &PointsAsk) -> Result<Vec<Series>, ExecError> {
         let live = self.metrics_of(attempt);
         let kept = self.tracking(attempt.run);
-        points::read(ask, live, &kept).doing("read points in", &kept)
+        points::read(ask, live, &kept, attempt.number).doing("read points in", &kept)
     }
 
     /// Where points are read: two files of the job, one of what it posted, and what it

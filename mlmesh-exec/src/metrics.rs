@@ -90,13 +90,18 @@ impl Metrics {
         }
     }
 
-    /// For what is kept of a run that has ended.
-    pub(crate) fn kept(folder: &Path) -> Self {
-        let mut kept = Self::of(&[folder.to_owned()]);
-        for file in &mut kept.files {
-            file.kind = Kind::Kept;
+    /// For what is kept of an attempt that has ended.
+    pub(crate) fn kept(path: PathBuf) -> Self {
+        let kept = Tail {
+            path,
+            kind: Kind::Kept,
+            offset: 0,
+            rest: Vec::new(),
+        };
+        Self {
+            files: vec![kept],
+            ..Self::default()
         }
-        kept
     }
 
     /// Reads the spool of an attempt, too.

@@ -1,22 +1,22 @@
 //! Points of metrics at rest and on their way to a chart: written once, when an attempt
-//! ends, into the run's own folder, where they stay as long as the run does; read as a
-//! stream and thinned, so that a million of them take no more memory than a thousand.
+//! ends, into the run's own folder, where they stay until a later attempt has ended or the
+//! run is gone; read as a stream and thinned, so that a million of them take no more memory
+//! than a thousand. Points of one attempt are never shown as those of another.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use mlmesh_model::{Point, PointsAsk, Series, Thinned};
+use mlmesh_model::{AttemptNumber, Point, PointsAsk, Series, Thinned};
 
-use crate::METRICS_FILE;
 use crate::metrics::Metrics;
 
 /// Reads all points of an ended attempt and writes them, each with its step, into the
-/// run's folder. No points, no folder; those of an earlier attempt go.
-pub(crate) fn keep(metrics: &mut Metrics, folder: &Path) -> io::Result<()> {
-    let path = folder.join(METRICS_FILE);
+/// run's folder. No points, no file; those of earlier attempts go.
+pub(crate) fn keep(metrics: &mut Metrics, folder: &Path, number: AttemptNumber) -> io::Result<()> {
+    let path = kept_path(folder, number);
     let beside = folder.join("metrics.jsonl.new");
     let mut out: Option<BufWriter<fs::File>> = None;
     let mut failed = Ok(());
@@ -29,12 +29,22 @@ pub(crate) fn keep(metrics: &mut Metrics, folder: &Path) -> io::Result<()> {
     match out {
         Some(mut out) => {
             out.flush()?;
-            fs::rename(&beside, &path)
+            fs::rename(&beside, &path)?;
         }
-        None => match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        },
+        None => remove(&path)?,
+    }
+    (1..number.0).try_for_each(|earlier| remove(&kept_path(folder, AttemptNumber(earlier))))
+}
+
+/// Where the points of an attempt are kept.
+fn kept_path(folder: &Path, AttemptNumber(number): AttemptNumber) -> PathBuf {
+    folder.join(format!("metrics-{number}.jsonl"))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -59,16 +69,23 @@ fn write_point(
     Ok(())
 }
 
-/// Reads the points that are asked for: of the live attempt, or what is kept in `folder`.
-pub(crate) fn read(ask: &PointsAsk, live: Metrics, folder: &Path) -> io::Result<Vec<Series>> {
-    if ask.is_live {
+/// Reads the points that are asked for: what is kept of the attempt in `folder`, or what
+/// lies in its own files as long as it lives.
+pub(crate) fn read(
+    ask: &PointsAsk,
+    live: Metrics,
+    folder: &Path,
+    number: AttemptNumber,
+) -> io::Result<Vec<Series>> {
+    let kept = kept_path(folder, number);
+    if !kept.exists() {
         let found = thinned(ask, live)?;
-        if !found.is_empty() {
+        // Its files go when its points are kept: it may have ended while they were read.
+        if !kept.exists() {
             return Ok(found);
         }
-        // It has ended meanwhile, and its files are gone; or it has logged nothing.
     }
-    thinned(ask, Metrics::kept(folder))
+    thinned(ask, Metrics::kept(kept))
 }
 
 fn thinned(ask: &PointsAsk, mut from: Metrics) -> io::Result<Vec<Series>> {

@@ -78,8 +78,8 @@ pub trait Executor: Send + Sync {
         attempt: AttemptRef,
     ) -> BoxFuture<'_, Result<BTreeMap<String, crate::MetricSummary>, ExecError>>;
 
-    /// The points of an attempt that lives, or those that are kept of its run, thinned;
-    /// none where there are none.
+    /// The points of an attempt, live or ended, thinned; none where there are none, and
+    /// none of an earlier attempt.
     fn points(
         &self,
         attempt: AttemptRef,

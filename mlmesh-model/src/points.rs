@@ -41,8 +41,6 @@ pub struct PointsAsk {
     pub buckets: usize,
     /// Along what.
     pub along: Along,
-    /// Whether the attempt is live: its files are read, else what was kept of the run.
-    pub is_live: bool,
 }
 
 /// The points of one metric.

@@ -59,7 +59,6 @@ pub(crate) async fn show(
         names,
         buckets: buckets as usize,
         along,
-        is_live: run.phase.is_live(),
     };
     let series = daemon.executor.points(lease, ask).await?;
     Ok(ok(&PointsDto {

@@ -191,7 +191,7 @@ pub(crate) async fn outputs_and_metrics_are_collected(bench: &Bench, executor: &
         .path()
         .join("data/tracking")
         .join(spec.attempt.run.to_string());
-    let points = std::fs::read_to_string(points.join("metrics.jsonl")).unwrap();
+    let points = std::fs::read_to_string(points.join("metrics-1.jsonl")).unwrap();
     assert_eq!(points.lines().count(), 3);
     assert!(points.contains(r#""value":"nan","step":2"#), "{points}");
     executor.discard(spec.attempt).await.unwrap();

@@ -12,6 +12,7 @@
 
 mod deaths;
 mod peer;
+mod points;
 
 use std::path::PathBuf;
 use std::process::Command;
