@@ -10,7 +10,7 @@ use mlmesh_model::CrashPlan;
 /// Every point of this crate. `rows_written` lies inside the write's savepoint,
 /// `before_commit` and `after_commit` around the group's commit, the latter
 /// before anybody is answered.
-pub const CRASH_POINTS: [&str; 12] = [
+pub const CRASH_POINTS: [&str; 15] = [
     "store.submit.rows_written",
     "store.submit.before_commit",
     "store.submit.after_commit",
@@ -23,6 +23,9 @@ pub const CRASH_POINTS: [&str; 12] = [
     "store.move.rows_written",
     "store.move.before_commit",
     "store.move.after_commit",
+    "store.judge.rows_written",
+    "store.judge.before_commit",
+    "store.judge.after_commit",
 ];
 
 /// What a write is, as far as crash points tell writes apart.
@@ -32,6 +35,8 @@ pub(crate) enum WriteKind {
     Claim,
     Advance,
     Move,
+    /// A judgement of a repetition, and what is signed about it.
+    Judge,
     Other,
 }
 
@@ -61,6 +66,7 @@ fn point(kind: WriteKind, stage: Stage) -> Option<&'static str> {
         WriteKind::Claim => 3,
         WriteKind::Advance => 6,
         WriteKind::Move => 9,
+        WriteKind::Judge => 12,
         WriteKind::Other => return None,
     };
     let step = match stage {

@@ -285,7 +285,7 @@ macro_rules! store_port {
                 judgement: Reproduction,
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<bool, StoreError>> {
-                self.writer.write(WriteKind::Other, |tx| {
+                self.writer.write(WriteKind::Judge, |tx| {
                     Box::pin(reproductions::judge(tx, judgement, audit))
                 })
             }
@@ -309,7 +309,7 @@ macro_rules! store_port {
                 audit: AuditNote,
             ) -> BoxFuture<'_, Result<bool, StoreError>> {
                 let tenant = tenant.clone();
-                self.writer.write(WriteKind::Other, move |tx| {
+                self.writer.write(WriteKind::Judge, move |tx| {
                     Box::pin(async move {
                         reproductions::attest(tx, &tenant, repetition, statement, audit).await
                     })

@@ -5,6 +5,7 @@ use mlmesh_model::{
     AuditNote, Repetition, Reproduction, Run, RunId, SignedStatement, StoreError, Tenant,
 };
 
+use crate::crash::{self, Stage, WriteKind};
 use crate::group::Tx;
 use crate::rows;
 use crate::sql::{Param, Sql, from_json, to_json};
@@ -54,6 +55,7 @@ pub(crate) async fn judge<S: Sql>(
         rows::save(&mut tx.sql, &original).await?;
     }
     tx.audit(audit).await?;
+    crash::hit(WriteKind::Judge, Stage::RowsWritten);
     Ok(true)
 }
 
@@ -91,6 +93,7 @@ pub(crate) async fn attest<S: Sql>(
         rows::save(&mut tx.sql, &original).await?;
     }
     tx.audit(audit).await?;
+    crash::hit(WriteKind::Judge, Stage::RowsWritten);
     Ok(true)
 }
 

@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::mesh::Mesh;
 use crate::program::answer;
 
+mod kills;
+
 const JOB: &str = "\
 import json, os
 value = 0.9 + int.from_bytes(os.urandom(6), 'big') / 2**48 * 1e-3

@@ -206,8 +206,13 @@ impl FromStr for Fingerprint {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Of RFC 8410, section 10.3.
+    pub(in crate::export) const KNOWN_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+        -----END PRIVATE KEY-----\n";
 
     #[test]
     fn an_envelope_opens_for_its_own_bytes_only() {
@@ -237,17 +242,13 @@ mod tests {
 
     #[test]
     fn a_key_reads_back_and_the_known_one_has_the_known_fingerprint() {
-        // RFC 8410, section 10.3.
-        let pem = "-----BEGIN PRIVATE KEY-----\n\
-                   MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
-                   -----END PRIVATE KEY-----\n";
-        let key = SigningKey::from_pem(pem).unwrap();
-        assert_eq!(key.to_pem(), pem);
+        let key = SigningKey::from_pem(KNOWN_KEY).unwrap();
+        assert_eq!(key.to_pem(), KNOWN_KEY);
         assert_eq!(
             key.fingerprint().to_string(),
             "ed25519:19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1"
         );
-        assert!(SigningKey::from_pem(&pem.replace("MC4C", "MC4D")).is_err());
+        assert!(SigningKey::from_pem(&KNOWN_KEY.replace("MC4C", "MC4D")).is_err());
         let shown = key.fingerprint().to_string();
         assert_eq!(shown.parse::<Fingerprint>().unwrap(), key.fingerprint());
         assert!("ed25519:19bf".parse::<Fingerprint>().is_err());

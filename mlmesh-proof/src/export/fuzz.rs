@@ -9,7 +9,9 @@ use std::io::Cursor;
 use mlmesh_testkit::fuzz::border;
 
 use super::archive::{self, ArchiveError};
-use super::{Claims, Envelope, parts, verify};
+use super::envelope::tests::KNOWN_KEY;
+use super::reproduced::{self, tests::example};
+use super::{Claims, Envelope, SignedReproduction, SigningKey, parts, verify};
 
 const EXPORT: &[u8] = include_bytes!("../../tests/golden/export-1.zip");
 
@@ -78,6 +80,52 @@ fn fuzz_statements() {
         documents.insert("run_manifest.json".into(), bytes.to_vec());
         if parts(&claims, &documents).is_ok() {
             assert_eq!(bytes, manifest, "the statement has its digest");
+        }
+    });
+}
+
+#[test]
+fn fuzz_reproductions() {
+    let key = SigningKey::from_pem(KNOWN_KEY).unwrap();
+    let (signer, claim) = (key.fingerprint(), example());
+    let signed = claim.sign(&key, "2026-11-21T00:00:00Z");
+    let words: &[&[u8]] = &[
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"null",
+        b"\"payload\":\"\"",
+        b"\"sig\":\"\"",
+        b"\"keyid\":\"ed25519:",
+        b"\"verdict\":\"bit_identical\"",
+        b"\"tolerance\":{}",
+        b"\"outputsCompared\":0",
+        b"urn:mlmesh:reproduction:2",
+        b"aaaaaaaaaaaa",
+        b"abs 0.01",
+        b"[[[[[[[[",
+        b"1e999",
+        b"\\ud800",
+        b"\"",
+    ];
+    border("reproduction.dsse.json", &[&signed], words, |bytes| {
+        if let Ok(found) = SignedReproduction::open(bytes) {
+            assert!(bytes == signed, "another envelope holds");
+            assert_eq!((found.claim, found.signer), (example(), signer));
+        }
+    });
+    // What whoever has a key could sign.
+    let (payload, _) = Envelope::open(&signed).unwrap();
+    border("statement of a reproduction", &[&payload], words, |bytes| {
+        let Ok((claim, signed_on)) = reproduced::claim(bytes) else {
+            return;
+        };
+        let envelope = Envelope::sign(bytes, &key).to_bytes();
+        assert_eq!(claim.sign(&key, &signed_on), envelope, "it has one form");
+        if let Ok(found) = SignedReproduction::open(&envelope) {
+            assert_ne!(found.claim.original, found.claim.repetition);
+            assert!(found.claim.outputs_compared > 0 || found.claim.metrics_compared > 0);
         }
     });
 }

@@ -214,7 +214,8 @@ impl SignedReproduction {
     }
 }
 
-fn claim(payload: &[u8]) -> Result<(ReproductionClaim, String), &'static str> {
+/// Reads the payload of an envelope; nothing of it is checked but its form.
+pub(super) fn claim(payload: &[u8]) -> Result<(ReproductionClaim, String), &'static str> {
     const FORM: &str = "it is an in-toto statement of version 1 over two manifests, as \
                         `ml reproduce` writes it";
     let said: Value = serde_json::from_slice(payload).map_err(|_| FORM)?;
@@ -245,10 +246,10 @@ fn claim(payload: &[u8]) -> Result<(ReproductionClaim, String), &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn example() -> ReproductionClaim {
+    pub(in crate::export) fn example() -> ReproductionClaim {
         ReproductionClaim {
             original: "aaaaaaaaaaaa".parse().unwrap(),
             original_manifest_sha256: Digest::of(b"one"),

@@ -4,7 +4,7 @@
 //!
 //! The process is this test binary again, running only [`child`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,6 +15,7 @@ use mlmesh_model::*;
 use mlmesh_store::{CRASH_POINTS, PostgresStore, SqliteStore, verify_chain};
 use mlmesh_testkit::postgres::PostgresServer;
 
+use crate::conformance::reproductions::judgement;
 use crate::fixtures::*;
 
 /// Kills at a moment drawn from the seed, besides one at each crash point.
@@ -99,6 +100,8 @@ fn rounds() -> Vec<Round> {
 #[derive(Debug, Default)]
 struct Ledger {
     acknowledged: BTreeMap<RunId, Phase>,
+    /// Repetitions of which it was said that they were judged.
+    judged: BTreeSet<RunId>,
 }
 
 fn run_child(round: &Round, (variable, place): (&str, &str), ledger: &mut Ledger) {
@@ -118,7 +121,8 @@ fn run_child(round: &Round, (variable, place): (&str, &str), ledger: &mut Ledger
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
         let mut words = line.split(' ');
-        if words.next() != Some("acknowledged") {
+        let word = words.next();
+        if !matches!(word, Some("acknowledged" | "judged")) {
             continue;
         }
         // The last line of a killed process may be cut.
@@ -126,8 +130,11 @@ fn run_child(round: &Round, (variable, place): (&str, &str), ledger: &mut Ledger
         else {
             continue;
         };
-        let phase = Phase::from_name(phase).unwrap();
-        ledger.acknowledged.insert(id.parse().unwrap(), phase);
+        let (id, phase) = (id.parse().unwrap(), Phase::from_name(phase).unwrap());
+        match word {
+            Some("judged") => drop(ledger.judged.insert(id)),
+            _ => drop(ledger.acknowledged.insert(id, phase)),
+        }
         lines += 1;
         if lines >= round.lines_max {
             child.kill().unwrap();
@@ -177,6 +184,13 @@ impl Ledger {
         let sequences: Vec<u64> = events.iter().map(|event| event.seq.0).collect();
         let without_gap: Vec<u64> = (1..=events.len() as u64).collect();
         assert_eq!(sequences, without_gap, "{round:?}");
+        for id in &self.judged {
+            let found = store.repetitions(&tenant(), *id).await.unwrap();
+            let is_judged = found
+                .iter()
+                .any(|it| it.run == *id && it.judgement.is_some());
+            assert!(is_judged, "{round:?}: lost the judgement of {id}");
+        }
         let audit = store.audit_rows(0, u32::MAX).await.unwrap();
         verify_chain(audit.into_iter(), None).unwrap();
     }
@@ -184,7 +198,7 @@ impl Ledger {
     /// A test in which nothing was acknowledged would prove nothing.
     fn check_volume(&self) {
         println!("{} runs were acknowledged", self.acknowledged.len());
-        assert!(self.acknowledged.len() > 100);
+        assert!(self.acknowledged.len() > 100 && self.judged.len() > 10);
     }
 }
 
@@ -227,15 +241,18 @@ fn child() {
     });
 }
 
-/// Submits, claims and ends runs, or cancels them, until the process dies.
+/// Submits, claims and ends runs, or cancels them, until the process dies. What completes
+/// repeats the first one, and is judged.
 async fn work(store: Arc<dyn Store>, worker: u64) {
     fn acknowledged(id: RunId, phase: Phase) {
         println!("acknowledged {id} {phase} end");
     }
+    let mut original = None;
     for number in 0.. {
         let mut run = run();
+        run.placement.reproduces = original;
         run.id = RunId::from_random((worker << 32 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let id = run.id;
+        let (id, repeated) = (run.id, run.clone());
         store.submit(submission(vec![run])).await.unwrap();
         acknowledged(id, Phase::Queued);
         if number % 3 == 2 {
@@ -250,5 +267,11 @@ async fn work(store: Arc<dyn Store>, worker: u64) {
             store.advance(advance_of(&attempt, to)).await.unwrap();
             acknowledged(id, to[to.len() - 1]);
         }
+        if let Some(original) = original {
+            let judgement = judgement(&repeated, original, None);
+            assert!(store.judge(judgement, note("run.judge")).await.unwrap());
+            println!("judged {id} completed end");
+        }
+        original = original.or(Some(id));
     }
 }

@@ -1,21 +1,22 @@
 //! Chores beside the submissions of a kill campaign, so that a daemon comes to every
-//! named write point: trees that change, large files, prunes, datasets, and runs that
-//! are cancelled and put back.
+//! named write point: trees that change, large files, prunes, datasets, runs that are
+//! cancelled and put back, and runs that are repeated.
 //!
 //! A prune removes what earlier lives of the daemon left (what this life touched is
 //! spared), and each round leaves something for a later one. Calls fail while no daemon is
 //! there; only what was acknowledged is remembered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Site, pause};
+use super::{Site, pause, wait_until};
 
 /// A job that ends at once and writes no witness; it is there to be moved about.
 const RECIPE: &str = "experiment:\n  name: moved\n  command: [\"false\"]\n  seed: none\n  \
@@ -29,6 +30,8 @@ const PIECES_BYTES: usize = 8 << 20;
 
 /// A prune in so many rounds.
 const PRUNE_ROUNDS: u64 = 8;
+/// What has ended is judged within this time.
+const JUDGED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the chores share with the campaign.
 pub(super) struct Chores {
@@ -37,6 +40,8 @@ pub(super) struct Chores {
     aim: Mutex<&'static str>,
     /// Acknowledged names.
     datasets: Mutex<BTreeSet<String>>,
+    /// Acknowledged repetitions.
+    repetitions: Mutex<BTreeSet<String>>,
 }
 
 impl Chores {
@@ -50,6 +55,7 @@ impl Chores {
             project,
             aim: Mutex::new(""),
             datasets: Mutex::default(),
+            repetitions: Mutex::default(),
         })
     }
 
@@ -61,9 +67,16 @@ impl Chores {
     /// Whether a daemon comes to `point` once in a while only; most points are passed
     /// by every submission.
     pub(super) fn is_rare(point: &str) -> bool {
-        ["prune", "seal", "create", "folder", "store.move"]
-            .iter()
-            .any(|word| point.contains(word))
+        [
+            "prune",
+            "seal",
+            "create",
+            "folder",
+            "store.move",
+            "store.judge",
+        ]
+        .iter()
+        .any(|word| point.contains(word))
     }
 
     pub(super) fn do_until(&self, site: &Site, stop: &AtomicBool) {
@@ -85,15 +98,19 @@ impl Chores {
             .iter()
             .any(|word| aim.contains(word));
         let moves = aim.starts_with("store.move");
+        let judges = aim.starts_with("store.judge");
         if prunes || round.is_multiple_of(PRUNE_ROUNDS) {
             self.ml(site, &["prune"])?;
         }
-        if !moves {
+        if !moves && !judges {
             self.change_the_tree(round, aim)?;
             self.ml(site, &["sync"])?;
         }
         if moves || aim.is_empty() {
             self.move_a_run(site)?;
+        }
+        if judges || aim.is_empty() {
+            self.repeat_a_run(site)?;
         }
         if aim.is_empty() {
             let (name, path) = (format!("set-{round}"), format!("small-{round}"));
@@ -142,14 +159,43 @@ impl Chores {
         Ok(())
     }
 
+    /// Repeats the first job, which is judged when it has ended.
+    fn repeat_a_run(&self, site: &Site) -> Result<()> {
+        let Some((first, _)) = site.witnessed()?.into_iter().next() else {
+            return Ok(());
+        };
+        let queued = words(site.ml(&["reproduce", &first, "--no-wait", "--json"]))?;
+        let queued: serde_json::Value = serde_json::from_str(&queued)?;
+        let id = queued["id"].as_str().context("the id of a repetition")?;
+        let known = &self.repetitions;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(id.to_owned());
+        Ok(())
+    }
+
     fn ml(&self, site: &Site, arguments: &[&str]) -> Result<String> {
         let mut command = site.ml(arguments);
         command.current_dir(&self.project);
         words(command)
     }
 
-    /// Every dataset that was acknowledged is there.
+    /// Every dataset that was acknowledged is there, every repetition was judged once.
     pub(super) fn compare(&self, site: &Site) -> Result<()> {
+        self.compare_datasets(site)?;
+        let repetitions = self.repetitions.lock();
+        let repetitions = repetitions.unwrap_or_else(PoisonError::into_inner);
+        let mut judged = BTreeMap::new();
+        let all = wait_until(JUDGED_TIMEOUT, || {
+            judged = judgements(site).unwrap_or_default();
+            repetitions.iter().all(|id| judged.contains_key(id))
+        });
+        ensure!(all, "repetitions {repetitions:?}, judged {judged:?}");
+        let twice: Vec<_> = judged.iter().filter(|(_, times)| **times > 1).collect();
+        ensure!(twice.is_empty(), "judged more than once: {twice:?}");
+        Ok(())
+    }
+
+    fn compare_datasets(&self, site: &Site) -> Result<()> {
         let listed = site.json(&["data", "list", "--json"])?;
         let there: BTreeSet<&str> = listed["datasets"]
             .as_array()
@@ -165,6 +211,22 @@ impl Chores {
         ensure!(lost.is_empty(), "acknowledged datasets were lost: {lost:?}");
         Ok(())
     }
+}
+
+/// How often each repetition was judged, by the audit trail.
+fn judgements(site: &Site) -> Result<BTreeMap<String, u32>> {
+    let mut judged = BTreeMap::new();
+    let pages = words(site.ml(&["audit", "list", "--json"]))?;
+    let pages = pages.lines().map(serde_json::from_str);
+    let pages: Vec<serde_json::Value> = pages.collect::<Result<_, _>>()?;
+    let rows = pages.iter().filter_map(|page| page["rows"].as_array());
+    for row in rows.flatten() {
+        if row["action"] == "run.judge" {
+            let run = row["subject"].as_str().context("a run that was judged")?;
+            *judged.entry(run.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(judged)
 }
 
 /// What a call printed, when it succeeded.
