@@ -22,7 +22,7 @@ use crate::sql::Row;
 /// What is read of a run, after `SELECT`: of the columns behind the first ones those
 /// whose bit is in `$1`. Each database has its own words for what stands inside JSON.
 macro_rules! fact_columns {
-    ($params:literal, $tags:literal, $level:literal) => {
+    ($params:literal, $tags:literal, $level:literal, $priority:literal) => {
         concat!(
             "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at, \
              CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN ",
@@ -33,10 +33,12 @@ macro_rules! fact_columns {
             $level,
             " END, CASE WHEN (CAST($1 AS BIGINT) & 8) <> 0 THEN owner END, \
              CASE WHEN (CAST($1 AS BIGINT) & 16) <> 0 THEN name END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 32) <> 0 THEN metrics END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 64) <> 0 THEN placement END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN id END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN tree END FROM runs "
+             CASE WHEN (CAST($1 AS BIGINT) & 32) <> 0 THEN id END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 64) <> 0 THEN tree END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN \
+             CASE WHEN placement IS NOT NULL THEN ",
+            $priority,
+            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END FROM runs "
         )
     };
 }
@@ -53,11 +55,11 @@ pub(crate) struct FactQueries {
 }
 
 /// The bit of the metrics' column.
-pub(crate) const METRICS: i64 = 32;
+pub(crate) const METRICS: i64 = 256;
 
 /// Whether an index may hold all of these columns.
 pub(crate) fn are_thin(columns: i64) -> bool {
-    columns < METRICS
+    columns & METRICS == 0
 }
 
 /// The bit of the column that a field needs.
@@ -68,10 +70,10 @@ fn column_of(field: &Field) -> i64 {
         Field::Trust => 4,
         Field::Owner => 8,
         Field::Name => 16,
+        Field::Id => 32,
+        Field::Commit => 64,
+        Field::Priority => 128,
         Field::Metric(..) => METRICS,
-        Field::Priority => 64,
-        Field::Id => 128,
-        Field::Commit => 256,
         Field::Kind
         | Field::Phase
         | Field::Parent
@@ -89,21 +91,18 @@ pub(crate) struct Wanted<'a> {
     pub(crate) metrics: Vec<&'a str>,
     params: Vec<&'a str>,
     tags: Vec<&'a str>,
-    /// Of metrics nothing but last values.
-    pub(crate) only_last: bool,
+    /// Of metrics more than last values.
+    pub(crate) extremes: bool,
 }
 
 impl<'a> Wanted<'a> {
     pub(crate) fn of(fields: impl Iterator<Item = &'a Field>) -> Self {
-        let mut wanted = Self {
-            only_last: true,
-            ..Self::default()
-        };
+        let mut wanted = Self::default();
         for field in fields {
             wanted.columns |= column_of(field);
             let (names, name) = match field {
                 Field::Metric(name, statistic) => {
-                    wanted.only_last &= *statistic == Statistic::Last;
+                    wanted.extremes |= *statistic != Statistic::Last;
                     (&mut wanted.metrics, name)
                 }
                 Field::Param(name) => (&mut wanted.params, name),
@@ -138,19 +137,14 @@ pub(crate) struct FactRow<'a> {
     trust: Option<Option<TrustLevel>>,
     owner: Option<String>,
     name: Option<String>,
-    priority: Option<i32>,
     id: Option<String>,
     commit: Option<CommitId>,
+    priority: Option<i64>,
 }
 
 impl<'a> FactRow<'a> {
     /// Reads a row; of parameters, tags and metrics only those `wanted`.
     pub(crate) fn read(mut row: Row, wanted: &Wanted<'a>) -> Result<Self, StoreError> {
-        #[derive(Deserialize)]
-        struct Priority {
-            #[serde(default)]
-            priority: i32,
-        }
         let seq = row.int()?;
         let damaged = || StoreError::Damaged(format!("run {seq} has no sound phase or trust"));
         let level = |text: String| match text.as_str() {
@@ -182,6 +176,9 @@ impl<'a> FactRow<'a> {
             trust: row.opt_text()?.map(level).transpose()?,
             owner: row.opt_text()?,
             name: row.opt_text()?,
+            id: row.opt_text()?,
+            commit: row.opt_digest()?.map(CommitId),
+            priority: row.opt_int()?,
             metrics: match row.opt_text()? {
                 Some(text) => members::<StoredMetric>(&text, &wanted.metrics)?
                     .into_iter()
@@ -189,11 +186,6 @@ impl<'a> FactRow<'a> {
                     .collect(),
                 None => Vec::new(),
             },
-            priority: row
-                .opt_json::<Priority>()?
-                .map(|placement| placement.priority),
-            id: row.opt_text()?,
-            commit: row.opt_digest()?.map(CommitId),
         })
     }
 
@@ -218,9 +210,8 @@ impl<'a> FactRow<'a> {
 
     fn priority(&self) -> Option<i64> {
         let template = self.template.as_ref();
-        self.priority
-            .or_else(|| template.map(|template| template.common.placement.priority))
-            .map(i64::from)
+        let inherited = || template.map(|template| template.common.placement.priority.into());
+        self.priority.or_else(inherited)
     }
 
     /// The level that counts now, as [`mlmesh_model::Run::standing_trust`] has it.
@@ -269,14 +260,8 @@ impl Facts for FactRow<'_> {
             }
             Field::Trust => whole(self.trust().map(|level| level as i64)),
             Field::Metric(name, statistic) => {
-                Value::or_missing(self.summary(name).map(|summary| {
-                    Value::Number(match statistic {
-                        Statistic::Last => summary.last.0,
-                        Statistic::Min => summary.min.0,
-                        Statistic::Max => summary.max.0,
-                        Statistic::Steps => summary.steps as f64,
-                    })
-                }))
+                let metric = self.summary(name);
+                Value::or_missing(metric.map(|metric| Value::Number(statistic.of(metric))))
             }
             Field::Param(name) => Value::or_missing(self.param(name).map(Value::param)),
             Field::Tag(name) => {

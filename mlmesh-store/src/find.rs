@@ -36,6 +36,8 @@ const WALK_UP: &str = "SELECT value, run FROM last_values WHERE name = $1 \
      AND (value, run) > ($2, $3) AND value <= $4 ORDER BY value, run LIMIT $5";
 const IN_RANGE: &str =
     "SELECT run, value FROM last_values WHERE name = $1 AND value BETWEEN $2 AND $3";
+const WITH_EXTREMES: &str = "SELECT run, value, lowest, highest, steps FROM last_values \
+     WHERE name = $1 AND value BETWEEN $2 AND $3";
 
 pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<Run>, StoreError> {
     let mut look = Look::new(search);
@@ -78,9 +80,9 @@ pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<
 pub(crate) struct Look<'a> {
     pub(crate) search: &'a RunSearch,
     pub(crate) wanted: Wanted<'a>,
-    /// Last values by run, of metrics that were read whole, or in the range that is
-    /// needed.
-    values: HashMap<&'a str, Vec<(i64, i64)>>,
+    /// By run, of metrics that were read whole, or where the last value is in the range
+    /// that is needed.
+    values: HashMap<&'a str, Vec<(i64, MetricSummary)>>,
     /// Runs that were looked at.
     looked: usize,
     templates: HashMap<i64, Arc<Template>>,
@@ -122,16 +124,20 @@ impl<'a> Look<'a> {
             seqs.sort_unstable();
             found = Some(seqs);
         }
-        for (name, _) in filter.needed_ranges() {
+        for (name, statistic, range) in filter.needed_ranges() {
             if but == Some(name) || !has_rows(name) {
                 continue;
             }
             self.read_values(sql, name).await?;
             let these = self.values.get(name).map_or(&[][..], Vec::as_slice);
+            let is_in = |summary: &MetricSummary| range.has(statistic.of(summary));
             found = Some(match found {
-                None => these.iter().map(|(seq, _)| *seq).collect(),
+                None => {
+                    let these = these.iter().filter(|(_, summary)| is_in(summary));
+                    these.map(|(seq, _)| *seq).collect()
+                }
                 Some(mut both) => {
-                    both.retain(|seq| value_of(these, *seq).is_some());
+                    both.retain(|seq| value_of(these, *seq).is_some_and(is_in));
                     both
                 }
             });
@@ -139,7 +145,7 @@ impl<'a> Look<'a> {
         Ok(found)
     }
 
-    /// Reads the last values of a metric, once.
+    /// Reads what is asked of a metric, once.
     async fn read_values(&mut self, sql: &mut impl Sql, name: &'a str) -> Result<(), StoreError> {
         if self.values.contains_key(name) {
             return Ok(());
@@ -150,17 +156,37 @@ impl<'a> Look<'a> {
             (_, false) => (i64::MIN, i64::MAX),
         };
         let params = [Param::text(name), Param::Int(low), Param::Int(high)];
+        let extremes = self.wanted.extremes;
+        let text = if extremes { WITH_EXTREMES } else { IN_RANGE };
         let mut values = Vec::new();
-        for mut row in sql.rows(IN_RANGE, &params).await? {
-            values.push((row.int()?, row.int()?));
+        for mut row in sql.rows(text, &params).await? {
+            let run = row.int()?;
+            let last = MetricValue(number(row.int()?));
+            values.push((
+                run,
+                match extremes {
+                    true => MetricSummary {
+                        last,
+                        min: MetricValue(number(row.int()?)),
+                        max: MetricValue(number(row.int()?)),
+                        steps: row.number()?,
+                    },
+                    false => MetricSummary {
+                        last,
+                        min: last,
+                        max: last,
+                        steps: 0,
+                    },
+                },
+            ));
         }
-        values.sort_unstable();
+        values.sort_unstable_by_key(|(run, _)| *run);
         self.values.insert(name, values);
         Ok(())
     }
 
-    /// Before more runs are looked at: where many have been already, last values are
-    /// read at once, and the long column with all metrics not any more.
+    /// Before more runs are looked at: where many have been already, values are read at
+    /// once, and the long column with all metrics not any more.
     pub(crate) async fn expect(
         &mut self,
         sql: &mut impl Sql,
@@ -169,7 +195,6 @@ impl<'a> Look<'a> {
         self.looked += runs;
         let names = &self.wanted.metrics;
         let can_be_read = self.wanted.columns & METRICS != 0
-            && self.wanted.only_last
             && names.len() <= VALUES_READ_MAX
             && names.iter().all(|name| has_rows(name));
         if self.looked > FEW && can_be_read {
@@ -330,10 +355,10 @@ impl<'a> Look<'a> {
     fn range_of(&self, name: &str) -> (Range, bool) {
         let needed = self.search.filter.as_ref().and_then(|filter| {
             let mut ranges = filter.needed_ranges().into_iter();
-            ranges.find(|(known, _)| *known == name)
+            ranges.find(|(known, of, _)| (*known, *of) == (name, Statistic::Last))
         });
         match needed {
-            Some((_, range)) => (range, true),
+            Some((_, _, range)) => (range, true),
             None => (Range::ALL, false),
         }
     }
@@ -457,7 +482,7 @@ impl<'a> Look<'a> {
                 for name in &self.wanted.metrics {
                     let values = self.values.get(name).map_or(&[][..], Vec::as_slice);
                     if let Some(value) = value_of(values, read.seq) {
-                        read.metrics.push((name, last_alone(value)));
+                        read.metrics.push((name, value.clone()));
                     }
                 }
             }
@@ -509,21 +534,10 @@ struct Walk<'a> {
     descending: bool,
 }
 
-/// The value of a run among values by run.
-fn value_of(values: &[(i64, i64)], seq: i64) -> Option<i64> {
+/// What a run has, among values by run.
+fn value_of(values: &[(i64, MetricSummary)], seq: i64) -> Option<&MetricSummary> {
     let place = values.binary_search_by_key(&seq, |(run, _)| *run).ok()?;
-    Some(values[place].1)
-}
-
-/// A metric of which nothing else is asked.
-fn last_alone(value: i64) -> MetricSummary {
-    let last = MetricValue(number(value));
-    MetricSummary {
-        last,
-        min: last,
-        max: last,
-        steps: 0,
-    }
+    Some(&values[place].1)
 }
 
 fn signed(seq: u64) -> i64 {
@@ -546,6 +560,10 @@ mod tests {
         for (sql, index) in [
             (
                 IN_RANGE,
+                "SEARCH last_values USING PRIMARY KEY (name=? AND value>? AND value<?)",
+            ),
+            (
+                WITH_EXTREMES,
                 "SEARCH last_values USING PRIMARY KEY (name=? AND value>? AND value<?)",
             ),
             (

@@ -1,5 +1,6 @@
 //! The last value of each metric of each run as a row of its own, written with the run:
-//! what finds runs by a metric without a look at the others.
+//! what finds runs by a metric without a look at the others. Its extremes and its number
+//! of steps stand beside it.
 //!
 //! A number is kept as an integer of the same order, since columns hold no fractions:
 //! the bits of a positive one as they are, those of a negative one turned round;
@@ -18,7 +19,8 @@ pub(crate) const NAN: i64 = i64::MAX;
 /// Runs that the migration reads at once.
 const FILL_ROWS: u32 = 500;
 
-const INSERT: &str = "INSERT INTO last_values (name, value, run) VALUES ($1, $2, $3)";
+const INSERT: &str = "INSERT INTO last_values (name, value, run, lowest, highest, steps) \
+                      VALUES ($1, $2, $3, $4, $5, $6)";
 const DELETE: &str = "DELETE FROM last_values WHERE name = $1 AND value = $2 AND run = $3";
 
 /// The integer that stands for a number.
@@ -56,32 +58,51 @@ pub(crate) async fn replace(
     before: &Metrics,
     now: &Metrics,
 ) -> Result<(), StoreError> {
-    let gone = difference(run, before, now);
+    let gone: Vec<_> = difference(before, now)
+        .map(|(name, summary)| key(run, name, summary))
+        .collect();
     if !gone.is_empty() {
         sql.run_each(DELETE, &gone).await?;
     }
-    let new = difference(run, now, before);
+    let new: Vec<_> = difference(now, before)
+        .map(|(name, summary)| {
+            let mut row = key(run, name, summary);
+            row.extend([
+                Param::Int(ordered(summary.min.0)),
+                Param::Int(ordered(summary.max.0)),
+                Param::count(summary.steps),
+            ]);
+            row
+        })
+        .collect();
     if !new.is_empty() {
         sql.run_each(INSERT, &new).await?;
     }
     Ok(())
 }
 
-/// Rows of `these` that `those` have not.
-fn difference<'a>(run: Sequence, these: &'a Metrics, those: &Metrics) -> Vec<Vec<Param<'a>>> {
-    let value = |summary: &MetricSummary| ordered(summary.last.0);
+/// Of `these`, which have rows, what `those` do not have so.
+fn difference<'a>(
+    these: &'a Metrics,
+    those: &'a Metrics,
+) -> impl Iterator<Item = (&'a str, &'a MetricSummary)> {
+    let stored = |summary: &MetricSummary| {
+        let values = [summary.last, summary.min, summary.max].map(|value| ordered(value.0));
+        (values, summary.steps)
+    };
     these
         .iter()
+        .map(|(name, summary)| (name.as_str(), summary))
         .filter(|(name, _)| has_rows(name))
-        .filter(|(name, summary)| those.get(*name).map(value) != Some(value(summary)))
-        .map(|(name, summary)| {
-            vec![
-                Param::text(name),
-                Param::Int(value(summary)),
-                Param::count(run.0),
-            ]
-        })
-        .collect()
+        .filter(move |(name, summary)| those.get(*name).map(stored) != Some(stored(summary)))
+}
+
+fn key<'a>(run: Sequence, name: &'a str, summary: &MetricSummary) -> Vec<Param<'a>> {
+    vec![
+        Param::text(name),
+        Param::Int(ordered(summary.last.0)),
+        Param::count(run.0),
+    ]
 }
 
 /// Removes the rows of a run, or of a sweep's points, before those go.

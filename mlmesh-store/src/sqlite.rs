@@ -347,7 +347,8 @@ macro_rules! facts_through {
             fact_columns!(
                 "json_extract(plan, '$.params')",
                 "json_extract(labels, '$.tags')",
-                "COALESCE(json_extract(trust, '$.level'), json_type(trust))"
+                "COALESCE(json_extract(trust, '$.level'), json_type(trust))",
+                "COALESCE(json_extract(placement, '$.priority'), 0)"
             ),
             $index,
             $condition

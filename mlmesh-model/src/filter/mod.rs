@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   text ──parse──► Filter ──matches(facts of a run)──► shown or not
-//!                     └──needed_range(metric)──► what an index can narrow first
+//!                     └──needed_ranges()──► what an index can narrow first
 //! ```
 //!
 //! It is a tree of typed comparisons and knows no database: whoever has the facts of a
@@ -18,7 +18,7 @@ mod shown;
 #[cfg(test)]
 mod tests;
 
-use crate::{Micros, Phase, TrustLevel};
+use crate::{MetricSummary, Micros, Phase, TrustLevel};
 
 pub use evaluate::{Facts, Rank, Value};
 pub use parse::FilterError;
@@ -121,6 +121,18 @@ pub enum Statistic {
     Steps,
 }
 
+impl Statistic {
+    /// Its number.
+    pub fn of(self, metric: &MetricSummary) -> f64 {
+        match self {
+            Self::Last => metric.last.0,
+            Self::Min => metric.min.0,
+            Self::Max => metric.max.0,
+            Self::Steps => metric.steps as f64,
+        }
+    }
+}
+
 /// A value that a field is compared with, of the field's type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Literal {
@@ -189,25 +201,26 @@ impl Filter {
         }
     }
 
-    /// Metrics of which every run that matches has a last value in this range: what an
-    /// index can narrow.
-    pub fn needed_ranges(&self) -> Vec<(&str, Range)> {
+    /// What every run that matches has of metrics, as ranges: what an index can narrow.
+    pub fn needed_ranges(&self) -> Vec<(&str, Statistic, Range)> {
         let terms = match self {
             Self::All(terms) => terms.as_slice(),
             one => std::slice::from_ref(one),
         };
-        let mut ranges: Vec<(&str, Range)> = Vec::new();
+        let mut ranges: Vec<(&str, Statistic, Range)> = Vec::new();
         for term in terms {
-            let Self::Is(Field::Metric(name, Statistic::Last), Test::Compare(how, value)) = term
-            else {
+            let Self::Is(Field::Metric(name, of), Test::Compare(how, value)) = term else {
                 continue;
             };
             let Some(range) = Range::of(*how, value) else {
                 continue;
             };
-            match ranges.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = known.meet(range),
-                None => ranges.push((name, range)),
+            match ranges
+                .iter_mut()
+                .find(|known| (known.0, known.1) == (name, *of))
+            {
+                Some((_, _, known)) => *known = known.meet(range),
+                None => ranges.push((name, *of, range)),
             }
         }
         ranges
@@ -251,6 +264,11 @@ impl Range {
             Comparison::Different | Comparison::Contains => return None,
         };
         Some(Self { low, high })
+    }
+
+    /// Whether the number is in it; not-a-number is in none.
+    pub fn has(self, value: f64) -> bool {
+        self.low <= value && value <= self.high
     }
 
     fn meet(self, other: Self) -> Self {

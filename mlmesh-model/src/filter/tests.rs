@@ -181,14 +181,20 @@ fn orders_keep_what_is_missing_last() {
 
 #[test]
 fn an_index_is_asked_for_no_less_than_matches() {
-    let filter: Filter = "metrics.a > 1 and metrics.a <= 3 and metrics.b != 2 and id = x"
+    let filter: Filter = "metrics.a > 1 and metrics.a <= 3 and metrics.b != 2 and id = x \
+                          and metrics.a.min < 3"
         .parse()
         .unwrap();
     let range = Range {
         low: 1.0,
         high: 3.0,
     };
-    assert_eq!(filter.needed_ranges(), [("a", range)]);
+    let below = Range {
+        high: 3.0,
+        ..Range::ALL
+    };
+    let ranges = [("a", Statistic::Last, range), ("a", Statistic::Min, below)];
+    assert_eq!(filter.needed_ranges(), ranges);
     let either: Filter = "metrics.a > 1 or metrics.b > 2".parse().unwrap();
     assert_eq!(either.needed_ranges(), []);
     let not: Filter = "not metrics.a > 1".parse().unwrap();
@@ -294,8 +300,8 @@ proptest! {
         if let Some(a) = a
             && filter.matches(&run, NOW)
         {
-            for (name, range) in filter.needed_ranges() {
-                prop_assert!(name == "a" && range.low <= a && a <= range.high);
+            for (name, statistic, range) in filter.needed_ranges() {
+                prop_assert!(name == "a" && statistic == Statistic::Last && range.has(a));
             }
         }
     }

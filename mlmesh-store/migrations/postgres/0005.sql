@@ -23,12 +23,15 @@ ALTER TABLE datasets ADD COLUMN about TEXT COLLATE "C";
 ALTER TABLE reproductions ADD COLUMN statement TEXT;
 ALTER TABLE reproductions ADD COLUMN signer TEXT;
 -- Last values of metrics, so that runs are found by them. `value`: the number
--- as an integer of the same order, not-a-number largest (last_values.rs); `run`: its
--- seq. Filled from the runs by the program, which knows that order.
+-- as an integer of the same order, not-a-number largest (last_values.rs), as `lowest`
+-- and `highest` are; `run`: its seq. Filled from the runs by the program, which knows that order.
 CREATE TABLE last_values (
     name TEXT COLLATE "C" NOT NULL,
     value BIGINT NOT NULL,
     run BIGINT NOT NULL,
+    lowest BIGINT NOT NULL,
+    highest BIGINT NOT NULL,
+    steps BIGINT NOT NULL,
     PRIMARY KEY (name, value, run)
 );
 -- Runs of whose end somebody is told. `life`: how often the run was put back after that.

@@ -23,12 +23,15 @@ ALTER TABLE datasets ADD COLUMN about TEXT;
 ALTER TABLE reproductions ADD COLUMN statement TEXT;
 ALTER TABLE reproductions ADD COLUMN signer TEXT;
 -- Last values of metrics, so that runs are found by them. `value`: the number
--- as an integer of the same order, not-a-number largest (last_values.rs); `run`: its
--- seq. Filled from the runs by the program, which knows that order.
+-- as an integer of the same order, not-a-number largest (last_values.rs), as `lowest`
+-- and `highest` are; `run`: its seq. Filled from the runs by the program, which knows that order.
 CREATE TABLE last_values (
     name TEXT NOT NULL,
     value INTEGER NOT NULL,
     run INTEGER NOT NULL,
+    lowest INTEGER NOT NULL,
+    highest INTEGER NOT NULL,
+    steps INTEGER NOT NULL,
     PRIMARY KEY (name, value, run)
 ) WITHOUT ROWID;
 -- Runs of whose end somebody is told. `life`: how often the run was put back after that.
@@ -46,7 +49,8 @@ CREATE INDEX tellings_state ON tellings (state, time);
 -- what stands inside JSON are those of the searches (sqlite.rs), whose condition `phase >= 0`
 -- keeps other statements from it.
 CREATE INDEX runs_facts ON runs (
-    tenant, seq, kind, parent, phase, queued_at, started_at, ended_at, owner, name,
+    tenant, seq, kind, parent, phase, queued_at, started_at, ended_at, owner, name, id, tree,
+    CASE WHEN placement IS NOT NULL THEN COALESCE(json_extract(placement, '$.priority'), 0) END,
     COALESCE(json_extract(trust, '$.level'), json_type(trust)),
     json_extract(labels, '$.tags'),
     json_extract(plan, '$.params')

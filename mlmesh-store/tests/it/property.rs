@@ -208,20 +208,33 @@ async fn last_values_are_those_of_the_runs(store: &SqliteStore, path: &Path, ids
     let mut expected = Vec::new();
     for id in ids {
         let run = stored_run(store, *id).await;
-        expected.extend(
-            run.metrics
-                .into_keys()
-                .map(|name| (name, run.seq.0.cast_signed())),
-        );
+        let seq = run.seq.0.cast_signed();
+        expected.extend(run.metrics.into_iter().map(|(name, metric)| {
+            let numbers = [metric.last, metric.min, metric.max].map(|number| number.0);
+            (name, seq, numbers.map(in_order), metric.steps.cast_signed())
+        }));
     }
     expected.sort();
     let connection = rusqlite::Connection::open(path).unwrap();
     let mut statement = connection
-        .prepare("SELECT name, run FROM last_values ORDER BY name, run")
+        .prepare("SELECT name, run, value, lowest, highest, steps FROM last_values ORDER BY 1, 2")
         .unwrap();
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-    let rows: Vec<(String, i64)> = rows.unwrap().map(Result::unwrap).collect();
+    let rows = statement.query_map([], |row| {
+        let numbers = [row.get(2)?, row.get(3)?, row.get(4)?];
+        Ok((row.get(0)?, row.get(1)?, numbers, row.get(5)?))
+    });
+    let rows: Vec<(String, i64, [i64; 3], i64)> = rows.unwrap().map(Result::unwrap).collect();
     assert_eq!(rows, expected);
+}
+
+/// A number as the database has it.
+fn in_order(number: f64) -> i64 {
+    match number {
+        number if number.is_nan() => i64::MAX,
+        number if number > 0.0 => number.to_bits().cast_signed(),
+        number if number < 0.0 => -1 - (-number).to_bits().cast_signed(),
+        _ => 0,
+    }
 }
 
 /// The ids in the queue table, read from the file itself.
