@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -227,6 +227,26 @@ pub(crate) fn streamed(mut source: impl Read + Send + 'static) -> Body {
     drop(tokio::task::spawn_blocking(pump));
     Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece, receiver))
+    }))
+}
+
+/// A body that is cut off, as by a failed read, when its reader may not have more of it. One
+/// whose length is known has left the store already, and stays as it is.
+pub(crate) fn until(lost: impl Future<Output = ()> + Send + 'static, body: Body) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    let state = Some((body.into_data_stream(), Box::pin(lost)));
+    Body::from_stream(stream::unfold(state, |state| async move {
+        let (mut pieces, mut lost) = state?;
+        tokio::select! {
+            biased;
+            () = &mut lost => {
+                let error = io::Error::from(io::ErrorKind::PermissionDenied);
+                Some((Err(axum::Error::new(error)), None))
+            }
+            piece = pieces.next() => piece.map(|piece| (piece, Some((pieces, lost)))),
+        }
     }))
 }
 

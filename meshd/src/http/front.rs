@@ -23,6 +23,7 @@ use mlmesh_model::{
 };
 use serde::Serialize;
 
+use super::body::until;
 use super::listener::Remote;
 use crate::daemon::Daemon;
 use crate::handlers::metrics::Shown;
@@ -76,15 +77,22 @@ pub(crate) async fn front(
 pub(crate) type Standing = Option<(Digest, Option<Permission>)>;
 
 /// Has the request answered. A read that is still waiting when its key is revoked, or
-/// its holder's role narrowed, ends then. A write is carried out: it was allowed when
-/// it came.
-async fn handle(daemon: &Daemon, standing: Standing, request: Request, next: Next) -> Response {
+/// its holder's role narrowed, ends then, and so does a download that runs. A write is
+/// carried out: it was allowed when it came.
+async fn handle(
+    daemon: &Arc<Daemon>,
+    standing: Standing,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some((sha256, permission)) = standing.filter(|_| request.method() == Method::GET) else {
         return next.run(request).await;
     };
+    let keys = Arc::clone(daemon);
+    let lost = async move { keys.keys.lost(sha256, permission).await };
     tokio::select! {
         biased;
-        response = next.run(request) => response,
+        response = next.run(request) => response.map(|body| until(lost, body)),
         () = daemon.keys.lost(sha256, permission) => unauthenticated(
             "the API key was revoked, or may not do this any more",
         )

@@ -1,15 +1,17 @@
 //! What somebody with the rights of a member tries in order to read what is another's.
 //! They know every digest: digests stand in manifests, which are open.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use mlmesh_api::{
-    AddKeyDto, AddUserDto, CONNECTION_SCHEMA, Client, ClientError, ConnectionFile, CopiedDto,
-    IdempotencyKey, KeyClassDto, RegisterDatasetDto, SecretKey,
+    AddKeyDto, AddUserDto, CONNECTION_SCHEMA, ChangeRoleDto, Client, ClientError, ConnectionFile,
+    CopiedDto, IdempotencyKey, KeyClassDto, RegisterDatasetDto, SecretKey,
 };
 use mlmesh_cas::{CHUNKED_BYTES_MIN, FrameWriter, chunk_manifest};
 use mlmesh_model::{CommitId, Digest, ObjectId};
 use mlmesh_testkit::daemon::Daemon;
+use mlmesh_testkit::place::noise;
 
 use crate::wire::{client, store_tree, submission, tree_of, until_ended};
 
@@ -234,4 +236,48 @@ fn idempotency_keys_of_two_people_do_not_meet() {
     // What an own run leaves can be had, before and after somebody asked for its list.
     until_ended(&bob, &second.id.to_string());
     bob.outputs(&second.id.to_string()).unwrap();
+}
+
+/// What is on its way when a key is revoked comes to no end.
+#[test]
+fn a_download_that_runs_ends_when_its_key_is_revoked() {
+    // More than what sockets on both sides take in.
+    const BYTES: usize = 64 << 20;
+    let daemon = Daemon::start();
+    let admin = client(&daemon);
+    let content = noise(BYTES);
+    let object = ObjectId(Digest::of(&content));
+    let mut upload = admin.upload_position(object).unwrap();
+    while !upload.complete {
+        let from = upload.offset as usize;
+        let piece = &content[from..BYTES.min(from + (8 << 20))];
+        upload = admin
+            .upload_piece(object, BYTES as u64, upload.offset, piece)
+            .unwrap();
+    }
+    for role_is_narrowed in [false, true] {
+        let name = if role_is_narrowed { "eve" } else { "ada" };
+        let (reader, connection) = user(&daemon, name, "admin");
+        let mut kept = admin.object(object).unwrap();
+        let mut download = reader.object(object).unwrap();
+        let mut first = [0_u8; 1000];
+        download.read_exact(&mut first).unwrap();
+        assert_eq!(first, content[..1000]);
+        if role_is_narrowed {
+            let role = ChangeRoleDto {
+                role: "viewer".to_owned(),
+            };
+            admin.change_role(name, &role).unwrap();
+        } else {
+            admin.revoke_key(&connection.key_name).unwrap();
+        }
+        let mut rest = Vec::new();
+        let ended = download.read_to_end(&mut rest);
+        assert!(ended.is_err(), "{name}: {ended:?}");
+        assert!(rest.len() < BYTES / 2, "{name} got {} bytes", rest.len());
+        // Another key's download is not touched.
+        let mut whole = Vec::new();
+        kept.read_to_end(&mut whole).unwrap();
+        assert!(whole == content);
+    }
 }
