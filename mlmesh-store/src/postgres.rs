@@ -401,6 +401,15 @@ impl Sql for PostgresSession {
         " FROM runs WHERE seq IN (SELECT CAST(value AS BIGINT) FROM \
          json_array_elements_text(CAST(CAST($1 AS TEXT) AS JSON))) ORDER BY seq"
     );
+    // A query of its own for each object is a look-up in the index. Joined, the list may be
+    // met by reading all that the owner has.
+    const POSSESSED: &'static str = "SELECT (SELECT object FROM possessions WHERE tenant = $1 \
+         AND owner = $2 AND object = decode(value, 'hex')) FROM \
+         json_array_elements_text(CAST(CAST($3 AS TEXT) AS JSON))";
+    const POSSESS: &'static str = "INSERT INTO possessions (tenant, owner, object) \
+         SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), decode(value, 'hex') FROM \
+         json_array_elements_text(CAST(CAST($3 AS TEXT) AS JSON)) \
+         ON CONFLICT (tenant, owner, object) DO NOTHING";
     const FACTS: FactQueries = FactQueries {
         down: facts!("WHERE tenant = $2 AND seq < $3 ORDER BY seq DESC LIMIT $4"),
         up: facts!("WHERE tenant = $2 AND seq > $3 ORDER BY seq LIMIT $4"),

@@ -25,6 +25,11 @@ pub(crate) trait Sql {
     const RUNS_BY_ID: &'static str;
     /// Reads the runs whose sequences stand in the JSON list `$1`.
     const RUNS_BY_SEQ: &'static str;
+    /// Reads which objects of the JSON list `$3` stand as sent by owner `$2` of tenant `$1`;
+    /// null for one that does not, or no row.
+    const POSSESSED: &'static str;
+    /// Notes the objects of the JSON list `$3` as sent; what stands already stays.
+    const POSSESS: &'static str;
     /// Read what searches look at.
     const FACTS: FactQueries;
     /// The same where the columns are [thin](crate::facts::are_thin).

@@ -370,6 +370,12 @@ impl Sql for SqliteSession {
         read_columns!(),
         " FROM runs WHERE seq IN (SELECT value FROM json_each($1)) ORDER BY seq"
     );
+    const POSSESSED: &'static str = "SELECT object FROM possessions WHERE tenant = $1 AND \
+         owner = $2 AND object IN (SELECT unhex(value) FROM json_each($3))";
+    // Without the condition the conflict would be one of a join.
+    const POSSESS: &'static str = "INSERT INTO possessions (tenant, owner, object) \
+         SELECT $1, $2, unhex(value) FROM json_each($3) WHERE true \
+         ON CONFLICT (tenant, owner, object) DO NOTHING";
     const FACTS: FactQueries = facts_through!("NOT INDEXED");
     const THIN_FACTS: FactQueries = facts_through!("INDEXED BY runs_facts");
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";

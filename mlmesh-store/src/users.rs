@@ -1,5 +1,7 @@
 //! Users, their keys, and which objects somebody has shown to have.
 
+use std::collections::HashSet;
+
 use mlmesh_model::{
     ApiKey, AuditNote, BuiltIn, KeyChange, Micros, ObjectId, Owner, StoreError, Tenant, User,
     UserChange,
@@ -7,7 +9,7 @@ use mlmesh_model::{
 
 use crate::catalog::insert_key;
 use crate::group::Tx;
-use crate::sql::{Param, Row, Sql};
+use crate::sql::{Param, Row, Sql, to_json};
 
 const SELECT_USER: &str = "SELECT tenant, name, role, created_at, removed_at FROM users \
                            WHERE tenant = $1 AND name = $2";
@@ -204,6 +206,9 @@ async fn is_taken<S: Sql>(tx: &mut Tx<S>, key: &ApiKey) -> Result<bool, StoreErr
     }
 }
 
+/// Objects of one statement.
+const OBJECTS_MAX: usize = 4096;
+
 /// Notes that somebody has sent these objects whole.
 pub(crate) async fn possess<S: Sql>(
     tx: &mut Tx<S>,
@@ -211,36 +216,37 @@ pub(crate) async fn possess<S: Sql>(
     owner: &Owner,
     objects: &[ObjectId],
 ) -> Result<(), StoreError> {
-    const INSERT: &str = "INSERT INTO possessions (tenant, owner, object) VALUES ($1, $2, $3) \
-                          ON CONFLICT (tenant, owner, object) DO NOTHING";
-    for object in objects {
+    for list in objects.chunks(OBJECTS_MAX) {
         let params = [
             Param::text(tenant.as_str()),
             Param::text(owner.as_str()),
-            Param::digest(&object.0),
+            Param::owned(to_json(list)?),
         ];
-        tx.sql.run(INSERT, &params).await?;
+        tx.sql.run(S::POSSESS, &params).await?;
     }
     Ok(())
 }
 
 /// Which of these objects somebody has sent whole.
-pub(crate) async fn possesses(
-    sql: &mut impl Sql,
+pub(crate) async fn possesses<S: Sql>(
+    sql: &mut S,
     tenant: &Tenant,
     owner: &Owner,
     objects: &[ObjectId],
 ) -> Result<Vec<bool>, StoreError> {
-    const SELECT: &str =
-        "SELECT object FROM possessions WHERE tenant = $1 AND owner = $2 AND object = $3";
-    let mut found = Vec::with_capacity(objects.len());
-    for object in objects {
+    let mut known = HashSet::with_capacity(objects.len());
+    for list in objects.chunks(OBJECTS_MAX) {
         let params = [
             Param::text(tenant.as_str()),
             Param::text(owner.as_str()),
-            Param::digest(&object.0),
+            Param::owned(to_json(list)?),
         ];
-        found.push(sql.row(SELECT, &params).await?.is_some());
+        for mut row in sql.rows(S::POSSESSED, &params).await? {
+            known.extend(row.opt_digest()?.map(ObjectId));
+        }
     }
-    Ok(found)
+    Ok(objects
+        .iter()
+        .map(|object| known.contains(object))
+        .collect())
 }

@@ -161,4 +161,23 @@ pub(super) async fn what_somebody_has_sent_is_known_of_them_alone(store: Arc<dyn
         let found = store.possesses(&tenant, who, vec![two, one]).await.unwrap();
         assert_eq!(found, expected, "{who}");
     }
+
+    // More than one statement's worth, some of them twice, in the order asked for.
+    let object = |number: u32| ObjectId(Digest::of(&number.to_le_bytes()));
+    let sent: Vec<ObjectId> = (0..9_000).map(|number| object(number / 2 * 3)).collect();
+    let asked: Vec<ObjectId> = (0..13_500).rev().map(object).collect();
+    for _ in 0..2 {
+        store.possess(&tenant, &eve, sent.clone()).await.unwrap();
+        let found = store.possesses(&tenant, &eve, asked.clone()).await.unwrap();
+        let expected: Vec<bool> = (0..13_500).rev().map(|number| number % 3 == 0).collect();
+        assert!(found == expected, "of many");
+    }
+    let stranger: Tenant = "other".parse().unwrap();
+    for (tenant, who) in [(&tenant, &bob), (&stranger, &eve)] {
+        let found = store.possesses(tenant, who, asked.clone()).await.unwrap();
+        assert!(!found.contains(&true), "{who}");
+    }
+    store.possess(&tenant, &eve, vec![]).await.unwrap();
+    let none = store.possesses(&tenant, &eve, vec![]).await.unwrap();
+    assert_eq!(none, [false; 0]);
 }
