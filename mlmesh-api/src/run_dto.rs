@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use mlmesh_model::{
-    Attempt, Cause, CommitId, Digest, Exit, HostTraffic, Isolation, MetricSummary, MetricValue,
-    ObjectId, ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind, Tolerance, Trust,
-    TrustLevel, TrustReason,
+    Attempt, Cause, CommitId, Digest, Exit, HostTraffic, Isolation, Logged, MetricSummary,
+    MetricValue, ObjectId, ParamValue, Phase, Placement, PlanDigest, Run, RunId, RunKind,
+    Tolerance, Trust, TrustLevel, TrustReason,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ pub struct RunDto {
     pub trust: Option<TrustDto>,
     /// Metrics by name.
     pub metrics: BTreeMap<String, MetricDto>,
+    /// What the last attempt's job has logged beside them; null until that has ended.
+    #[serde(default)]
+    pub logged: Option<LoggedDto>,
     /// The manifest; null until the run ends.
     #[schemars(schema_with = "wire::object_or_null")]
     pub manifest: Option<serde_json::Value>,
@@ -147,6 +150,7 @@ impl RunDto {
             }),
             trust: run.standing_trust().as_ref().map(TrustDto::from),
             metrics: metrics(&run.metrics),
+            logged: run.logged.clone().map(LoggedDto::from),
             manifest,
             manifest_sha256: run.manifest_sha256,
             outputs: run.outputs,
@@ -160,6 +164,30 @@ impl RunDto {
             index,
             children,
             children_counts,
+        }
+    }
+}
+
+/// Parameters and tags that a job has logged through its MLflow client: its claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LoggedDto {
+    /// Parameters, as text.
+    pub params: BTreeMap<String, String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// Parameters and tags that were left out, since there were too many.
+    pub left_out: u64,
+    /// Values that were cut, since they were too long.
+    pub shortened: u64,
+}
+
+impl From<Logged> for LoggedDto {
+    fn from(logged: Logged) -> Self {
+        Self {
+            params: logged.params,
+            tags: logged.tags,
+            left_out: logged.left_out,
+            shortened: logged.shortened,
         }
     }
 }

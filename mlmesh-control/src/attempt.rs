@@ -374,6 +374,7 @@ impl Task {
         update.exit = ended.exit;
         update.message = Some(ended.message.clone());
         update.isolation = Some(ended.isolation.clone());
+        update.logged.clone_from(&ended.logged);
         self.ledger.extras.log_bytes_dropped = ended.log_bytes_dropped;
         let Some(cause) = self.collect(&ended).await else {
             return;
@@ -540,6 +541,7 @@ impl Task {
             message: message.to_owned(),
             isolation: self.ledger.update.isolation.clone().unwrap_or_default(),
             log_bytes_dropped: 0,
+            logged: None,
         }
     }
 

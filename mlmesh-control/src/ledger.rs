@@ -203,6 +203,7 @@ impl Ledger {
             outputs: update.outputs,
             isolation: update.isolation.clone(),
             labels: self.inner.labels_of(run),
+            logged: update.logged.clone(),
             ..run.clone()
         }
     }

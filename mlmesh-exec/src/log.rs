@@ -64,6 +64,11 @@ impl LogWriter {
         }
     }
 
+    /// What hides values of secrets in it.
+    pub(crate) fn redactor(&self) -> &Redactor {
+        &self.streams[0].redactor
+    }
+
     /// Takes bytes that were read from a stream at `time`.
     pub(crate) fn push(&mut self, stream: LogStream, time: Micros, bytes: &[u8]) {
         let lines = &mut self.streams[index(stream)];

@@ -105,6 +105,7 @@ fn conclude(
         message: message.to_owned(),
         isolation,
         log_bytes_dropped: 0,
+        logged: None,
     };
     append(dir, &Entry::Ended(ended.clone()))?;
     Ok(ended)

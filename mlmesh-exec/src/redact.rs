@@ -50,6 +50,21 @@ impl Redactor {
         }
     }
 
+    /// A whole text without the values. Of one that was cut, an end is left out that may
+    /// be the beginning of a value.
+    pub(crate) fn text(&self, text: &str, was_cut: bool) -> String {
+        let mut whole = Self {
+            values: self.values.clone(),
+            held: Vec::new(),
+        };
+        let mut out = Vec::with_capacity(text.len());
+        whole.push(text.as_bytes(), &mut out);
+        if !was_cut {
+            whole.finish(&mut out);
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
     /// Takes bytes in and puts out what can be told to be no part of a value.
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if self.values.is_empty() {

@@ -203,6 +203,7 @@ impl Attempt {
             message: error.message.clone(),
             isolation: isolation.clone(),
             log_bytes_dropped: 0,
+            logged: None,
         })?;
         report(&Report::Failed {
             cause: error.cause,

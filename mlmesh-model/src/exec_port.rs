@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttemptRef, BoxFuture, Cause, CommitId, Dataset, Exit, Isolation, Micros, ObjectId, Placement,
-    Plan, SecretText, Tenant,
+    AttemptRef, BoxFuture, Cause, CommitId, Dataset, Exit, Isolation, Logged, Micros, ObjectId,
+    Placement, Plan, SecretText, Tenant,
 };
 
 /// Runs attempts. Conformance suite: `mlmesh-exec/tests/it/conformance.rs`.
@@ -236,6 +236,10 @@ pub struct Ended {
     pub isolation: Isolation,
     /// Log bytes that did not fit the named limit.
     pub log_bytes_dropped: u64,
+    /// Parameters and tags that it has logged, without values of secrets; null also
+    /// where nobody who knows those was left to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Logged>,
 }
 
 /// What became of an attempt.

@@ -74,6 +74,39 @@ pub struct Run {
     /// What people wrote on it.
     #[serde(default)]
     pub labels: Labels,
+    /// What the last attempt has said of it through its MLflow client.
+    #[serde(default)]
+    pub logged: Option<Logged>,
+}
+
+/// What a job has said of its own run: parameters and tags that its MLflow client has
+/// logged. Claims, which nothing checks; the plan has the recipe's own parameters, and
+/// labels are what people write.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Logged {
+    /// Parameters, as text.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// Tags, those of the client itself (`mlflow.…`) among them.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Parameters and tags that were left out, since there were too many.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Values that were cut.
+    #[serde(default)]
+    pub shortened: u64,
+}
+
+impl Logged {
+    /// Most parameters of a run, and most tags.
+    pub const ENTRIES_MAX: usize = 500;
+    /// Longest name.
+    pub const NAME_CHARS_MAX: usize = 250;
+    /// Longest value.
+    pub const VALUE_CHARS_MAX: usize = 500;
+    /// Most bytes of names and values together.
+    pub const BYTES_MAX: usize = 64 << 10;
 }
 
 /// What people write on a run, at any time. The record has what stands now, the manifest
@@ -160,6 +193,7 @@ impl From<NewRun> for Run {
             isolation: None,
             pinned: false,
             labels: Labels::default(),
+            logged: None,
         }
     }
 }

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::filter::{Filter, Sort};
 use crate::{
     ApiKey, Attempt, AttemptNumber, BoxFuture, Cause, CommitId, DepsDigest, Digest, Event, Exit,
-    FencingToken, Isolation, KeyChange, Labels, MetricSummary, Micros, Name, NodeId, ObjectId,
-    Owner, Phase, Reproduction, Run, RunId, Sequence, SignedStatement, Tenant, Trust, User,
-    UserChange,
+    FencingToken, Isolation, KeyChange, Labels, Logged, MetricSummary, Micros, Name, NodeId,
+    ObjectId, Owner, Phase, Reproduction, Run, RunId, Sequence, SignedStatement, Tenant, Trust,
+    User, UserChange,
 };
 
 /// Runs, queue, events, audit and catalog of a daemon. Conformance suite:
@@ -379,6 +379,8 @@ pub struct RunUpdate {
     pub manifest_sha256: Option<Digest>,
     /// Isolation and limits that held.
     pub isolation: Option<Isolation>,
+    /// What the job has said of its run.
+    pub logged: Option<Logged>,
 }
 
 /// Input of [`Store::move_unleased`].

@@ -44,6 +44,8 @@ pub enum DifferenceGroup {
     Environment,
     /// Data.
     Datasets,
+    /// What the jobs have logged, but for the client's own tags.
+    Logged,
     /// Last values, else what else there is of a metric.
     Metrics,
     /// Files that were left, by digest.
@@ -71,6 +73,7 @@ impl DifferenceGroup {
             Self::Seed => "seed",
             Self::Environment => "environment",
             Self::Datasets => "datasets",
+            Self::Logged => "logged",
             Self::Metrics => "metrics",
             Self::Outputs => "outputs",
             Self::Outcome => "outcome",
@@ -96,6 +99,7 @@ pub fn compare(a: &Value, b: &Value) -> Vec<Difference> {
     both.at(DifferenceGroup::Seed, &["/plan/seed"]);
     both.environment();
     both.datasets();
+    both.logged();
     both.metrics();
     both.outputs();
     both.outcome();
@@ -244,6 +248,26 @@ impl Both<'_> {
         }
     }
 
+    fn logged(&mut self) {
+        let said = |manifest| -> BTreeMap<String, Value> {
+            let each = |part: &'static str| {
+                let texts = value(manifest, "/logged")[part].as_object();
+                texts
+                    .into_iter()
+                    .flatten()
+                    .map(move |(name, text)| (part, name, text))
+            };
+            // The client names and times each run anew.
+            let own = |(part, name): (&str, &str)| part == "tags" && name.starts_with("mlflow.");
+            each("params")
+                .chain(each("tags"))
+                .filter(|(part, name, _)| !own((*part, name.as_str())))
+                .map(|(part, name, text)| (format!("{part}.{name}"), text.clone()))
+                .collect()
+        };
+        self.maps(DifferenceGroup::Logged, &said(self.a), &said(self.b));
+    }
+
     fn metrics(&mut self) {
         let group = DifferenceGroup::Metrics;
         let (a, b) = (value(self.a, "/metrics"), value(self.b, "/metrics"));
@@ -388,6 +412,8 @@ mod tests {
             [{"path": "model.npz", "mode": "644", "size": 1, "sha256": "aa"}]});
         manifest["tags"] = json!({"stage": "draft"});
         manifest["note"] = json!("");
+        manifest["logged"] = json!({"params": {"lr": "0.1"}, "tags": {"mlflow.runName": "sly-fox"},
+            "left_out": 0, "shortened": 0});
         manifest["datasets"][0]["mount"] = json!("data/d");
         manifest
     }
@@ -440,6 +466,16 @@ mod tests {
                 "/metrics/accuracy/steps",
                 json!(4),
                 "metrics accuracy steps 3 4",
+            ),
+            (
+                "/logged/params/lr",
+                json!("0.2"),
+                r#"logged params.lr "0.1" "0.2""#,
+            ),
+            (
+                "/logged/tags/team",
+                json!("blue"),
+                r#"logged tags.team null "blue""#,
             ),
             (
                 "/outputs/listed/0/sha256",

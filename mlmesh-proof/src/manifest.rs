@@ -102,6 +102,7 @@ pub fn manifest(run: &Run, attempts: &[Attempt], extras: &Extras) -> Value {
         "isolation": run.isolation,
         "trust": run.standing_trust(),
         "metrics": run.metrics,
+        "logged": run.logged,
         "outputs": run.outputs.map(|listing| json!({
             "listing": listing,
             "files": extras.output_files.len(),

@@ -393,6 +393,7 @@ mod tests {
             isolation: None,
             pinned: false,
             labels: Labels::default(),
+            logged: None,
         }
     }
 

@@ -179,7 +179,7 @@ fn read(evidence: &Evidence<'_>, defects: &mut Vec<Defect>) -> Option<Value> {
 }
 
 /// Parts of the manifest that repeat the record. Tags and note may change after it.
-const REPEATED: [&str; 22] = [
+const REPEATED: [&str; 23] = [
     "run",
     "name",
     "sweep",
@@ -201,6 +201,7 @@ const REPEATED: [&str; 22] = [
     "git",
     "isolation",
     "metrics",
+    "logged",
     "attempts",
 ];
 

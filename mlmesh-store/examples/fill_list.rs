@@ -145,6 +145,7 @@ fn run(n: u64, kind: RunKind) -> Run {
         }),
         pinned: false,
         labels: Labels::default(),
+        logged: None,
     }
 }
 

@@ -225,6 +225,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         isolation: None,
         pinned: false,
         labels: Labels::default(),
+        logged: None,
     }
 }
 

@@ -2,13 +2,14 @@
 //! for, and of a sweep's point what its template has.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use mlmesh_model::filter::{Facts, Field, Statistic, Value};
 use mlmesh_model::{
-    CommitId, MetricSummary, Micros, PHASES, ParamValue, Phase, StoreError, TrustLevel,
+    CommitId, Logged, MetricSummary, Micros, PHASES, ParamValue, Phase, StoreError, TrustLevel,
 };
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
@@ -22,7 +23,7 @@ use crate::sql::Row;
 /// What is read of a run, after `SELECT`: of the columns behind the first ones those
 /// whose bit is in `$1`. Each database has its own words for what stands inside JSON.
 macro_rules! fact_columns {
-    ($params:literal, $tags:literal, $level:literal, $priority:literal) => {
+    ($params:literal, $tags:literal, $level:literal, $priority:literal, $logged:literal) => {
         concat!(
             "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at, \
              CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN ",
@@ -38,7 +39,10 @@ macro_rules! fact_columns {
              CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN \
              CASE WHEN placement IS NOT NULL THEN ",
             $priority,
-            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END FROM runs "
+            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END, \
+             CASE WHEN (CAST($1 AS BIGINT) & 512) <> 0 THEN ",
+            $logged,
+            " END FROM runs "
         )
     };
 }
@@ -59,7 +63,7 @@ pub(crate) const METRICS: i64 = 256;
 
 /// Whether an index may hold all of these columns.
 pub(crate) fn are_thin(columns: i64) -> bool {
-    columns & METRICS == 0
+    columns < METRICS
 }
 
 /// The bit of the column that a field needs.
@@ -74,6 +78,7 @@ fn column_of(field: &Field) -> i64 {
         Field::Commit => 64,
         Field::Priority => 128,
         Field::Metric(..) => METRICS,
+        Field::LoggedParam(_) | Field::LoggedTag(_) => 512,
         Field::Kind
         | Field::Phase
         | Field::Parent
@@ -140,6 +145,7 @@ pub(crate) struct FactRow<'a> {
     id: Option<String>,
     commit: Option<CommitId>,
     priority: Option<i64>,
+    logged: Option<Logged>,
 }
 
 impl<'a> FactRow<'a> {
@@ -186,6 +192,7 @@ impl<'a> FactRow<'a> {
                     .collect(),
                 None => Vec::new(),
             },
+            logged: row.opt_json()?,
         })
     }
 
@@ -268,8 +275,18 @@ impl Facts for FactRow<'_> {
                 let tag = of_name(&self.tags, name);
                 Value::or_missing(tag.map(|text| Value::text(text)))
             }
+            Field::LoggedParam(name) => written(self.logged.as_ref().map(|it| &it.params), name),
+            Field::LoggedTag(name) => written(self.logged.as_ref().map(|it| &it.tags), name),
         }
     }
+}
+
+fn written<'s>(texts: Option<&'s BTreeMap<String, String>>, name: &str) -> Value<'s> {
+    Value::or_missing(
+        texts
+            .and_then(|texts| texts.get(name))
+            .map(|text| Value::text(text)),
+    )
 }
 
 fn of_name<'s, T>(members: &'s [(&str, T)], name: &str) -> Option<&'s T> {

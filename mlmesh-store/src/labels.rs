@@ -3,9 +3,9 @@
 use mlmesh_model::{LabelChange, Labels, StoreError};
 
 use crate::group::Tx;
-use crate::read;
 use crate::sql::{Param, Sql, from_json, to_json};
 use crate::write::INSERT_KEY;
+use crate::{read, rows};
 
 pub(crate) async fn label<S: Sql>(
     tx: &mut Tx<S>,
@@ -18,7 +18,8 @@ pub(crate) async fn label<S: Sql>(
         return from_json(&answer);
     }
     let run = read::run(&mut tx.sql, &tenant, change.run).await?;
-    let mut labels = run.ok_or(StoreError::NoRun(change.run))?.labels;
+    let mut run = run.ok_or(StoreError::NoRun(change.run))?;
+    let labels = &mut run.labels;
     for key in &change.remove {
         labels.tags.remove(key);
     }
@@ -31,13 +32,13 @@ pub(crate) async fn label<S: Sql>(
         labels.note = note;
     }
     const UPDATE: &str = "UPDATE runs SET labels = $1 WHERE tenant = $2 AND id = $3";
-    let text = to_json(&labels)?;
+    let text = to_json(&run.labels)?;
     let id = change.run.to_string();
-    let column = match labels == Labels::default() {
-        true => Param::Null,
-        false => Param::text(&text),
-    };
-    let params = [column, Param::text(tenant.as_str()), Param::text(&id)];
+    let params = [
+        rows::written_param(&run)?,
+        Param::text(tenant.as_str()),
+        Param::text(&id),
+    ];
     tx.sql.run(UPDATE, &params).await?;
     if let Some((key, sha256)) = &change.key {
         let params = [
@@ -51,5 +52,5 @@ pub(crate) async fn label<S: Sql>(
         tx.sql.run(INSERT_KEY, &params).await?;
     }
     tx.audit(change.audit).await?;
-    Ok(labels)
+    Ok(run.labels)
 }

@@ -25,6 +25,7 @@ pub(crate) fn claim(run: &mut Run, claim: &Claim) -> Result<Attempt, StoreError>
     run.ended_at = None;
     run.isolation = None;
     run.metrics.clear();
+    run.logged = None;
     Ok(Attempt {
         run: run.id,
         number: AttemptNumber(run.attempts),
@@ -175,6 +176,7 @@ fn record(run: &mut Run, update: &RunUpdate) {
     set(&mut run.outputs, &update.outputs);
     set(&mut run.manifest_sha256, &update.manifest_sha256);
     set(&mut run.isolation, &update.isolation);
+    set(&mut run.logged, &update.logged);
     if let Some(message) = &update.message {
         run.message.clone_from(message);
     }

@@ -14,9 +14,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlmesh_model::{
-    CommitId, DepsDigest, Digest, GitFacts, MetricSummary, MetricValue, Micros, Name, NodeId,
-    ObjectId, PHASES, Placement, Plan, PlanDataset, PlanDeps, PlanDigest, PlanNetwork, PlanSeed,
-    Resources, Run, RunId, RunKind, Sequence, StoreError, Trust,
+    CommitId, DepsDigest, Digest, GitFacts, Labels, Logged, MetricSummary, MetricValue, Micros,
+    Name, NodeId, ObjectId, PHASES, Placement, Plan, PlanDataset, PlanDeps, PlanDigest,
+    PlanNetwork, PlanSeed, Resources, Run, RunId, RunKind, Sequence, StoreError, Trust,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -48,13 +48,14 @@ pub(crate) use {read_columns, run_columns};
 pub(crate) const INSERT_RUN: &str = concat!(
     "INSERT INTO runs (",
     run_columns!(),
-    ", template) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-     $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29) ON CONFLICT (id) DO NOTHING"
+    ", template, labels) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+     $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30) ON CONFLICT (id) DO NOTHING"
 );
 
 pub(crate) const UPDATE_RUN: &str = "UPDATE runs SET phase = $1, cause = $2, message = $3, exit = $4, \
      attempts = $5, token = $6, node = $7, started_at = $8, ended_at = $9, trust = $10, \
-     metrics = $11, outputs = $12, manifest_sha256 = $13, isolation = $14 WHERE seq = $15";
+     metrics = $11, outputs = $12, manifest_sha256 = $13, isolation = $14, labels = $15 \
+     WHERE seq = $16";
 
 const SELECT_RUN: &str = concat!("SELECT ", read_columns!(), " FROM runs WHERE id = $1");
 
@@ -145,6 +146,7 @@ pub(crate) fn update_params(loaded: &Loaded) -> Result<Vec<Param<'_>>, StoreErro
         Param::or_null(run.outputs.as_ref().map(|id| Param::digest(&id.0))),
         Param::or_null(run.manifest_sha256.as_ref().map(Param::digest)),
         json_or_null(run.isolation.as_ref())?,
+        written_param(run)?,
         Param::count(run.seq.0),
     ])
 }
@@ -252,6 +254,7 @@ pub(crate) fn insert_params<'a>(
         Param::or_null(run.manifest_sha256.as_ref().map(Param::digest)),
         json_or_null(run.isolation.as_ref())?,
         Param::or_null(carries.map(Param::owned)),
+        written_param(run)?,
     ])
 }
 
@@ -337,7 +340,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     let isolation = row.opt_json()?;
     let not_before = row.opt_int()?.map(Micros);
     let pinned = row.opt_int()?.is_some();
-    let labels = row.opt_json()?.unwrap_or_default();
+    let Written { tags, note, logged } = row.opt_json()?.unwrap_or_default();
     let mut placement = match placement {
         Some(placement) => placement,
         None => common
@@ -385,7 +388,8 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
         manifest_sha256,
         isolation,
         pinned,
-        labels,
+        labels: Labels { tags, note },
+        logged,
     };
     Ok(Loaded {
         run,
@@ -393,6 +397,32 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
         stored_metrics: metrics_text,
         template_trust: common.and_then(|common| common.trust.clone()),
     })
+}
+
+/// What is written on a run, as it stands in the column `labels`: by people, and by the
+/// last attempt's job.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Written {
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    #[serde(default)]
+    note: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logged: Option<Logged>,
+}
+
+/// That column's parameter.
+pub(crate) fn written_param(run: &Run) -> Result<Param<'static>, StoreError> {
+    let Labels { tags, note } = &run.labels;
+    if tags.is_empty() && note.is_empty() && run.logged.is_none() {
+        return Ok(Param::Null);
+    }
+    let written = Written {
+        tags: tags.clone(),
+        note: note.clone(),
+        logged: run.logged.clone(),
+    };
+    Ok(Param::owned(to_json(&written)?))
 }
 
 fn message_param(run: &Run) -> Param<'_> {

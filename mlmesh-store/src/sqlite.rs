@@ -348,7 +348,8 @@ macro_rules! facts_through {
                 "json_extract(plan, '$.params')",
                 "json_extract(labels, '$.tags')",
                 "COALESCE(json_extract(trust, '$.level'), json_type(trust))",
-                "COALESCE(json_extract(placement, '$.priority'), 0)"
+                "COALESCE(json_extract(placement, '$.priority'), 0)",
+                "json_extract(labels, '$.logged')"
             ),
             $index,
             $condition

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use mlmesh_api::{AttemptDto, MetricDto, RunDto, TellingStateDto, TrustDto};
+use mlmesh_api::{AttemptDto, LoggedDto, MetricDto, RunDto, TellingStateDto, TrustDto};
 use mlmesh_model::MetricValue;
 use serde_json::Value;
 
@@ -181,6 +181,7 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
     )?;
     print_trust(output, run.trust.as_ref(), run.phase.is_ended())?;
     print_metrics(output, &run.metrics)?;
+    print_logged(output, run.logged.as_ref())?;
     print_attempts(output, attempts)
 }
 
@@ -299,6 +300,33 @@ fn print_metrics(output: &Output, metrics: &BTreeMap<String, MetricDto>) -> Outc
     }
     output.line("")?;
     output.table(&table)
+}
+
+/// What the job has logged, by the names under which `ml list --where` finds it.
+fn print_logged(output: &Output, logged: Option<&LoggedDto>) -> Outcome {
+    let Some(logged) = logged else {
+        return Ok(());
+    };
+    let mut table = Table::new(&["LOGGED", "VALUE"]);
+    for (family, texts) in [("params", &logged.params), ("tags", &logged.tags)] {
+        for (name, value) in texts {
+            let name = format!("{family}.{}", output::printable(name));
+            let value = output::printable(value);
+            table.row([(name, Tone::Plain), (value, Tone::Plain)]);
+        }
+    }
+    output.line("")?;
+    output.table(&table)?;
+    for (count, what) in [
+        (logged.left_out, "more were left out"),
+        (logged.shortened, "values were cut"),
+    ] {
+        if count > 0 {
+            let note = format!("{count} {what}; the attempt's `tracking.jsonl` has all");
+            output.line(output.paint(&note, Tone::Dim))?;
+        }
+    }
+    Ok(())
 }
 
 /// A metric's value with at most six digits that count.

@@ -183,6 +183,7 @@ fn ended(exit: Option<Exit>, cause: Option<Cause>) -> Ended {
             .unwrap_or_default(),
         isolation: isolation(),
         log_bytes_dropped: 0,
+        logged: None,
     }
 }
 

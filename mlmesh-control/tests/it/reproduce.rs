@@ -221,6 +221,7 @@ async fn end_by_hand(house: &House, run: Run) -> RunId {
             outputs: run.outputs,
             manifest_sha256: run.manifest_sha256,
             isolation: run.isolation,
+            logged: run.logged,
             exit: run.exit,
             cause: None,
             message: None,

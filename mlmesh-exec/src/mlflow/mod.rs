@@ -15,6 +15,7 @@ mod artifacts;
 mod decide;
 mod found;
 mod http;
+mod logged;
 mod models;
 mod pages;
 mod record;
@@ -35,11 +36,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use mlmesh_model::{RunId, SecretText};
+use mlmesh_model::{Logged, RunId, SecretText};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::channel::JobEnvironment;
 use crate::record::{AttemptDir, Spec};
+use crate::redact::Redactor;
 use serve::Server;
 
 pub(crate) use artifacts::{ARTIFACTS, uploaded};
@@ -106,9 +108,10 @@ impl Tracking {
         }
     }
 
-    /// Nothing is acknowledged any more.
-    pub(crate) fn finish(self) {
-        self.server.close();
+    /// Nothing is acknowledged any more; gives what the run was told, without what is
+    /// hidden.
+    pub(crate) fn finish(self, hidden: &Redactor) -> Option<Logged> {
+        self.server.close(hidden)
     }
 }
 

@@ -9,8 +9,8 @@ pub(super) const METRICS_MAX: usize = 1000;
 pub(super) const PARAMS_TAGS_MAX: usize = 100;
 pub(super) const BATCH_MAX: usize = 1000;
 const KEY_CHARS_MAX: usize = 250;
-const PARAM_CHARS_MAX: usize = 6000;
-const TAG_CHARS_MAX: usize = 8000;
+pub(super) const PARAM_CHARS_MAX: usize = 6000;
+pub(super) const TAG_CHARS_MAX: usize = 8000;
 const EXPERIMENT_TAG_CHARS_MAX: usize = 20_000;
 const EXPERIMENT_NAME_CHARS_MAX: usize = 500;
 
@@ -85,7 +85,7 @@ fn short(what: &str, limit: usize, text: &str) -> Result<String, Fault> {
     )))
 }
 
-fn cut(text: &str, limit: usize) -> String {
+pub(super) fn cut(text: &str, limit: usize) -> String {
     text.chars().take(limit).collect()
 }
 

@@ -8,18 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mlmesh_model::{Clock, RunId};
+use mlmesh_model::{Clock, Logged, RunId};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::artifacts::{ArtifactPath, Artifacts};
 use super::decide::Call;
 use super::http::{Body, Head, HttpError, answer, answer_head, go_on, reader};
+use super::logged::logged;
 use super::pages::bad_token;
 use super::spool::{Flusher, Spool, SpoolError, history, spool_path};
 use super::state::World;
 use super::wire::{Fault, Fields, number_value};
 use crate::clock::SystemClock;
+use crate::redact::Redactor;
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -141,10 +143,14 @@ impl Server {
         }
     }
 
-    /// Waits for a change under way; later ones are refused.
-    pub(super) fn close(&self) {
-        let _kept = self.kept();
+    /// Waits for a change under way; later ones are refused. Gives what the attempt's own
+    /// run was told.
+    pub(super) fn close(&self, hidden: &Redactor) -> Option<Logged> {
+        let kept = self.kept();
         self.live().closed = true;
+        let world = &kept.as_ref()?.world;
+        let own = world.run(&world.main).ok()?;
+        logged(&own.params, &own.tags, hidden)
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

@@ -12,6 +12,7 @@ use super::serve::Server;
 use super::spool::{Spool, spool_path};
 use super::state::World;
 use super::wire::Fault;
+use crate::redact::Redactor;
 
 const MAIN: &str = "main";
 
@@ -300,7 +301,8 @@ fn a_server_that_begins_again_has_what_was_acknowledged_and_nothing_of_a_torn_li
         "{}",
         said.escape_ascii()
     );
-    server.close();
+    let told = server.close(&Redactor::default()).unwrap();
+    assert_eq!((told.params["p"].as_str(), told.tags.len()), ("v", 0));
     assert!(talk(&server, &post("runs/log-batch", "", &body)).starts_with(b"HTTP/1.1 503 "));
     let path = spool_path(folder.path());
     let whole = std::fs::read(&path).unwrap();

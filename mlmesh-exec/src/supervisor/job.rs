@@ -510,9 +510,8 @@ impl<'a> Job<'a> {
                 break;
             }
         }
-        if let Some(tracking) = self.tracking.take() {
-            tracking.finish();
-        }
+        let tracking = self.tracking.take();
+        let logged = tracking.and_then(|tracking| tracking.finish(self.log.redactor()));
         if let Some(relay) = self.relay.take() {
             self.isolation.hosts = relay.finish();
         }
@@ -537,6 +536,7 @@ impl<'a> Job<'a> {
             message,
             isolation: self.isolation,
             log_bytes_dropped: self.log.finish(ended_at),
+            logged,
         }
     }
 

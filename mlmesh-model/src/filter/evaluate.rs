@@ -150,7 +150,7 @@ impl Rank {
     /// Of the value of a field.
     pub fn of(field: &Field, value: &Value<'_>) -> Self {
         // What looks like a number in a name or an id is none.
-        let is_typed = matches!(field, Field::Param(_) | Field::Tag(_));
+        let is_typed = field.is_written();
         let rank = |group, number, text| Self {
             group,
             number,

@@ -106,6 +106,10 @@ pub enum Field {
     Param(String),
     /// A tag by its name.
     Tag(String),
+    /// A parameter that the job has logged, by its name.
+    LoggedParam(String),
+    /// A tag that the job has logged, by its name.
+    LoggedTag(String),
 }
 
 /// What of a metric is meant.

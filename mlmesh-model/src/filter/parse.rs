@@ -5,7 +5,7 @@
 //!   both      = one { "and" one }
 //!   one       = "not" one | "(" either ")" | condition
 //!   condition = field operator value | field [ "not" ] "in" "(" value { "," value } ")"
-//!   field     = WORD | WORD QUOTED [ WORD ]          metrics."val/loss".min
+//!   field     = WORD | WORD QUOTED [ WORD ]          metrics."val/loss".min  logged.params.lr
 //! ```
 
 use std::str::FromStr;
@@ -34,6 +34,9 @@ const LEVELS: [TrustLevel; 5] = [
     TrustLevel::L3,
     TrustLevel::L4,
 ];
+
+/// What stands before names.
+const FAMILIES: [&str; 5] = ["metrics", "params", "tags", "logged.params", "logged.tags"];
 
 const OPERATORS: &str = "`=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains) or `in (…)`";
 
@@ -395,7 +398,7 @@ impl Parser {
             return Err(self.wanted("a field", fields_hint()));
         };
         self.next += 1;
-        let Some((family, name)) = word.split_once('.') else {
+        let Some((family, name)) = family_and_name(&word) else {
             return plain_field(&word, from);
         };
         let mut statistic = None;
@@ -452,6 +455,8 @@ impl Parser {
             }),
             "params" | "param" if is_plain_metric => Ok(Field::Param(name)),
             "tags" | "tag" if is_plain_metric => Ok(Field::Tag(name)),
+            "logged.params" if is_plain_metric => Ok(Field::LoggedParam(name)),
+            "logged.tags" if is_plain_metric => Ok(Field::LoggedTag(name)),
             other => Err(unknown_field(other, from)),
         }
     }
@@ -482,7 +487,7 @@ impl Parser {
         let number = || text.parse::<f64>().ok();
         let literal = match field {
             Field::Metric(..) => number().map(Literal::Number),
-            Field::Param(_) | Field::Tag(_) => {
+            written if written.is_written() => {
                 let number = number().filter(|_| !quoted && how != Comparison::Contains);
                 let is_ordered = !matches!(
                     how,
@@ -516,6 +521,16 @@ impl Parser {
     }
 }
 
+/// What stands before a name, which for what a job has logged are two words.
+fn family_and_name(word: &str) -> Option<(&str, &str)> {
+    let first = word.find('.')?;
+    let dot = match &word[..first] {
+        "logged" => first + 1 + word[first + 1..].find('.')?,
+        _ => first,
+    };
+    Some((&word[..dot], &word[dot + 1..]))
+}
+
 fn alone_or(mut terms: Vec<Filter>, joined: fn(Vec<Filter>) -> Filter) -> Filter {
     match terms.len() {
         1 => terms.remove(0),
@@ -541,12 +556,12 @@ fn plain_field(word: &str, at: usize) -> Result<Field, FilterError> {
 fn unknown_field(word: &str, at: usize) -> FilterError {
     let known = Field::PLAIN.iter().map(Field::word);
     let nearest = known
-        .chain(["metrics", "params", "tags"])
+        .chain(FAMILIES)
         .map(|name| (strsim::damerau_levenshtein(&clipped(word), name), name))
         .min()
         .filter(|(distance, name)| *distance <= name.len() / 2);
     let meant = match nearest {
-        Some((_, name @ ("metrics" | "params" | "tags"))) => {
+        Some((_, name)) if FAMILIES.contains(&name) => {
             format!("did you mean `{name}.NAME`? ")
         }
         Some((_, name)) => format!("did you mean `{name}`? "),
@@ -562,7 +577,8 @@ fn unknown_field(word: &str, at: usize) -> FilterError {
 fn fields_hint() -> String {
     let plain: Vec<&str> = Field::PLAIN.iter().map(Field::word).collect();
     format!(
-        "fields are {}, metrics.NAME (and .min .max .steps), params.NAME, tags.KEY",
+        "fields are {}, metrics.NAME (and .min .max .steps), params.NAME, tags.KEY, \
+         logged.params.NAME, logged.tags.KEY",
         plain.join(", ")
     )
 }
@@ -571,7 +587,7 @@ fn fields_hint() -> String {
 fn allowed(field: &Field, how: Comparison, at: usize) -> Result<(), FilterError> {
     use Comparison::{AtLeast, AtMost, Contains, Different, Equal, Less, More};
     let (good, rule) = match field {
-        Field::Param(_) | Field::Tag(_) => return Ok(()),
+        written if written.is_written() => return Ok(()),
         Field::Metric(..)
         | Field::Trust
         | Field::Priority
@@ -600,7 +616,7 @@ fn allowed(field: &Field, how: Comparison, at: usize) -> Result<(), FilterError>
 fn value_hint(field: &Field) -> String {
     match field {
         Field::Metric(..) => "a number, `nan`, `inf` or `-inf`".to_owned(),
-        Field::Param(_) | Field::Tag(_) => {
+        written if written.is_written() => {
             "a word, a text in quotes or a number; `<` and `>` take numbers".to_owned()
         }
         Field::Phase => {

@@ -76,12 +76,20 @@ impl fmt::Display for Field {
             }
             Self::Param(name) => write!(f, "params.{}", Quoted(name)),
             Self::Tag(name) => write!(f, "tags.{}", Quoted(name)),
+            Self::LoggedParam(name) => write!(f, "logged.params.{}", Quoted(name)),
+            Self::LoggedTag(name) => write!(f, "logged.tags.{}", Quoted(name)),
             plain => f.write_str(plain.word()),
         }
     }
 }
 
 impl Field {
+    /// Whether somebody has written it as text that may be a number.
+    pub(super) fn is_written(&self) -> bool {
+        use Field::{LoggedParam, LoggedTag, Param, Tag};
+        matches!(self, Param(_) | Tag(_) | LoggedParam(_) | LoggedTag(_))
+    }
+
     /// The fields that are one word.
     pub(super) const PLAIN: [Self; 13] = [
         Self::Id,
@@ -117,6 +125,8 @@ impl Field {
             Self::Metric(..) => "metrics",
             Self::Param(_) => "params",
             Self::Tag(_) => "tags",
+            Self::LoggedParam(_) => "logged.params",
+            Self::LoggedTag(_) => "logged.tags",
         }
     }
 }

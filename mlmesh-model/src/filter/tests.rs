@@ -128,6 +128,14 @@ fn errors_say_where_and_what_is_allowed() {
         ("created > yesterday", 10, "`yesterday`", "2d ago"),
         ("ownr = ada", 0, "no field `ownr`", "did you mean `owner`?"),
         ("params.lr < low", 12, "`low`", "numbers"),
+        ("logged.params < 1", 0, "no field", "`logged.params.NAME`"),
+        ("logged.lr < 1", 0, "no field", "logged.tags.KEY"),
+        (
+            "logged.tags. = a",
+            12,
+            "`logged.tags.` lacks a name",
+            "loss",
+        ),
         ("name in a", 8, "`a` stands where `(`", "in (a"),
     ] {
         let error = expression.parse::<Filter>().unwrap_err();
@@ -232,15 +240,21 @@ fn conditions() -> impl Strategy<Value = Filter> {
             let texts = texts.into_iter().map(Literal::Text).collect();
             Filter::Is(Field::Tag(name), Test::In(texts))
         });
+    let logged = (names(), "[ -~]{0,5}").prop_map(|(name, text)| {
+        let test = Test::Compare(Comparison::Contains, Literal::Text(text));
+        Filter::Is(Field::LoggedTag(name), test)
+    });
     let times = (comparisons(), 0_i64..1 << 50)
         .prop_map(|(how, us)| Filter::Is(Field::Created, Test::Compare(how, Literal::Ago(us))));
-    let params = (names(), comparisons(), numbers()).prop_map(|(name, how, number)| {
-        Filter::Is(
-            Field::Param(name),
-            Test::Compare(how, Literal::Number(number)),
-        )
+    let params = (names(), any::<bool>(), comparisons(), numbers());
+    let params = params.prop_map(|(name, is_logged, how, number)| {
+        let field = match is_logged {
+            true => Field::LoggedParam(name),
+            false => Field::Param(name),
+        };
+        Filter::Is(field, Test::Compare(how, Literal::Number(number)))
     });
-    prop_oneof![compared, texts, times, params]
+    prop_oneof![compared, texts, logged, times, params]
 }
 
 fn filters() -> impl Strategy<Value = Filter> {

@@ -46,6 +46,7 @@ pub fn records(
             token: FencingToken(0),
             queued_at: sweep.queued_at,
             metrics: Default::default(),
+            logged: None,
             outputs: None,
             manifest_sha256: None,
             isolation: None,
@@ -116,6 +117,7 @@ fn record(
             tags: part(said, "tags")?,
             note: part(said, "note")?,
         },
+        logged: part(said, "logged")?,
     };
     let is_ours = run.phase.is_ended()
         && attempts.iter().all(|attempt| attempt.run == run.id)

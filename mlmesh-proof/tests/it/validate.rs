@@ -271,6 +271,7 @@ pub(crate) fn run(plan: Plan, attempts: &[Attempt]) -> Run {
         isolation: None,
         pinned: false,
         labels: Labels::default(),
+        logged: None,
     }
 }
 

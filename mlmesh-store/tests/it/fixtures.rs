@@ -111,6 +111,7 @@ pub(crate) fn run_of(plan: Plan) -> Run {
         isolation: None,
         pinned: false,
         labels: Labels::default(),
+        logged: None,
     }
 }
 
@@ -256,5 +257,21 @@ pub(crate) fn label_of(
         note: text.map(str::to_owned),
         key: key.map(|key| (key.to_owned(), sha256)),
         audit: note("run.label"),
+    }
+}
+
+/// What a job has said.
+pub(crate) fn logged(params: &[(&str, &str)], tags: &[(&str, &str)]) -> Logged {
+    let texts = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    Logged {
+        params: texts(params),
+        tags: texts(tags),
+        left_out: 0,
+        shortened: 0,
     }
 }

@@ -10,6 +10,7 @@
     reason = "a test stops where an expectation fails"
 )]
 
+mod claims;
 mod deaths;
 mod peer;
 mod points;

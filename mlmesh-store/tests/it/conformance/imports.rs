@@ -29,6 +29,11 @@ fn ended(run: &Run, phase: Phase, time: i64) -> (Run, Attempt) {
         trust: Some(Trust::imported(run.trust.as_ref(), "ed25519:00", None)),
         outputs: Some(ObjectId(Digest::of(b"outputs"))),
         manifest_sha256: Some(Digest::of(b"manifest")),
+        labels: Labels {
+            tags: [("stage".into(), "final".into())].into(),
+            note: "theirs".into(),
+        },
+        logged: Some(logged(&[("lr", "0.1")], &[])),
         ..run.clone()
     };
     (run, attempt)

@@ -218,6 +218,31 @@ pub(super) async fn pins_keep_runs_sweeps_and_trees(store: Arc<dyn Store>) {
     assert_eq!(pins, 6, "a row for each change");
 }
 
+/// It goes with the next claim, and people's words do not.
+async fn what_a_job_has_logged_stands_beside_them(store: &dyn Store, run: RunId) {
+    let labels = stored_run(store, run).await.labels;
+    let claim_again = async || {
+        let again = unleased(run, Phase::Failed, Phase::Queued);
+        move_one(store, again).await.unwrap();
+        store.claim(claim_of(run)).await.unwrap()
+    };
+    let attempt = claim_again().await;
+    let claims = logged(&[("lr", "0.1")], &[("a", "theirs")]);
+    let mut end = advance_of(&attempt, &[Phase::Running, Phase::Finishing, Phase::Failed]);
+    end.record.logged = Some(claims.clone());
+    let ended = store.advance(end).await.unwrap();
+    assert_eq!(ended.logged.as_ref(), Some(&claims));
+    assert_eq!(ended, stored_run(store, run).await);
+    let note = label_of(run, &[], Some("n"), None);
+    assert_eq!(store.label(note).await.unwrap(), labels);
+    assert_eq!(stored_run(store, run).await.logged, Some(claims));
+    let attempt = claim_again().await;
+    let claimed = stored_run(store, run).await;
+    assert_eq!((claimed.logged, claimed.labels), (None, labels));
+    let phases = [Phase::Running, Phase::Finishing, Phase::Failed];
+    store.advance(advance_of(&attempt, &phases)).await.unwrap();
+}
+
 /// Tags and notes change at any time, under the run's tenant alone, and no move of the
 /// run takes them away.
 pub(super) async fn labels_are_changed_once_and_stand_beside_moves(store: Arc<dyn Store>) {
@@ -244,9 +269,10 @@ pub(super) async fn labels_are_changed_once_and_stand_beside_moves(store: Arc<dy
     let other = set(&[("a", "3")], None, Some("key-1"));
     let other = store.label(other).await;
     assert!(matches!(other, Err(StoreError::IdempotencyMismatch(_))));
-    let phases = [Phase::Running, Phase::Finishing, Phase::Completed];
+    let phases = [Phase::Running, Phase::Finishing, Phase::Failed];
     store.advance(advance_of(&attempt, &phases)).await.unwrap();
     assert_eq!(stored_run(&*store, run.id).await.labels, second);
+    what_a_job_has_logged_stands_beside_them(&*store, run.id).await;
 
     let mut foreign = set(&[("a", "4")], None, None);
     foreign.audit.tenant = "other".parse().unwrap();
@@ -259,5 +285,5 @@ pub(super) async fn labels_are_changed_once_and_stand_beside_moves(store: Arc<dy
     assert_eq!(stored_run(&*store, run.id).await.labels, second);
     let rows = store.audit_rows(0, 100).await.unwrap();
     let rows = rows.iter().filter(|row| row.note.action == "run.label");
-    assert_eq!(rows.count(), 2, "a row for each change");
+    assert_eq!(rows.count(), 3, "a row for each change");
 }

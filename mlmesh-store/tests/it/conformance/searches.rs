@@ -63,6 +63,16 @@ impl Facts for Whole<'_> {
                 Some(tag) => Value::text(tag),
                 None => Value::Missing,
             },
+            Field::LoggedParam(name) => {
+                let logged = run.logged.as_ref();
+                let value = logged.and_then(|logged| logged.params.get(name));
+                Value::or_missing(value.map(|text| Value::text(text)))
+            }
+            Field::LoggedTag(name) => {
+                let logged = run.logged.as_ref();
+                let value = logged.and_then(|logged| logged.tags.get(name));
+                Value::or_missing(value.map(|text| Value::text(text)))
+            }
         }
     }
 }
@@ -156,6 +166,9 @@ async fn filled(store: &dyn Store) -> Vec<Run> {
             };
             let mut advance = advance_of(&attempt, &[Phase::Running, Phase::Finishing, last]);
             advance.record.metrics = Some(metrics);
+            let lr = ["0.5", "word", "1e-3", "nan"][turn % 4];
+            let claims = logged(&[("lr", lr)], &[("it's \"odd\"", "red")]);
+            advance.record.logged = (place % 2 == 1).then_some(claims);
             advance.record.started_at = (end != 4).then_some(Micros(5_000_000 + turn as i64));
             store.advance(advance).await.unwrap();
             end += turn;
@@ -217,6 +230,10 @@ pub(super) async fn searches_find_what_the_plain_reference_finds(store: Arc<dyn 
         "params.lr ~ or and params.n in (1, 2)".to_owned(),
         "tags.team = red".to_owned(),
         "tags.team != red or kind = sweep".to_owned(),
+        "logged.params.lr > 0.1".to_owned(),
+        "logged.params.lr = word or logged.params.lr = nan".to_owned(),
+        "not logged.params.lr < 0.1 and tags.team = blue".to_owned(),
+        r#"logged.tags."it's \"odd\"" ~ e and metrics.loss > 0"#.to_owned(),
         "kind = point and trust >= L0 and priority > 0".to_owned(),
         "duration > 1s and ended > 1d ago".to_owned(),
         "started < 3s ago and phase in (completed, failed)".to_owned(),
@@ -241,6 +258,7 @@ pub(super) async fn searches_find_what_the_plain_reference_finds(store: Arc<dyn 
         "duration",
         "trust:desc",
         "tags.team",
+        "logged.params.lr:desc",
         "phase",
     ];
     let none = [None];
