@@ -1,5 +1,6 @@
 //! Real servers and campaigns for tests. Only a dev-dependency may name this crate.
 
+pub mod browser;
 pub mod daemon;
 pub mod fuzz;
 pub mod kill;

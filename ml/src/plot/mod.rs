@@ -25,9 +25,9 @@ const DASHES: [&str; 3] = ["none", "7 3", "2 3"];
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:var(--text,#1f2328)}\
 .title{font-size:14px;font-weight:600}.grid{stroke:var(--line,#d8dee4);stroke-width:1}\
 .axis{stroke:var(--dim,#59636e);stroke-width:1}.dim{fill:var(--dim,#59636e)}\
-path{fill:none;stroke-linejoin:round}.raw{opacity:.25;stroke-width:1}\
+path{fill:none;stroke-linejoin:round}.raw{opacity:.35;stroke-width:1}\
 .curve{stroke-width:1.8}\
-.halo{paint-order:stroke;stroke:var(--back,#fff);stroke-width:3px}";
+.halo{paint-order:stroke;stroke:var(--back,#fff);stroke-width:5px}";
 
 /// At most so many characters of a text.
 fn clipped(text: &str, most: usize) -> String {

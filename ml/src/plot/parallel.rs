@@ -214,15 +214,15 @@ fn bar(svg: &mut String, axis: &Axis, scale: &Scale) {
     }
 }
 
-/// From violet over green to yellow, after viridis; its darkest part is left out, since a
-/// page may be dark.
+/// From violet over green to amber, after viridis, ever lighter; its ends are left out, since
+/// a page may be dark or white.
 fn colour(part: f64) -> String {
     const STOPS: [[f64; 3]; 5] = [
         [126.0, 82.0, 196.0],
         [78.0, 108.0, 184.0],
         [33.0, 145.0, 140.0],
-        [94.0, 201.0, 98.0],
-        [240.0, 210.0, 30.0],
+        [80.0, 180.0, 90.0],
+        [222.0, 170.0, 0.0],
     ];
     let place = part.clamp(0.0, 1.0) * 4.0;
     let lower = (place.floor() as usize).min(3);

@@ -23,6 +23,7 @@ mod hooks;
 mod json;
 mod metrics;
 mod offline;
+mod plots;
 mod reproductions;
 mod roles;
 mod runs;

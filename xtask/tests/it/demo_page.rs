@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
+use mlmesh_testkit::browser;
 use xtask::demo::page::{Again, Difference, HandedOn, Kill, Page, Reason, Run, html};
-
-const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 
 /// Counts what is visible: a line that has a length, a badge that has a size.
 const LOOK: &str = "<script>addEventListener('load', () => {
@@ -22,12 +19,7 @@ const LOOK: &str = "<script>addEventListener('load', () => {
 
 #[test]
 fn a_browser_draws_the_page() {
-    let Some(browser) = BROWSERS.iter().find(|name| xtask::step::on_path(name)) else {
-        assert!(
-            !xtask::workspace::is_ci(),
-            "no browser; `cargo xtask test` installs one"
-        );
-        eprintln!("skipped: no browser on PATH (hint: `apt-get install chromium`)");
+    let Some(browser) = browser::find() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -37,53 +29,12 @@ fn a_browser_draws_the_page() {
         html(&sample()).replace("</body>", &format!("{LOOK}</body>")),
     )
     .unwrap();
+    let title = |options: &[&str]| browser::draw(browser, &path, options).title().to_owned();
+    assert_eq!(title(&[]), "seen 18 12 11 6 fits rgb(252,252,250)");
     assert_eq!(
-        title(browser, folder.path(), &path, &[]),
-        "seen 18 12 11 6 fits rgb(252,252,250)"
-    );
-    let dark = ["--blink-settings=preferredColorScheme=0"];
-    assert_eq!(
-        title(browser, folder.path(), &path, &dark),
+        title(&[browser::DARK]),
         "seen 18 12 11 6 fits rgb(20,21,23)"
     );
-}
-
-/// Opens a file without network and returns the title that the page gave itself.
-fn title(browser: &str, profile: &Path, page: &Path, options: &[&str]) -> String {
-    let output = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--window-size=1200,900",
-        ])
-        .args([
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--virtual-time-budget=2000",
-            "--dump-dom",
-        ])
-        .args(options)
-        .arg(format!(
-            "--user-data-dir={}",
-            profile.join("profile").display()
-        ))
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .expect("the browser starts");
-    let dom = String::from_utf8_lossy(&output.stdout);
-    let title = dom
-        .split("<title>")
-        .nth(1)
-        .and_then(|rest| rest.split("</title>").next());
-    title
-        .unwrap_or_else(|| {
-            panic!(
-                "no title in `{dom}`: {}",
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
-        .to_owned()
 }
 
 /// Nine runs with curves that fall and rise as real ones do.
