@@ -29,6 +29,7 @@ const SEARCHES: &[&[&str]] = &[
     &["metrics.accuracy > 0.9 and params.lr <= 0.001"],
     &["metrics.accuracy > 0.9", "--sort", "params.lr"],
     &["metrics.accuracy.max > 1.999"],
+    &["metrics.accuracy.steps > 0", "--sort", "metrics.loss.min"],
     &["not metrics.accuracy > 0.01"],
     // One run, a twelfth, three eighths.
     &["params.seed = 4711"],
@@ -51,6 +52,9 @@ const SEARCHES: &[&[&str]] = &[
     &["duration > 59.9m"],
     &["trust >= L4"],
     &["name ~ other"],
+    // All and none.
+    &["id ~ a", "--sort", "id:desc"],
+    &["priority > 0"],
 ];
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
