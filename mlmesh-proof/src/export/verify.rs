@@ -9,7 +9,7 @@
 //! The archive is read once, nothing is unpacked, and what is held in memory has named
 //! limits. It does not say whose the key is, nor that the run happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Seek};
 
 use mlmesh_cas::{Mode, Tree, TreeEntry, link_stays_inside};
@@ -291,7 +291,7 @@ pub fn parts(claims: &Claims, documents: &BTreeMap<String, Vec<u8>>) -> Result<P
     }
     defects.extend(sweep.iter().flat_map(|sweep| points(sweep, &runs, &code)));
     defects.extend(check_claims(claims, sweep.as_ref(), &runs));
-    defects.extend(strangers(claims, &runs));
+    defects.extend(strangers(&claims.files, &runs));
     match defects.is_empty() {
         false => Err(defects),
         true => Ok(Parts {
@@ -329,9 +329,13 @@ fn sweep(value: &Value) -> Result<SweepManifest, Defect> {
     })
 }
 
-/// The part of the archive below a folder, under names of its own.
+/// The part of the archive below a folder, under names of its own. It stands together,
+/// since a tree is sorted by the bytes of its paths.
 fn below(files: &Tree, folder: &str) -> Tree {
-    let entries = files.entries.iter().filter_map(|entry| {
+    let begin = files
+        .entries
+        .partition_point(|entry| entry.path.as_str() < folder);
+    let entries = files.entries[begin..].iter().map_while(|entry| {
         let path = entry.path.strip_prefix(folder)?.to_owned();
         Some(TreeEntry {
             path,
@@ -456,22 +460,112 @@ fn points(sweep: &SweepManifest, runs: &[ExportedRun], code: &Tree) -> Vec<Defec
 }
 
 /// Files that belong to nothing.
-fn strangers(claims: &Claims, runs: &[ExportedRun]) -> Vec<Defect> {
+fn strangers(files: &Tree, runs: &[ExportedRun]) -> Vec<Defect> {
+    let folders: HashSet<&str> = runs.iter().map(|run| run.folder.as_str()).collect();
+    let is_of_a_run = |path: &str| {
+        let name = path.strip_prefix(RUNS_FOLDER);
+        let name = name.and_then(|rest| Some(rest.split_once('/')?.1));
+        // A run alone has the root, a point of a sweep its folder.
+        [path, name.unwrap_or(path)].iter().any(|rest| {
+            folders.contains(&path[..path.len() - rest.len()])
+                && ([MANIFEST_FILE, REPRODUCTION_FILE].contains(rest)
+                    || rest.starts_with(OUTPUTS_FOLDER))
+        })
+    };
     let known = |path: &str| {
         path == MANIFEST_FILE
             || path == METADATA_FILE
             || path.starts_with(CODE_FOLDER)
-            || runs.iter().any(|run| {
-                path.strip_prefix(&run.folder).is_some_and(|rest| {
-                    [MANIFEST_FILE, REPRODUCTION_FILE].contains(&rest)
-                        || rest.starts_with(OUTPUTS_FOLDER)
-                })
-            })
+            || is_of_a_run(path)
     };
-    let paths = claims.files.entries.iter().map(|entry| entry.path.as_str());
+    let paths = files.entries.iter().map(|entry| entry.path.as_str());
     let strange = paths.filter(|path| !known(path)).map(|path| {
         let rule = "a file is code, an output, a manifest or the crate's description";
         defect("file_stray", path, rule, "a file", "nothing")
     });
     strange.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mlmesh_model::ObjectId;
+
+    use super::*;
+
+    fn strange(folders: &[&str], paths: &[&str]) -> Vec<String> {
+        let entries = paths.iter().map(|path| TreeEntry {
+            path: (*path).to_owned(),
+            mode: Mode::File,
+            size: 0,
+            object: ObjectId(Digest::of(b"")),
+        });
+        let files = Tree::from_entries(entries.collect()).unwrap();
+        let runs = folders.iter().map(|folder| ExportedRun {
+            folder: (*folder).to_owned(),
+            bytes: Vec::new(),
+            manifest: Value::Null,
+            outputs: None,
+            reproduction: None,
+        });
+        let runs: Vec<ExportedRun> = runs.collect();
+        let found = strangers(&files, &runs).into_iter();
+        found.map(|defect| defect.at).collect()
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_code_or_to_a_run_that_is_there() {
+        let paths = [
+            "code/runs/x/y",
+            "other",
+            "outputs/a",
+            "reproduction.dsse.json",
+            "ro-crate-metadata.json",
+            "run_manifest.json",
+            "runs/00000-a/code/x",
+            "runs/00000-a/outputs/b/c",
+            "runs/00000-a/reproduction.dsse.json",
+            "runs/00000-a/run_manifest.json",
+            "runs/00000-b/run_manifest.json",
+            "runs/outputs/a",
+        ];
+        let of_runs = |path: &&str| path.starts_with("runs/");
+        let alone: Vec<&str> = paths.into_iter().filter(of_runs).collect();
+        assert_eq!(strange(&[""], &paths), [&["other"], &alone[..]].concat());
+        let of_another = [
+            "other",
+            "outputs/a",
+            "reproduction.dsse.json",
+            "runs/00000-a/code/x",
+            "runs/00000-b/run_manifest.json",
+            "runs/outputs/a",
+        ];
+        assert_eq!(strange(&["runs/00000-a/"], &paths), of_another);
+    }
+
+    #[test]
+    fn what_is_below_a_folder_stands_together() {
+        let paths = [
+            "a",
+            "runs/1-x/b",
+            "runs/1-x/c",
+            "runs/1-x0",
+            "runs/2-y/b",
+            "z",
+        ];
+        let entries = paths.map(|path| TreeEntry {
+            path: path.to_owned(),
+            mode: Mode::File,
+            size: 0,
+            object: ObjectId(Digest::of(b"")),
+        });
+        let tree = Tree::from_entries(entries.to_vec()).unwrap();
+        let names = |folder| -> Vec<String> {
+            let below = below(&tree, folder).entries.into_iter();
+            below.map(|entry| entry.path).collect()
+        };
+        assert_eq!(names("runs/1-x/"), ["b", "c"]);
+        assert_eq!(names("runs/2-y/"), ["b"]);
+        assert_eq!(names("zz/"), [""; 0]);
+        assert_eq!(names("runs/0/"), [""; 0]);
+    }
 }
