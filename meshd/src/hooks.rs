@@ -147,9 +147,10 @@ async fn once(
     trusted: &str,
 ) -> Result<String, String> {
     let id = format!("{}-{}", end.run.id, end.life);
-    // What the run was and what came of it, not what it executed.
+    // What the run was and what came of it, not what it executed or said of that.
     let run = RunDto {
         plan: None,
+        logged: None,
         note: String::new(),
         ..RunDto::new(&end.run, None, None)
     };

@@ -4,7 +4,7 @@ use mlmesh_model::{Cause, CommitId, Event, EventKind, Phase, RunId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, wire};
+use crate::{TellingStateDto, Timestamp, wire};
 
 /// Schema name of [`EventDto`].
 pub const EVENT_SCHEMA: &str = "mlmesh.event/1";
@@ -80,6 +80,13 @@ pub enum EventKindDto {
         /// `registered` or `removed`.
         change: String,
     },
+    /// Somebody was told of a run's end, or could not be; `ml info` has the answer.
+    EndTold {
+        /// What came of it.
+        state: TellingStateDto,
+        /// How often it was tried.
+        tries: u32,
+    },
     /// The daemon came up.
     DaemonStarted {
         /// Its version.
@@ -130,6 +137,10 @@ impl From<&EventKind> for EventKindDto {
                 name,
                 version,
                 change,
+            },
+            EventKind::EndTold { state, tries } => Self::EndTold {
+                state: state.into(),
+                tries,
             },
             EventKind::DaemonStarted { version } => Self::DaemonStarted { version },
             EventKind::Security { code, remote } => Self::Security { code, remote },

@@ -48,16 +48,22 @@ pub enum TellingStateDto {
     NotWanted,
 }
 
+impl From<TellingState> for TellingStateDto {
+    fn from(state: TellingState) -> Self {
+        match state {
+            TellingState::Waiting => Self::Waiting,
+            TellingState::Delivered => Self::Delivered,
+            TellingState::Failed => Self::Failed,
+            TellingState::NotWanted => Self::NotWanted,
+        }
+    }
+}
+
 impl From<&Telling> for TellingDto {
     fn from(telling: &Telling) -> Self {
         Self {
             run: telling.run,
-            state: match telling.state {
-                TellingState::Waiting => TellingStateDto::Waiting,
-                TellingState::Delivered => TellingStateDto::Delivered,
-                TellingState::Failed => TellingStateDto::Failed,
-                TellingState::NotWanted => TellingStateDto::NotWanted,
-            },
+            state: telling.state.into(),
             tries: telling.tries,
             message: telling.message.clone(),
             time: telling.time.into(),

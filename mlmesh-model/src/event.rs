@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, Micros, Owner, Phase, RunId, Sequence, Tenant};
+use crate::{Cause, Micros, Owner, Phase, RunId, Sequence, TellingState, Tenant};
 
 /// One committed event. `seq` is set by the store and grows by commit order, so
 /// that a reader who has seen `seq` asks for what lies after it.
@@ -55,6 +55,13 @@ pub enum EventKind {
         version: String,
         /// `registered` or `removed`.
         change: String,
+    },
+    /// Somebody was told of a run's end, or could not be.
+    EndTold {
+        /// What came of it.
+        state: TellingState,
+        /// How often it was tried.
+        tries: u32,
     },
     /// The daemon came up.
     DaemonStarted {

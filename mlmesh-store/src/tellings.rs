@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use mlmesh_model::{
-    Micros, Phase, Run, RunId, RunKind, StoreError, Telling, TellingState, Tenant, Told, Untold,
+    Event, EventKind, Micros, Phase, Run, RunId, RunKind, Sequence, StoreError, Telling,
+    TellingState, Tenant, Told, Untold,
 };
 
 use crate::group::Tx;
@@ -119,8 +120,26 @@ pub(crate) async fn told<S: Sql>(tx: &mut Tx<S>, told: Told) -> Result<(), Store
         Param::owned(told.run.to_string()),
         Param::int(told.life),
     ];
-    tx.sql.run(UPDATE, &params).await?;
-    Ok(())
+    let noted = tx.sql.run(UPDATE, &params).await?;
+    // What is tried again, and what nobody wanted, is no news.
+    if noted == 0 || !matches!(told.state, TellingState::Delivered | TellingState::Failed) {
+        return Ok(());
+    }
+    let Some(loaded) = rows::load(&mut tx.sql, told.run).await? else {
+        return Ok(());
+    };
+    tx.emit(&Event {
+        seq: Sequence(0),
+        time: told.time,
+        tenant: loaded.run.tenant,
+        owner: loaded.run.owner,
+        run: Some(told.run),
+        kind: EventKind::EndTold {
+            state: told.state,
+            tries: told.tries,
+        },
+    })
+    .await
 }
 
 pub(crate) async fn tellings(

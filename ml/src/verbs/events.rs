@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlmesh_api::{EventDto, EventKindDto};
+use mlmesh_api::{EventDto, EventKindDto, TellingStateDto};
 
 use crate::cli;
 use crate::context::Context;
@@ -82,6 +82,13 @@ fn words(event: &EventKindDto) -> String {
             version,
             change,
         } => format!("dataset {name} {version} {change}"),
+        EventKindDto::EndTold { state, tries } => {
+            let word = match state {
+                TellingStateDto::Delivered => "told of its end",
+                _ => "could not be told of its end",
+            };
+            format!("somebody {word}, try {tries}")
+        }
         EventKindDto::DaemonStarted { version } => format!("daemon {version} started"),
         EventKindDto::Security { code, remote } => format!("security: {code} from {remote}"),
     }

@@ -8,7 +8,7 @@ use mlmesh_api::{
     Client, EventDto, EventKindDto, EventStream, IdempotencyKey, LogLineDto, LogPageDto,
     LogStreamDto, RunDto, RunFilter, RunKindDto,
 };
-use mlmesh_model::{Phase, RunId};
+use mlmesh_model::{Cause, Phase, RunId};
 use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
@@ -25,6 +25,8 @@ const LOG_WAIT: Duration = Duration::from_secs(10);
 const EVENT_WAIT: Duration = Duration::from_secs(5);
 /// A stream that gave nothing for so long has caught up.
 const BACKLOG_WAIT: Duration = Duration::from_millis(50);
+/// Where a run stands, where no event says so.
+const STATE_SCHEMA: &str = "mlmesh.state/1";
 
 /// Prints a log, and goes on with it if asked to.
 pub(crate) fn logs(context: &Context, verb: &cli::Logs) -> Outcome {
@@ -216,6 +218,8 @@ struct Watcher {
 struct Watched {
     label: String,
     phase: Phase,
+    /// Why, as it was when the run was looked at.
+    cause: Option<Cause>,
     attempt: u32,
 }
 
@@ -241,23 +245,37 @@ impl Watcher {
         let run = patient.call(|client| client.run(name))?;
         if run.kind != RunKindDto::Sweep {
             let label = run.name.clone();
-            return self.put(run.id, label, run.phase, run.attempts);
+            let (phase, cause, attempt) = (run.phase, run.cause, run.attempts);
+            return self.put(
+                run.id,
+                Watched {
+                    label,
+                    phase,
+                    cause,
+                    attempt,
+                },
+            );
         }
         for point in patient.points(&run.id.to_string())? {
             let label = format!("{} #{}", point.name, point.index.unwrap_or(0));
-            self.put(point.id, label, point.phase, point.attempts)?;
+            let (phase, cause, attempt) = (point.phase, point.cause, point.attempts);
+            self.put(
+                point.id,
+                Watched {
+                    label,
+                    phase,
+                    cause,
+                    attempt,
+                },
+            )?;
         }
         Ok(())
     }
 
-    fn put(&mut self, id: RunId, label: String, phase: Phase, attempt: u32) -> Outcome {
-        let watched = Watched {
-            label,
-            phase,
-            attempt,
-        };
-        if !self.to_stderr && !self.output.json {
-            self.output.line(self.line(id, &watched, None))?;
+    fn put(&mut self, id: RunId, watched: Watched) -> Outcome {
+        // Scripts hear of a live run by its events, of an ended one by its state alone.
+        if !self.to_stderr && (!self.output.json || watched.phase.is_ended()) {
+            self.print(id, &watched, None)?;
         }
         self.runs.insert(id, watched);
         Ok(())
@@ -319,7 +337,7 @@ impl Watcher {
             if seen.phase.is_ended()
                 && let Some(run) = self.runs.get_mut(&id)
             {
-                (run.phase, run.attempt) = (seen.phase, seen.attempts);
+                (run.phase, run.cause, run.attempt) = (seen.phase, seen.cause, seen.attempts);
                 let run = run.clone();
                 self.print(id, &run, None)?;
             }
@@ -351,10 +369,18 @@ impl Watcher {
     fn print(&self, id: RunId, run: &Watched, event: Option<&EventDto>) -> Outcome {
         match event {
             Some(event) if self.output.json => self.output.json(event),
-            _ if self.to_stderr || self.output.json => {
+            _ if self.to_stderr => {
                 self.output.say(self.line(id, run, event));
                 Ok(())
             }
+            _ if self.output.json => self.output.json(&json!({
+                "schema": STATE_SCHEMA,
+                "run": id,
+                "name": run.label,
+                "phase": run.phase,
+                "cause": run.cause,
+                "attempt": run.attempt,
+            })),
             _ => self.output.line(self.line(id, run, event)),
         }
     }

@@ -129,3 +129,17 @@ fn the_monitor_prints_each_state() {
     monitor.kill().unwrap();
     monitor.wait().unwrap();
 }
+
+#[test]
+fn a_run_that_had_ended_is_one_line_for_scripts() {
+    let mesh = Mesh::up();
+    let recipe = mesh.recipe("short", &["exit", "7"], "");
+    let run = mesh.queue(&recipe);
+    mesh.wait_for_phase(&run, "failed");
+    let watched = mesh.ml(&["watch", &run, "--json"]).exits(0).json();
+    let expected = serde_json::json!({
+        "schema": "mlmesh.state/1", "run": run, "name": "short", "phase": "failed",
+        "cause": "exit", "attempt": 1,
+    });
+    assert_eq!(watched, expected);
+}

@@ -53,6 +53,15 @@ fn a_command_hears_of_the_ends_that_it_wants() {
     let bad = mesh.queue(&mesh.recipe("bad", &["exit", "7"], &hook));
     let said = wait_for_state(&mesh, &bad, "delivered");
     assert_eq!(said["message"], format!("heard {bad}"));
+    let events = mesh.ml(&["events", "--json"]).exits(0).stdout;
+    let events = events
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told_of: Vec<_> = events
+        .filter(|event| event["event"]["type"] == "end_told")
+        .map(|event| (event["run"].clone(), event["event"]["state"].clone()))
+        .collect();
+    assert_eq!(told_of, [(json!(bad), json!("delivered"))]);
     let told: Value = serde_json::from_str(&fs::read_to_string(&told).unwrap()).unwrap();
     assert_eq!(told["words"], json!(["a b; $(x)"]));
     let env = &told["env"];

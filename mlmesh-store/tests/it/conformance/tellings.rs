@@ -56,6 +56,18 @@ pub(super) async fn an_end_is_to_be_told_until_it_was(store: Arc<dyn Store>) {
     store.told(delivered).await.unwrap();
     let second = untold().await.remove(0);
     assert_eq!((second.run.id, second.life, second.tries), (run.id, 1, 0));
+    store
+        .told(told(&second, TellingState::Failed, 8))
+        .await
+        .unwrap();
+    let events = store.events(&tenant(), Sequence(0), 100).await.unwrap();
+    let told = events.iter().filter_map(|event| match event.kind {
+        EventKind::EndTold { state, tries } => Some((event.run, state, tries)),
+        _ => None,
+    });
+    let (delivered, failed) = (TellingState::Delivered, TellingState::Failed);
+    let expected = [(Some(run.id), delivered, 2), (Some(run.id), failed, 8)];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }
 
 pub(super) async fn a_sweep_is_told_as_a_whole(store: Arc<dyn Store>) {
