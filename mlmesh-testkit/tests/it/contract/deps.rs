@@ -14,13 +14,16 @@ const WHEELS: &str = r#"
 import sys, zipfile
 for name, version, needs in [("gadget", "1.0", "widget>=2"), ("widget", "2.0", ""), ("widget", "2.1", "")][:int(sys.argv[2])]:
     with zipfile.ZipFile(f"{sys.argv[1]}/{name}-{version}-py3-none-any.whl", "w") as z:
-        z.writestr(f"{name}.py", f"version = '{version}'\n")
+        def write(path, text):
+            # Not the time of now: the same wheel has the same hash whenever it is made.
+            z.writestr(zipfile.ZipInfo(path), text)
+        write(f"{name}.py", f"version = '{version}'\n")
         info = f"{name}-{version}.dist-info/"
         needed = f"Requires-Dist: {needs}\n" if needs else ""
-        z.writestr(info + "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
-        z.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        write(info + "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
+        write(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         names = [f"{name}.py", info + "METADATA", info + "WHEEL", info + "RECORD"]
-        z.writestr(info + "RECORD", "".join(f"{name},,\n" for name in names))
+        write(info + "RECORD", "".join(f"{name},,\n" for name in names))
 "#;
 
 /// The uv of the tests' Python environment.

@@ -109,6 +109,10 @@ fn a_full_disk_while_committing_loses_no_run_and_no_result() {
     let ended = site.queue(&quick);
     site.wait_for_phase(&ended, "completed");
     site.wait_for_file("runs");
+    // What the job wrote is in its log, or would not be for want of room.
+    wait("the log's first line", || {
+        site.ml(&["logs", &run]).exits(0).stdout.ends_with('\n')
+    });
     site.disk().fill(0);
     site.go();
     // New work is refused in words, whatever is tried, as long as nothing fits.
