@@ -173,10 +173,12 @@ fn send(output: &output::Output, client: &Client, path: &Path, parts: &Parts) ->
         frame_bytes: 0,
         offset: 0,
     };
-    archive::read(
+    let object = |member: &Member| names.get(member.path.as_str()).copied();
+    archive::read_again(
         &mut BufReader::with_capacity(256 << 10, file),
-        |member, piece| match names.get(member.path.as_str()) {
-            Some(id) => sender.take(*id, member, piece).map_err(ImportError::Other),
+        |member| object(member).is_some(),
+        |member, piece| match object(member) {
+            Some(id) => sender.take(id, member, piece).map_err(ImportError::Other),
             None => Ok(()),
         },
     )

@@ -181,28 +181,13 @@ pub fn read<E: From<ArchiveError>>(
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut contents = Contents::default();
     for member in &members {
-        let expected = member.header();
-        let header = &mut buffer[..expected.len()];
-        exact(archive, header, &member.path)?;
-        if header != expected {
-            let rule = "its header says what the directory says";
-            return Err(form(&member.path, rule).into());
-        }
         let mut hasher = Sha256::new();
         let mut crc = crc32fast::Hasher::new();
-        let mut left = member.size;
-        loop {
-            let bytes = left.min(BUFFER_BYTES as u64) as usize;
-            let piece = &mut buffer[..bytes];
-            exact(archive, piece, &member.path)?;
-            hasher.update(&*piece);
+        read_member(archive, member, &mut buffer, |piece| {
+            hasher.update(piece);
             crc.update(piece);
-            each(member, piece)?;
-            left -= bytes as u64;
-            if left == 0 {
-                break;
-            }
-        }
+            each(member, piece)
+        })?;
         let digest = Digest::from_bytes(hasher.finalize().into());
         contents.entries.push(member.entry(digest));
         if crc.finalize() != member.crc {
@@ -210,6 +195,56 @@ pub fn read<E: From<ArchiveError>>(
         }
     }
     Ok(contents)
+}
+
+/// Reads files of an archive that was [read](read) before: `each` is told of every piece of
+/// those that are wanted, the others are passed over. Nothing is said about the contents;
+/// whoever gets them knows their digests.
+pub fn read_again<E: From<ArchiveError>>(
+    archive: &mut (impl Read + Seek),
+    wanted: impl Fn(&Member) -> bool,
+    mut each: impl FnMut(&Member, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let members = members(archive)?;
+    archive.rewind().map_err(ArchiveError::Io)?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    for member in &members {
+        if wanted(member) {
+            read_member(archive, member, &mut buffer, |piece| each(member, piece))?;
+        } else {
+            let over = i64::try_from(member.whole_bytes()).unwrap_or(i64::MAX);
+            let passed = archive.seek(SeekFrom::Current(over));
+            passed.map_err(ArchiveError::Io)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one file, which begins here, through a buffer of [`BUFFER_BYTES`].
+fn read_member<E: From<ArchiveError>>(
+    archive: &mut impl Read,
+    member: &Member,
+    buffer: &mut [u8],
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let expected = member.header();
+    let header = &mut buffer[..expected.len()];
+    exact(archive, header, &member.path)?;
+    if header != expected {
+        let rule = "its header says what the directory says";
+        return Err(form(&member.path, rule).into());
+    }
+    let mut left = member.size;
+    loop {
+        let bytes = left.min(BUFFER_BYTES as u64) as usize;
+        let piece = &mut buffer[..bytes];
+        exact(archive, piece, &member.path)?;
+        each(piece)?;
+        left -= bytes as u64;
+        if left == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// What an archive of the right form holds.

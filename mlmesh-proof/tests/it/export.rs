@@ -206,6 +206,33 @@ fn the_same_run_has_the_same_bytes_and_verifies() {
     assert_eq!(*outputs, tree(OUTPUTS, &mut HashMap::new()));
 }
 
+#[test]
+fn files_that_are_read_again_are_the_wanted_ones_whole() {
+    let scene = Scene::whole();
+    let mut archive = Cursor::new(scene.bytes());
+    for rest in 0..3 {
+        let is_wanted = |path: &str| path.len() % 3 == rest;
+        let mut seen: HashMap<String, Vec<u8>> = HashMap::new();
+        let read = archive::read_again(
+            &mut archive,
+            |member| is_wanted(&member.path),
+            |member, piece| {
+                let content = seen.entry(member.path.clone()).or_default();
+                content.extend_from_slice(piece);
+                Ok::<(), ArchiveError>(())
+            },
+        );
+        read.unwrap();
+        let entries = scene.bundle.tree.entries.iter();
+        let wanted = entries.filter(|entry| is_wanted(&entry.path));
+        let wanted = wanted.map(|entry| {
+            let content = scene.content(entry).unwrap();
+            (entry.path.clone(), content.clone())
+        });
+        assert_eq!(seen, wanted.collect());
+    }
+}
+
 /// `MLMESH_BLESS=1` writes it, which only a new version of the format may do.
 #[test]
 fn an_export_of_the_first_version_verifies_for_ever() {
