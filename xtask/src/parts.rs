@@ -68,8 +68,13 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         package: "python3-torch",
-        reason: "a training script that logs to MLflow",
+        reason: "training scripts that log to MLflow",
         present: Probe::DebianModule("torch"),
+    },
+    Part {
+        package: "python3-torchvision",
+        reason: "the training script of MLflow's documentation",
+        present: Probe::DebianModule("torchvision"),
     },
     Part {
         package: "postgresql",
@@ -242,6 +247,8 @@ pub fn test_python(workspace: &Workspace) -> Result<Option<PathBuf>> {
                 "-q",
                 "--disable-pip-version-check",
                 "--require-hashes",
+                // The list is complete, but for PyTorch, which is Debian's.
+                "--no-deps",
                 "-r",
             ])
             .arg(&requirements),
