@@ -1,6 +1,7 @@
 //! Fills a database for `cargo xtask bench list`: 75,000 ended runs, half of them points
-//! of sweeps, with 20 metrics and six parameters each, a fifth of them with tags. What
-//! they hold follows from their number, so that two databases have the same answers.
+//! of sweeps, with 20 metrics and six parameters each, a fifth of them with tags, half of
+//! them with what a training script logs beside its metrics. What they hold follows from
+//! their number, so that two databases have the same answers.
 //!
 //! `fill_list FILE`; no daemon may use the file meanwhile. It checks nothing of what it
 //! writes: the store's tests do.
@@ -145,7 +146,28 @@ fn run(n: u64, kind: RunKind) -> Run {
         }),
         pinned: false,
         labels: Labels::default(),
-        logged: None,
+        logged: n.is_multiple_of(2).then(|| logged(n)),
+    }
+}
+
+/// Twelve parameters and the client's own tags, as a fluent script leaves them.
+fn logged(n: u64) -> Logged {
+    let mut params: BTreeMap<String, String> = (1..12)
+        .map(|which| (format!("param_{which}"), format!("{n}-{which}")))
+        .collect();
+    params.insert("lr".to_owned(), format!("{:.6}", fraction(n, 40)));
+    let tag = |name: &str, value: &str| (format!("mlflow.{name}"), value.to_owned());
+    let tags = [
+        tag("user", "ada"),
+        tag("source.name", "train.py"),
+        tag("source.type", "LOCAL"),
+        tag("runName", "placid-swan-512"),
+    ];
+    Logged {
+        params,
+        tags: tags.into(),
+        left_out: 0,
+        shortened: 0,
     }
 }
 

@@ -31,6 +31,9 @@ const SEARCHES: &[&[&str]] = &[
     &["metrics.accuracy.max > 1.999"],
     &["metrics.accuracy.steps > 0", "--sort", "metrics.loss.min"],
     &["not metrics.accuracy > 0.01"],
+    // Of half of the runs: 1 %, none.
+    &["logged.params.lr > 0.99"],
+    &["logged.tags.team = red"],
     // One run, a twelfth, three eighths.
     &["params.seed = 4711"],
     &["params.depth = 3"],
