@@ -339,6 +339,9 @@ pub(super) async fn searches_over_many_runs_find_the_same(store: Arc<dyn Store>)
         ("metrics.acc < 0.5 and metrics.loss >= 30", None, 50),
         ("metrics.loss.min < -2", Some("metrics.acc:desc"), 100),
         ("phase = failed", Some("metrics.acc"), 10),
+        ("metrics.acc >= 0.01", Some("params.n:desc"), 500),
+        ("metrics.acc.max > 0 and not params.n = 3", None, 400),
+        ("metrics.acc.steps > 0", Some("metrics.loss.min"), 500),
         ("kind = single", Some("metrics.loss:desc"), 500),
     ] {
         let filter: Filter = filter.parse().unwrap();
