@@ -109,6 +109,34 @@ fn a_sweep_is_one_crate_with_its_runs() {
     assert_eq!(found["runs"].as_array().unwrap().len(), 3);
 }
 
+/// The key that signed is in the export: lost or replaced, it is not missed.
+#[test]
+fn an_export_outlives_the_key_that_signed_it() {
+    let mesh = Mesh::up();
+    let (id, file) = exported(&mesh);
+    let first = mesh.ml(&["key", "show"]).exits(0).stdout;
+    let first = first.trim();
+    let key = mesh.place.path("home/config/signing.key");
+    fs::remove_file(&key).unwrap();
+    let signed_by = |signer: &str, code: i32| {
+        mesh.ml(&["export", "--verify", "x.zip", "--signer", signer])
+            .exits(code)
+    };
+    signed_by(first, 0);
+    assert!(!key.exists(), "whoever verifies needs no key");
+    // Another one takes its place.
+    let made = mesh.ml(&["export", &id, "-o", "y.zip"]).exits(0);
+    let second = mesh.ml(&["key", "show"]).exits(0).stdout;
+    let second = second.trim();
+    assert!(made.stderr.contains(second), "{}", made.stderr);
+    assert_ne!(first, second);
+    signed_by(first, 0);
+    signed_by(second, 1);
+    fs::rename(mesh.place.project().join("y.zip"), &file).unwrap();
+    signed_by(second, 0);
+    signed_by(first, 1);
+}
+
 #[test]
 fn a_key_that_others_can_read_signs_nothing() {
     use std::os::unix::fs::PermissionsExt;
