@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use super::place::{Place, Refusals, codes, noise, python_version};
 use mlmesh_model::Digest;
@@ -215,14 +216,7 @@ fn verified_data_make_l3_and_a_change_between_queue_and_start_is_found() {
     assert_eq!(info["manifest"]["datasets"][0]["name"], "digits");
 
     // Another run keeps it in the queue while the data change.
-    let gate = place.path("gate");
-    let wait = format!(
-        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.01)",
-        gate.display().to_string()
-    );
-    let holder = place.bare("holder", &wait, "");
-    let first = place.ml(&["queue", "-q", "--repro-policy", "relaxed", &holder]);
-    let first = first.exits(0).stdout.trim_end().to_owned();
+    let (first, gate) = holder(&place);
     let second = place.strict("late", read, &more(&format!("after: [{first}]")));
     let second = place.ml(&["queue", "-q", &second]).exits(0).stdout;
     let file = place.path("data of digits 1").join("sub/y.csv");
@@ -242,6 +236,18 @@ fn verified_data_make_l3_and_a_change_between_queue_and_start_is_found() {
     assert_eq!(logs.stdout, "", "the command was never started");
 }
 
+/// A run that ends when a file is there, for others to wait for.
+fn holder(place: &Place) -> (String, PathBuf) {
+    let gate = place.path("gate");
+    let wait = format!(
+        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.01)",
+        gate.display().to_string()
+    );
+    let holder = place.bare("holder", &wait, "");
+    let queued = place.ml(&["queue", "-q", "--repro-policy", "relaxed", &holder]);
+    (queued.exits(0).stdout.trim_end().to_owned(), gate)
+}
+
 /// What a job reads of copied data comes out of the content store, which is checked on
 /// the way.
 #[test]
@@ -253,14 +259,7 @@ fn copied_data_that_are_damaged_between_queue_and_start_are_refused_with_their_p
     std::fs::write(folder.join("small.csv"), "1,2\n").unwrap();
     let file = place.path("single.bin");
     std::fs::write(&file, noise(400_000)).unwrap();
-    let gate = place.path("gate");
-    let wait = format!(
-        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.01)",
-        gate.display().to_string()
-    );
-    let holder = place.bare("holder", &wait, "");
-    let first = place.ml(&["queue", "-q", "--repro-policy", "relaxed", &holder]);
-    let first = first.exits(0).stdout.trim_end().to_owned();
+    let (first, gate) = holder(&place);
     let queued = |name: &str, path: &std::path::Path| {
         let path = path.display().to_string();
         let added = place.json(&["data", "add", name, "1", &path, "--copy"]);

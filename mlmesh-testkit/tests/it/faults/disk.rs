@@ -43,12 +43,16 @@ fn a_full_disk_while_syncing_is_told_and_costs_nothing() {
     let said = site.ml(&["logs", &after]).exits(0).stdout;
     assert_eq!(said.lines().count(), 42, "{said}");
     site.app_log();
+    objects_are_sound(&mut site);
+}
+
+/// Ends the daemon, and finds nothing damaged in its content store.
+#[track_caller]
+fn objects_are_sound(site: &mut Site) {
     site.kill_daemon();
     let objects = ObjectStore::open(&site.data_dir().join("data/objects")).unwrap();
-    assert_eq!(
-        objects.scrub(&mut |_| ControlFlow::Continue(())).unwrap(),
-        []
-    );
+    let damaged = objects.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(damaged, []);
 }
 
 #[test]
@@ -277,12 +281,7 @@ fn a_copy_of_data_into_a_full_disk_registers_nothing_and_goes_on_when_there_is_r
     let rows = site.ml(&["audit", "list", "--json"]).exits(0).stdout;
     assert_eq!(rows.matches("dataset.register").count(), 2, "{rows}");
     site.app_log();
-    site.kill_daemon();
-    let objects = ObjectStore::open(&site.data_dir().join("data/objects")).unwrap();
-    assert_eq!(
-        objects.scrub(&mut |_| ControlFlow::Continue(())).unwrap(),
-        []
-    );
+    objects_are_sound(&mut site);
 }
 
 /// What `ml` remembers of a copy is a cache. What jobs read of it is one, too, and a job
