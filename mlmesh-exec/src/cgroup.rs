@@ -9,6 +9,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::read_short;
 
@@ -134,7 +135,11 @@ fn probe(controller: &str, version: u8, folder: &Path) -> io::Result<()> {
             )?;
         }
     }
-    let group = folder.join(format!("mlmesh-probe-{}-{controller}", std::process::id()));
+    // Two executors of one process may look at the same time.
+    static LOOKS: AtomicU64 = AtomicU64::new(0);
+    let look = LOOKS.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    let group = folder.join(format!("mlmesh-probe-{process}-{look}-{controller}"));
     fs::create_dir(&group)?;
     let there = fs::metadata(group.join(limit_file(controller, version)));
     fs::remove_dir(&group)?;

@@ -98,6 +98,23 @@ async fn memory_beyond_the_limit_is_told_apart() {
     }
 }
 
+/// What one finds does not depend on others that look at the same moment.
+#[test]
+fn executors_that_begin_at_once_find_the_same_limits() {
+    let alone = Bench::new().executor().abilities().limits;
+    let begin = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        let looks = [(); 8].map(|()| {
+            scope.spawn(|| {
+                let bench = Bench::new();
+                begin.wait();
+                (0..5).all(|_| bench.executor().abilities().limits == alone)
+            })
+        });
+        assert!(looks.into_iter().all(|look| look.join().unwrap()));
+    });
+}
+
 /// A limit that cannot be had is recorded, or refused when the recipe requires it.
 #[tokio::test]
 async fn a_limit_that_does_not_hold_is_said() {
