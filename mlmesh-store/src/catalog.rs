@@ -7,8 +7,8 @@ use mlmesh_model::{
     ObjectId, PHASES, Phase, References, RunId, Sequence, StoreError, Tenant,
 };
 
+use crate::derived;
 use crate::group::Tx;
-use crate::last_values;
 use crate::laws::{PhaseCounts, phase_code};
 use crate::pins::{PINNED_TREES, pinned_runs};
 use crate::read;
@@ -352,7 +352,7 @@ async fn remove_run<S: Sql>(tx: &mut Tx<S>, seq: i64) -> Result<(), StoreError> 
         "DELETE FROM sweeps WHERE parent = $1 OR parent = $2",
         "DELETE FROM runs WHERE seq = $1 OR parent = $2",
     ];
-    last_values::remove(&mut tx.sql, seq).await?;
+    derived::remove(&mut tx.sql, seq).await?;
     for delete in DELETES {
         tx.sql
             .run(delete, &[Param::Int(seq), Param::Int(seq)])

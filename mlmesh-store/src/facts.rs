@@ -2,14 +2,13 @@
 //! for, and of a sweep's point what its template has.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use mlmesh_model::filter::{Facts, Field, Statistic, Value};
 use mlmesh_model::{
-    CommitId, Logged, MetricSummary, Micros, PHASES, ParamValue, Phase, StoreError, TrustLevel,
+    CommitId, MetricSummary, Micros, PHASES, ParamValue, Phase, StoreError, TrustLevel,
 };
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
@@ -23,7 +22,7 @@ use crate::sql::Row;
 /// What is read of a run, after `SELECT`: of the columns behind the first ones those
 /// whose bit is in `$1`. Each database has its own words for what stands inside JSON.
 macro_rules! fact_columns {
-    ($params:literal, $tags:literal, $level:literal, $priority:literal, $logged:literal) => {
+    ($params:literal, $tags:literal, $level:literal, $priority:literal) => {
         concat!(
             "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at, \
              CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN ",
@@ -39,10 +38,7 @@ macro_rules! fact_columns {
              CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN \
              CASE WHEN placement IS NOT NULL THEN ",
             $priority,
-            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 512) <> 0 THEN ",
-            $logged,
-            " END FROM runs "
+            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END FROM runs "
         )
     };
 }
@@ -78,8 +74,10 @@ fn column_of(field: &Field) -> i64 {
         Field::Commit => 64,
         Field::Priority => 128,
         Field::Metric(..) => METRICS,
-        Field::LoggedParam(_) | Field::LoggedTag(_) => 512,
-        Field::Kind
+        // These have rows of their own.
+        Field::LoggedParam(_)
+        | Field::LoggedTag(_)
+        | Field::Kind
         | Field::Phase
         | Field::Parent
         | Field::Created
@@ -96,6 +94,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) metrics: Vec<&'a str>,
     params: Vec<&'a str>,
     tags: Vec<&'a str>,
+    /// Of what jobs have logged.
+    pub(crate) logged: Vec<&'a Field>,
     /// Of metrics more than last values.
     pub(crate) extremes: bool,
 }
@@ -112,6 +112,12 @@ impl<'a> Wanted<'a> {
                 }
                 Field::Param(name) => (&mut wanted.params, name),
                 Field::Tag(name) => (&mut wanted.tags, name),
+                Field::LoggedParam(_) | Field::LoggedTag(_) => {
+                    if !wanted.logged.contains(&field) {
+                        wanted.logged.push(field);
+                    }
+                    continue;
+                }
                 _ => continue,
             };
             if !names.contains(&name.as_str()) {
@@ -130,6 +136,7 @@ pub(crate) struct FactRow<'a> {
     /// What a live run's duration counts to.
     pub(crate) now: Micros,
     pub(crate) metrics: Vec<(&'a str, MetricSummary)>,
+    pub(crate) logged: Vec<(&'a Field, String)>,
     kind: i64,
     phase: Phase,
     queued_at: i64,
@@ -145,7 +152,6 @@ pub(crate) struct FactRow<'a> {
     id: Option<String>,
     commit: Option<CommitId>,
     priority: Option<i64>,
-    logged: Option<Logged>,
 }
 
 impl<'a> FactRow<'a> {
@@ -192,7 +198,7 @@ impl<'a> FactRow<'a> {
                     .collect(),
                 None => Vec::new(),
             },
-            logged: row.opt_json()?,
+            logged: Vec::new(),
         })
     }
 
@@ -275,18 +281,13 @@ impl Facts for FactRow<'_> {
                 let tag = of_name(&self.tags, name);
                 Value::or_missing(tag.map(|text| Value::text(text)))
             }
-            Field::LoggedParam(name) => written(self.logged.as_ref().map(|it| &it.params), name),
-            Field::LoggedTag(name) => written(self.logged.as_ref().map(|it| &it.tags), name),
+            Field::LoggedParam(_) | Field::LoggedTag(_) => {
+                let mut logged = self.logged.iter();
+                let text = logged.find(|(known, _)| *known == field);
+                Value::or_missing(text.map(|(_, text)| Value::text(text)))
+            }
         }
     }
-}
-
-fn written<'s>(texts: Option<&'s BTreeMap<String, String>>, name: &str) -> Value<'s> {
-    Value::or_missing(
-        texts
-            .and_then(|texts| texts.get(name))
-            .map(|text| Value::text(text)),
-    )
 }
 
 fn of_name<'s, T>(members: &'s [(&str, T)], name: &str) -> Option<&'s T> {

@@ -1,39 +1,37 @@
 //! Searches: runs that match an expression, in any order.
 //!
 //! ```text
-//!   ranges of metrics, a sweep ──► sequences that may match (indexes)
+//!   metrics, a sweep, what is logged ──► sequences that may match (indexes)
 //!   sequences, or all of them ──► pages of facts ──► the expression ──► ids ──► whole runs
 //! ```
 //!
 //! Facts are the few columns that the expression asks for; a whole run is decoded only
-//! when it is part of the answer. An order by a metric walks its index and stops when the
-//! page is full; one by anything else looks at all that match and keeps the best.
+//! when it is part of the answer. An order by a metric walks its index, or its extremes in
+//! memory, and stops when the page is full; one by anything else looks at all that match
+//! and keeps the best.
 
-use std::collections::{HashMap, HashSet};
+mod walks;
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mlmesh_model::filter::{Facts, Field, Filter, Range, Rank, Sort, Statistic, Value};
 use mlmesh_model::{MetricSummary, MetricValue, Run, RunSearch, StoreError};
 
 use crate::facts::{FactQueries, FactRow, METRICS, Wanted, are_thin};
-use crate::last_values::{NAN, has_rows, number, ordered};
-use crate::pages::{PAGE_FIRST, PAGE_MAX, Pages};
+use crate::last_values::{has_rows, number, ordered};
+use crate::logged_values;
+use crate::pages::{PAGE_MAX, Pages};
 use crate::rows::{Template, load_listed};
 use crate::sql::{Param, Row, Sql, to_json};
 
 /// Fewer candidates are looked at one by one, whatever the order.
 const FEW: usize = 2048;
 
-/// Runs that are looked at in the order of an index, each of them somewhere else.
-const WALK_MAX: usize = FEW;
-
 /// Metrics whose values are held in memory for a search.
 const VALUES_READ_MAX: usize = 4;
 
-const WALK_DOWN: &str = "SELECT value, run FROM last_values WHERE name = $1 \
-     AND (value, run) < ($2, $3) AND value >= $4 ORDER BY value DESC, run DESC LIMIT $5";
-const WALK_UP: &str = "SELECT value, run FROM last_values WHERE name = $1 \
-     AND (value, run) > ($2, $3) AND value <= $4 ORDER BY value, run LIMIT $5";
 const IN_RANGE: &str =
     "SELECT run, value FROM last_values WHERE name = $1 AND value BETWEEN $2 AND $3";
 const WITH_EXTREMES: &str = "SELECT run, value, lowest, highest, steps FROM last_values \
@@ -48,6 +46,7 @@ pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<
         }) if has_rows(name) => Some((name.as_str(), *descending)),
         _ => None,
     };
+    look.read_logged(sql).await?;
     let after = look.place_of_cursor(sql).await?;
     let seqs = match (&search.sort, by_metric) {
         (_, Some((name, descending))) => {
@@ -60,9 +59,20 @@ pub(crate) async fn find<S: Sql>(sql: &mut S, search: &RunSearch) -> Result<Vec<
                 },
             }
         }
-        (Some(_), None) => {
+        (Some(sort), None) => {
             let candidates = look.candidates(sql, None).await?;
-            look.ranked(sql, after, candidates).await?
+            let is_few = candidates.as_ref().is_some_and(|few| few.len() <= FEW);
+            let walked = match &sort.field {
+                Field::Metric(name, statistic) if !is_few && has_rows(name) => {
+                    let by = (name.as_str(), *statistic);
+                    look.walked_in_memory(sql, by, &after, &candidates).await?
+                }
+                _ => None,
+            };
+            match walked {
+                Some(seqs) => seqs,
+                None => look.ranked(sql, after, candidates).await?,
+            }
         }
         (None, None) => {
             let candidates = look.candidates(sql, None).await?;
@@ -83,6 +93,8 @@ pub(crate) struct Look<'a> {
     /// By run, of metrics that were read whole, or where the last value is in the range
     /// that is needed.
     values: HashMap<&'a str, Vec<(i64, MetricSummary)>>,
+    /// By run, of everything wanted that jobs have logged.
+    logged: Vec<(&'a Field, Vec<(i64, String)>)>,
     /// Runs that were looked at.
     looked: usize,
     templates: HashMap<i64, Arc<Template>>,
@@ -96,6 +108,7 @@ impl<'a> Look<'a> {
             search,
             wanted: Wanted::of(fields.chain(sort)),
             values: HashMap::new(),
+            logged: Vec::new(),
             looked: 0,
             templates: HashMap::new(),
         }
@@ -131,18 +144,28 @@ impl<'a> Look<'a> {
             self.read_values(sql, name).await?;
             let these = self.values.get(name).map_or(&[][..], Vec::as_slice);
             let is_in = |summary: &MetricSummary| range.has(statistic.of(summary));
-            found = Some(match found {
-                None => {
-                    let these = these.iter().filter(|(_, summary)| is_in(summary));
-                    these.map(|(seq, _)| *seq).collect()
-                }
-                Some(mut both) => {
-                    both.retain(|seq| value_of(these, *seq).is_some_and(is_in));
-                    both
-                }
-            });
+            found = Some(narrowed(found, these, is_in));
+        }
+        for (field, test) in filter.needed_of_logged() {
+            let holds = |text: &String| test.holds(field, &Value::text(text), search.now);
+            found = Some(narrowed(found, self.logged_as(field), holds));
         }
         Ok(found)
+    }
+
+    /// Reads what is asked of what jobs have logged.
+    async fn read_logged(&mut self, sql: &mut impl Sql) -> Result<(), StoreError> {
+        for field in &self.wanted.logged {
+            let texts = logged_values::of_field(sql, field).await?;
+            self.logged.push((field, texts));
+        }
+        Ok(())
+    }
+
+    fn logged_as(&self, field: &Field) -> &[(i64, String)] {
+        let mut logged = self.logged.iter();
+        let of_field = logged.find(|(known, _)| *known == field);
+        of_field.map_or(&[], |(_, texts)| texts)
     }
 
     /// Reads what is asked of a metric, once.
@@ -193,11 +216,19 @@ impl<'a> Look<'a> {
         runs: usize,
     ) -> Result<(), StoreError> {
         self.looked += runs;
+        if self.looked > FEW {
+            self.read_metrics(sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is asked of metrics, where those are few.
+    async fn read_metrics(&mut self, sql: &mut impl Sql) -> Result<(), StoreError> {
         let names = &self.wanted.metrics;
         let can_be_read = self.wanted.columns & METRICS != 0
             && names.len() <= VALUES_READ_MAX
             && names.iter().all(|name| has_rows(name));
-        if self.looked > FEW && can_be_read {
+        if can_be_read {
             for name in names.clone() {
                 self.read_values(sql, name).await?;
             }
@@ -242,13 +273,7 @@ impl<'a> Look<'a> {
         let Some(sort) = &search.sort else {
             return Ok(Vec::new());
         };
-        let order = |a: &(Rank, i64), b: &(Rank, i64)| {
-            let by_seq = match sort.descending {
-                true => b.1.cmp(&a.1),
-                false => a.1.cmp(&b.1),
-            };
-            a.0.order(&b.0, sort.descending).then(by_seq)
-        };
+        let order = |a: &(Rank, i64), b: &(Rank, i64)| in_order(a, b, sort.descending);
         let limit = self.search.limit as usize;
         let mut best: Vec<(Rank, i64)> = Vec::new();
         let mut pages = Pages::down(i64::MAX, candidates);
@@ -287,70 +312,6 @@ impl<'a> Look<'a> {
         Ok(Some((rank, facts.seq)))
     }
 
-    /// Those that match, in the order of a metric's index: numbers, not-a-number, and
-    /// runs without it. `None` where so few match that a look at all of them costs less.
-    async fn walked<S: Sql>(
-        &mut self,
-        sql: &mut S,
-        name: &str,
-        descending: bool,
-        candidates: &Option<Vec<i64>>,
-    ) -> Result<Option<Vec<i64>>, StoreError> {
-        let field = Field::Metric(name.to_owned(), Statistic::Last);
-        let mut place = Place::Start;
-        if let Some(cursor) = self.search.cursor {
-            let seq = signed(cursor.0);
-            let facts = self.facts_of(sql, &[seq]).await?.pop();
-            place = match facts.as_ref().map(|facts| facts.value(&field)) {
-                Some(Value::Number(value)) => Place::At(ordered(value), seq),
-                _ => Place::Missing(seq),
-            };
-        }
-        let (range, needed) = self.range_of(name);
-        let allowed: Option<HashSet<i64>> = candidates
-            .as_ref()
-            .map(|seqs| seqs.iter().copied().collect());
-        let mut found = Vec::new();
-        let numbers = (ordered(range.low), ordered(range.high));
-        for (low, high) in [numbers, (NAN, NAN)] {
-            let is_nan = low == NAN;
-            if is_nan && needed || matches!(place, Place::Missing(_)) {
-                continue;
-            }
-            let mut from = match (place, descending) {
-                (Place::At(value, seq), _) if (value == NAN) == is_nan => (value, seq),
-                // Behind the numbers already.
-                (Place::At(value, _), _) if value == NAN => continue,
-                (_, true) => (high, i64::MAX),
-                (_, false) => (low, i64::MIN),
-            };
-            if !is_nan {
-                from.0 = from.0.clamp(low, high);
-            }
-            let bound = if descending { low } else { high };
-            let walk = Walk {
-                name,
-                from,
-                bound,
-                descending,
-            };
-            match self.walk(sql, walk, allowed.as_ref(), &mut found).await? {
-                Walked::Over => {}
-                Walked::Full => return Ok(Some(found)),
-                Walked::TooFar => return Ok(None),
-            }
-        }
-        if !needed {
-            let from = match place {
-                Place::Missing(seq) => Some(seq),
-                _ => None,
-            };
-            self.without(sql, &field, (descending, from), candidates, &mut found)
-                .await?;
-        }
-        Ok(Some(found))
-    }
-
     /// The range of the metric that matches, and whether it must be there.
     fn range_of(&self, name: &str) -> (Range, bool) {
         let needed = self.search.filter.as_ref().and_then(|filter| {
@@ -361,83 +322,6 @@ impl<'a> Look<'a> {
             Some((_, _, range)) => (range, true),
             None => (Range::ALL, false),
         }
-    }
-
-    /// Adds what matches of one stretch of an index.
-    async fn walk<S: Sql>(
-        &mut self,
-        sql: &mut S,
-        mut walk: Walk<'_>,
-        allowed: Option<&HashSet<i64>>,
-        found: &mut Vec<i64>,
-    ) -> Result<Walked, StoreError> {
-        let mut size = PAGE_FIRST;
-        loop {
-            let params = [
-                Param::text(walk.name),
-                Param::Int(walk.from.0),
-                Param::Int(walk.from.1),
-                Param::Int(walk.bound),
-                Param::count(size as u64),
-            ];
-            let text = if walk.descending { WALK_DOWN } else { WALK_UP };
-            let rows = sql.rows(text, &params).await?;
-            let is_last = rows.len() < size;
-            let mut seqs = Vec::with_capacity(rows.len());
-            for mut row in rows {
-                walk.from = (row.int()?, row.int()?);
-                if allowed.is_none_or(|allowed| allowed.contains(&walk.from.1)) {
-                    seqs.push(walk.from.1);
-                }
-            }
-            let facts = self.facts_of(sql, &seqs).await?;
-            let mut facts: HashMap<i64, FactRow<'_>> =
-                facts.into_iter().map(|facts| (facts.seq, facts)).collect();
-            for seq in seqs {
-                let Some(facts) = facts.remove(&seq) else {
-                    continue;
-                };
-                if self.matches(&facts) {
-                    found.push(facts.seq);
-                    if found.len() >= self.search.limit as usize {
-                        return Ok(Walked::Full);
-                    }
-                }
-            }
-            if is_last {
-                return Ok(Walked::Over);
-            }
-            if self.looked > WALK_MAX {
-                return Ok(Walked::TooFar);
-            }
-            size = (size * 2).min(PAGE_MAX);
-        }
-    }
-
-    /// Adds what matches of the runs that do not have the field.
-    async fn without<S: Sql>(
-        &mut self,
-        sql: &mut S,
-        field: &Field,
-        (descending, from): (bool, Option<i64>),
-        candidates: &Option<Vec<i64>>,
-        found: &mut Vec<i64>,
-    ) -> Result<(), StoreError> {
-        let mut pages = match descending {
-            true => Pages::down(from.unwrap_or(i64::MAX), candidates.clone()),
-            false => Pages::up(from.unwrap_or(0), candidates.clone()),
-        };
-        while let Some(page) = pages.next(sql, self).await? {
-            for facts in page {
-                if facts.value(field) == Value::Missing && self.matches(&facts) {
-                    found.push(facts.seq);
-                    if found.len() >= self.search.limit as usize {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     fn matches(&self, facts: &FactRow<'_>) -> bool {
@@ -486,6 +370,11 @@ impl<'a> Look<'a> {
                     }
                 }
             }
+            for (field, texts) in &self.logged {
+                if let Some(text) = value_of(texts, read.seq) {
+                    read.logged.push((field, text.clone()));
+                }
+            }
             if let Some(parent) = read.parent {
                 let template = match self.templates.get(&parent) {
                     Some(template) => Arc::clone(template),
@@ -504,38 +393,35 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Where a page in the order of a metric begins.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Start,
-    /// After this value and sequence.
-    At(i64, i64),
-    /// After this run, which does not have the metric.
-    Missing(i64),
+/// Of sequences in ascending order, or of all runs, those with a value that is meant.
+fn narrowed<T>(
+    found: Option<Vec<i64>>,
+    values: &[(i64, T)],
+    is_meant: impl Fn(&T) -> bool,
+) -> Vec<i64> {
+    match found {
+        None => {
+            let meant = values.iter().filter(|(_, value)| is_meant(value));
+            meant.map(|(seq, _)| *seq).collect()
+        }
+        Some(mut both) => {
+            both.retain(|seq| value_of(values, *seq).is_some_and(&is_meant));
+            both
+        }
+    }
 }
 
-/// How a walk ended.
-enum Walked {
-    /// At its end.
-    Over,
-    /// With a full page.
-    Full,
-    /// So few match that a look at all of them costs less.
-    TooFar,
-}
-
-/// A stretch of a metric's index.
-struct Walk<'a> {
-    name: &'a str,
-    /// Value and sequence at which it begins, without them.
-    from: (i64, i64),
-    /// The last value.
-    bound: i64,
-    descending: bool,
+/// By rank, then by sequence, which turns round, too.
+fn in_order(a: &(Rank, i64), b: &(Rank, i64), descending: bool) -> Ordering {
+    let by_seq = match descending {
+        true => b.1.cmp(&a.1),
+        false => a.1.cmp(&b.1),
+    };
+    a.0.order(&b.0, descending).then(by_seq)
 }
 
 /// What a run has, among values by run.
-fn value_of(values: &[(i64, MetricSummary)], seq: i64) -> Option<&MetricSummary> {
+fn value_of<T>(values: &[(i64, T)], seq: i64) -> Option<&T> {
     let place = values.binary_search_by_key(&seq, |(run, _)| *run).ok()?;
     Some(&values[place].1)
 }
@@ -546,7 +432,9 @@ fn signed(seq: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::walks::{WALK_DOWN, WALK_UP};
     use super::*;
+    use crate::logged_values::OF_NAME;
     use crate::sqlite::SqliteSession;
     use crate::sqlite::tests::query_plans;
 
@@ -571,6 +459,10 @@ mod tests {
                 "SEARCH last_values USING PRIMARY KEY (name=? AND ",
             ),
             (WALK_UP, "SEARCH last_values USING PRIMARY KEY (name=? AND "),
+            (
+                OF_NAME,
+                "SEARCH logged_values USING PRIMARY KEY (family=? AND name=?)",
+            ),
             (thin.down, "INDEX runs_facts (tenant=? AND seq<?)"),
             (thin.up, "INDEX runs_facts (tenant=? AND seq>?)"),
             (thin.listed, "INDEX runs_facts (tenant=? AND seq=?)"),

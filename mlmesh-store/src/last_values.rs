@@ -10,14 +10,10 @@ use std::collections::BTreeMap;
 
 use mlmesh_model::{MetricSummary, Sequence, StoreError};
 
-use crate::rows::stored_metrics;
 use crate::sql::{Param, Sql};
 
 /// Not-a-number.
 pub(crate) const NAN: i64 = i64::MAX;
-
-/// Runs that the migration reads at once.
-const FILL_ROWS: u32 = 500;
 
 const INSERT: &str = "INSERT INTO last_values (name, value, run, lowest, highest, steps) \
                       VALUES ($1, $2, $3, $4, $5, $6)";
@@ -103,42 +99,6 @@ fn key<'a>(run: Sequence, name: &'a str, summary: &MetricSummary) -> Vec<Param<'
         Param::Int(ordered(summary.last.0)),
         Param::count(run.0),
     ]
-}
-
-/// Removes the rows of a run, or of a sweep's points, before those go.
-pub(crate) async fn remove(sql: &mut impl Sql, seq: i64) -> Result<(), StoreError> {
-    const SELECT: &str =
-        "SELECT seq, metrics FROM runs WHERE (seq = $1 OR parent = $2) AND metrics IS NOT NULL";
-    for mut row in sql
-        .rows(SELECT, &[Param::Int(seq), Param::Int(seq)])
-        .await?
-    {
-        let run = Sequence(row.number()?);
-        let before = stored_metrics(row.opt_text()?.as_deref())?;
-        replace(sql, run, &before, &Metrics::new()).await?;
-    }
-    Ok(())
-}
-
-/// Writes the rows of all runs: the part of a migration that is no SQL.
-pub(crate) async fn fill(sql: &mut impl Sql) -> Result<(), StoreError> {
-    const SELECT: &str = "SELECT seq, metrics FROM runs WHERE seq > $1 AND metrics IS NOT NULL \
-                          ORDER BY seq LIMIT $2";
-    let mut after = 0;
-    loop {
-        let rows = sql
-            .rows(SELECT, &[Param::Int(after), Param::int(FILL_ROWS)])
-            .await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        for mut row in rows {
-            after = row.int()?;
-            let run = Sequence(u64::try_from(after).unwrap_or(0));
-            let metrics = stored_metrics(row.opt_text()?.as_deref())?;
-            replace(sql, run, &Metrics::new(), &metrics).await?;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 mod audit;
 mod catalog;
 mod crash;
+mod derived;
 mod facts;
 mod find;
 mod group;
@@ -25,6 +26,7 @@ mod import;
 mod labels;
 mod last_values;
 mod laws;
+mod logged_values;
 mod migrate;
 mod moves;
 mod pages;

@@ -2,19 +2,20 @@
 
 use mlmesh_model::StoreError;
 
-use crate::last_values;
+use crate::derived;
 use crate::sql::{Param, Sql};
 
 /// Version of the schema that this program writes: the number of migrations.
 pub const SCHEMA_VERSION: u64 = SQLITE.len() as u64;
 
 /// Migrations of SQLite, oldest first.
-pub(crate) const SQLITE: [&str; 5] = [
+pub(crate) const SQLITE: [&str; 6] = [
     include_str!("../migrations/sqlite/0001.sql"),
     include_str!("../migrations/sqlite/0002.sql"),
     include_str!("../migrations/sqlite/0003.sql"),
     include_str!("../migrations/sqlite/0004.sql"),
     include_str!("../migrations/sqlite/0005.sql"),
+    include_str!("../migrations/sqlite/0006.sql"),
 ];
 
 /// Migrations of PostgreSQL, oldest first.
@@ -24,10 +25,12 @@ pub(crate) const POSTGRES: [&str; SQLITE.len()] = [
     include_str!("../migrations/postgres/0003.sql"),
     include_str!("../migrations/postgres/0004.sql"),
     include_str!("../migrations/postgres/0005.sql"),
+    include_str!("../migrations/postgres/0006.sql"),
 ];
 
-/// The version that brought the last values of metrics.
+/// The versions that brought rows of metrics, and of what jobs have logged.
 const LAST_VALUES: usize = 5;
+const LOGGED_VALUES: usize = 6;
 
 /// Brings the database to [`SCHEMA_VERSION`]; a newer one is refused. Runs inside
 /// the caller's write transaction.
@@ -53,8 +56,8 @@ pub(crate) async fn migrate(
     for migration in migrations.iter().skip(known) {
         sql.batch(migration).await?;
     }
-    if known < LAST_VALUES {
-        last_values::fill(sql).await?;
+    if known < LOGGED_VALUES {
+        derived::fill(sql, known < LAST_VALUES).await?;
     }
     let version = [Param::count(migrations.len() as u64)];
     if fresh {

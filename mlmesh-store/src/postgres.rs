@@ -378,8 +378,7 @@ macro_rules! facts {
                 "CAST(CAST(plan AS JSON) -> 'params' AS TEXT)",
                 "CAST(CAST(labels AS JSON) -> 'tags' AS TEXT)",
                 "COALESCE(CAST(trust AS JSON) ->> 'level', json_typeof(CAST(trust AS JSON)))",
-                "COALESCE(CAST(CAST(placement AS JSON) ->> 'priority' AS BIGINT), 0)",
-                "CAST(CAST(labels AS JSON) -> 'logged' AS TEXT)"
+                "COALESCE(CAST(CAST(placement AS JSON) ->> 'priority' AS BIGINT), 0)"
             ),
             $condition
         )

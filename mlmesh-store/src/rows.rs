@@ -20,7 +20,7 @@ use mlmesh_model::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::last_values;
+use crate::derived::{self, Derived};
 use crate::laws::phase_code;
 use crate::sql::{Param, Row, Sql, from_json, to_json};
 
@@ -64,8 +64,8 @@ const SELECT_RUN: &str = concat!("SELECT ", read_columns!(), " FROM runs WHERE i
 pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) parent: Option<i64>,
-    /// Metrics as they stand in its row.
-    stored_metrics: Option<String>,
+    /// Metrics and labels as they stand in its row.
+    stored: (Option<String>, Option<String>),
     /// Whether the trust column is to stay NULL: the run has its template's.
     template_trust: Option<Trust>,
 }
@@ -121,11 +121,16 @@ pub(crate) async fn load_listed<S: Sql>(
 /// Writes back what claims and moves change.
 pub(crate) async fn save(sql: &mut impl Sql, loaded: &Loaded) -> Result<(), StoreError> {
     sql.run(UPDATE_RUN, &update_params(loaded)?).await?;
-    if loaded.stored_metrics.is_none() && loaded.run.metrics.is_empty() {
-        return Ok(());
-    }
-    let before = stored_metrics(loaded.stored_metrics.as_deref())?;
-    last_values::replace(sql, loaded.run.seq, &before, &loaded.run.metrics).await
+    let (metrics, labels) = &loaded.stored;
+    let before = (
+        stored_metrics(metrics.as_deref())?,
+        stored_logged(labels.as_deref())?,
+    );
+    let before = Derived {
+        metrics: &before.0,
+        logged: before.1.as_ref(),
+    };
+    derived::replace(sql, loaded.run.seq, before, Derived::of(&loaded.run)).await
 }
 
 /// The parameters of [`UPDATE_RUN`].
@@ -340,7 +345,8 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     let isolation = row.opt_json()?;
     let not_before = row.opt_int()?.map(Micros);
     let pinned = row.opt_int()?.is_some();
-    let Written { tags, note, logged } = row.opt_json()?.unwrap_or_default();
+    let labels_text = row.opt_text()?;
+    let Written { tags, note, logged } = written(labels_text.as_deref())?;
     let mut placement = match placement {
         Some(placement) => placement,
         None => common
@@ -394,7 +400,7 @@ fn decode(head: RowHead, mut row: Row, template: Option<&Template>) -> Result<Lo
     Ok(Loaded {
         run,
         parent: head.parent,
-        stored_metrics: metrics_text,
+        stored: (metrics_text, labels_text),
         template_trust: common.and_then(|common| common.trust.clone()),
     })
 }
@@ -409,6 +415,15 @@ struct Written {
     note: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logged: Option<Logged>,
+}
+
+fn written(text: Option<&str>) -> Result<Written, StoreError> {
+    text.map_or(Ok(Written::default()), from_json)
+}
+
+/// What a job has logged, as that column has it.
+pub(crate) fn stored_logged(text: Option<&str>) -> Result<Option<Logged>, StoreError> {
+    Ok(written(text)?.logged)
 }
 
 /// That column's parameter.

@@ -180,6 +180,15 @@ impl Row {
         self.opt_text()?.as_deref().map(from_json).transpose()
     }
 
+    /// Bytes that are text.
+    pub(crate) fn utf8(&mut self) -> Result<String, StoreError> {
+        match self.next() {
+            Cell::Bytes(bytes) => String::from_utf8(bytes)
+                .map_err(|error| unexpected("UTF-8", &Cell::Bytes(error.into_bytes()))),
+            other => Err(unexpected("UTF-8", &other)),
+        }
+    }
+
     pub(crate) fn opt_digest(&mut self) -> Result<Option<Digest>, StoreError> {
         match self.next() {
             Cell::Null => Ok(None),

@@ -348,8 +348,7 @@ macro_rules! facts_through {
                 "json_extract(plan, '$.params')",
                 "json_extract(labels, '$.tags')",
                 "COALESCE(json_extract(trust, '$.level'), json_type(trust))",
-                "COALESCE(json_extract(placement, '$.priority'), 0)",
-                "json_extract(labels, '$.logged')"
+                "COALESCE(json_extract(placement, '$.priority'), 0)"
             ),
             $index,
             $condition

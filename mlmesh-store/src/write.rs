@@ -11,8 +11,8 @@ use mlmesh_model::{
 
 use crate::catalog;
 use crate::crash::{self, Stage, WriteKind};
+use crate::derived::{self, Derived};
 use crate::group::Tx;
-use crate::last_values;
 use crate::laws::{self, PhaseCounts, phase_code, sweep_phase};
 use crate::rows::{self, INSERT_RUN, Loaded, Template, insert_params};
 use crate::sql::{Param, Row, Sql, to_json};
@@ -116,8 +116,8 @@ pub(crate) async fn insert_runs<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Result<
         if let Some(place) = tx.sql.run_each(INSERT_RUN, &inserts).await? {
             return Err(StoreError::RunExists(chunk[place].id));
         }
-        for run in chunk.iter().filter(|run| !run.metrics.is_empty()) {
-            last_values::replace(&mut tx.sql, run.seq, &BTreeMap::new(), &run.metrics).await?;
+        for run in chunk {
+            derived::insert(&mut tx.sql, run.seq, Derived::of(run)).await?;
         }
         let queued: Vec<_> = chunk
             .iter()

@@ -54,15 +54,19 @@ impl Filter {
             Self::All(terms) => terms.iter().all(|term| term.matches(run, now)),
             Self::Any(terms) => terms.iter().any(|term| term.matches(run, now)),
             Self::Not(term) => !term.matches(run, now),
-            Self::Is(field, test) => {
-                let value = run.value(field);
-                match test {
-                    Test::Compare(how, literal) => holds(field, &value, *how, literal, now),
-                    Test::In(literals) => literals
-                        .iter()
-                        .any(|literal| holds(field, &value, Comparison::Equal, literal, now)),
-                }
-            }
+            Self::Is(field, test) => test.holds(field, &run.value(field), now),
+        }
+    }
+}
+
+impl Test {
+    /// Whether it holds for the value of a field.
+    pub fn holds(&self, field: &Field, value: &Value<'_>, now: Micros) -> bool {
+        match self {
+            Self::Compare(how, literal) => holds(field, value, *how, literal, now),
+            Self::In(literals) => literals
+                .iter()
+                .any(|literal| holds(field, value, Comparison::Equal, literal, now)),
         }
     }
 }
@@ -146,6 +150,9 @@ pub struct Rank {
     text: String,
 }
 
+/// The group of runs without a value.
+const MISSING: u8 = 3;
+
 impl Rank {
     /// Of the value of a field.
     pub fn of(field: &Field, value: &Value<'_>) -> Self {
@@ -157,7 +164,7 @@ impl Rank {
             text,
         };
         match value {
-            Value::Missing => rank(3, 0.0, String::new()),
+            Value::Missing => rank(MISSING, 0.0, String::new()),
             Value::Number(number) => Self::of_number(*number),
             // Microseconds of any year that is written with four digits are exact.
             Value::Whole(whole) => rank(0, *whole as f64, String::new()),
@@ -176,6 +183,11 @@ impl Rank {
             number: if nan { 0.0 } else { number + 0.0 },
             text: String::new(),
         }
+    }
+
+    /// Whether the run has no value.
+    pub fn is_missing(&self) -> bool {
+        self.group == MISSING
     }
 
     /// Compares for a list. Those without a value are equal.

@@ -207,12 +207,8 @@ impl Filter {
 
     /// What every run that matches has of metrics, as ranges: what an index can narrow.
     pub fn needed_ranges(&self) -> Vec<(&str, Statistic, Range)> {
-        let terms = match self {
-            Self::All(terms) => terms.as_slice(),
-            one => std::slice::from_ref(one),
-        };
         let mut ranges: Vec<(&str, Statistic, Range)> = Vec::new();
-        for term in terms {
+        for term in self.needed() {
             let Self::Is(Field::Metric(name, of), Test::Compare(how, value)) = term else {
                 continue;
             };
@@ -230,13 +226,27 @@ impl Filter {
         ranges
     }
 
+    /// What is asked of what jobs have logged and holds for every run that matches.
+    pub fn needed_of_logged(&self) -> impl Iterator<Item = (&Field, &Test)> {
+        self.needed().iter().filter_map(|term| match term {
+            Self::Is(field @ (Field::LoggedParam(_) | Field::LoggedTag(_)), test) => {
+                Some((field, test))
+            }
+            _ => None,
+        })
+    }
+
+    /// Terms that hold for every run that matches.
+    fn needed(&self) -> &[Self] {
+        match self {
+            Self::All(terms) => terms,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     /// The sweep that every run which matches is a point of, where a whole id says so.
     pub fn needed_parent(&self) -> Option<crate::RunId> {
-        let terms = match self {
-            Self::All(terms) => terms.as_slice(),
-            one => std::slice::from_ref(one),
-        };
-        terms.iter().find_map(|term| match term {
+        self.needed().iter().find_map(|term| match term {
             Self::Is(Field::Parent, Test::Compare(Comparison::Equal, Literal::Text(id))) => {
                 id.parse().ok()
             }

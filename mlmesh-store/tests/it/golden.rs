@@ -44,6 +44,11 @@ fn a_database_of_version_5_is_read() {
     is_read(5);
 }
 
+#[test]
+fn a_database_of_version_6_is_read() {
+    is_read(6);
+}
+
 fn is_read(version: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
@@ -102,34 +107,48 @@ async fn has_what_came_with_version_5(store: &dyn Store, runs: &[Run]) {
     assert_eq!(statement.unwrap().signer, "ed25519:00");
 }
 
-/// A database from before runs were found by their metrics has what finds them.
+/// Databases from before runs were found by their metrics, and by what their jobs have
+/// logged, have what finds them.
 #[test]
-fn last_values_are_filled_from_the_runs_of_version_4() {
+fn what_finds_runs_is_filled_from_the_runs() {
+    let metrics = "metrics = '{\"loss\":[\"' || seq || '.5\",\"0\",\"0\",1]}'";
+    let labels = "labels = '{\"logged\":{\"params\":{\"loss\":\"' || seq || '.5\"}}}'";
+    filled_from_the_runs_of(
+        4,
+        &[metrics, labels],
+        &["metrics.loss", "logged.params.loss"],
+    );
+    filled_from_the_runs_of(5, &[labels], &["logged.params.loss"]);
+}
+
+/// What is `given` to the runs of a version is what they are found by.
+fn filled_from_the_runs_of(version: u64, given: &[&str], fields: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
-    std::fs::copy(golden("v4.db"), &path).unwrap();
+    std::fs::copy(golden(&format!("v{version}.db")), &path).unwrap();
     let connection = rusqlite::Connection::open(&path).unwrap();
-    let given = "UPDATE runs SET metrics = '{\"loss\":[\"' || seq || '.5\",\"0\",\"0\",1]}' \
-                 WHERE kind <> 1";
-    assert!(connection.execute(given, []).unwrap() > 2);
+    let given = format!("UPDATE runs SET {} WHERE kind <> 1", given.join(", "));
+    assert!(connection.execute(&given, []).unwrap() > 2);
     drop(connection);
-    let text = std::fs::read_to_string(golden("v4.json")).unwrap();
+    let text = std::fs::read_to_string(golden(&format!("v{version}.json"))).unwrap();
     let runs: Vec<Run> = serde_json::from_str(&text).unwrap();
     let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
     block_on(async {
         let store = SqliteStore::open(&path).unwrap();
         crate::property::check(&store, &path, &ids).await;
-        let search = RunSearch {
-            tenant: tenant(),
-            filter: None,
-            sort: Some("metrics.loss:desc".parse().unwrap()),
-            cursor: None,
-            limit: 1,
-            now: Micros(0),
-        };
-        let found = store.find(search).await.unwrap();
-        let newest = runs.iter().max_by_key(|run| run.seq).unwrap();
-        assert_eq!(found[0].id, newest.id);
+        for field in fields {
+            let search = RunSearch {
+                tenant: tenant(),
+                filter: None,
+                sort: Some(format!("{field}:desc").parse().unwrap()),
+                cursor: None,
+                limit: 1,
+                now: Micros(0),
+            };
+            let found = store.find(search).await.unwrap();
+            let newest = runs.iter().max_by_key(|run| run.seq).unwrap();
+            assert_eq!(found[0].id, newest.id, "{field}");
+        }
     });
 }
 
@@ -189,6 +208,7 @@ fn write_golden() {
             steps: 3,
         };
         end.record.metrics = Some([("loss".to_owned(), half)].into());
+        end.record.logged = Some(logged(&[("lr", "0.1")], &[("stage", "final")]));
         store.advance(end).await.unwrap();
         store.claim(claim_of(points[2].id)).await.unwrap();
         let cancel = unleased(single.id, Phase::Queued, Phase::Cancelled);

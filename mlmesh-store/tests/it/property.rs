@@ -97,6 +97,7 @@ async fn apply(store: &SqliteStore, ids: &mut Vec<RunId>, operation: Operation) 
                             time: Micros(4_000_000),
                             record: RunUpdate {
                                 metrics: (behind == 0).then(|| metrics_at(newest.0)),
+                                logged: (behind == 0).then(|| logged_at(newest.0)),
                                 ..RunUpdate::default()
                             },
                             not_before: None,
@@ -131,6 +132,11 @@ fn metrics_at(token: u64) -> BTreeMap<String, MetricSummary> {
     };
     let names = ["loss".to_owned(), format!("m{}", token % 3)];
     names.map(|name| (name, summary.clone())).into()
+}
+
+fn logged_at(token: u64) -> Logged {
+    let (name, value) = (format!("p{}", token % 3), token.to_string());
+    logged(&[("lr", "0.1"), (&name, &value)], &[(&name, "a\0b")])
 }
 
 /// Refusals are fine; failures are not.
@@ -195,7 +201,7 @@ pub(crate) async fn check(store: &SqliteStore, path: &Path, ids: &[RunId]) {
         queued.sort();
         queued
     });
-    last_values_are_those_of_the_runs(store, path, ids).await;
+    derived_rows_are_those_of_the_runs(store, path, ids).await;
     phase_table_is_kept(store, &phases).await;
     let rows = store.audit_rows(0, 100_000).await.unwrap();
     let head = store.audit_head().await.unwrap();
@@ -204,18 +210,35 @@ pub(crate) async fn check(store: &SqliteStore, path: &Path, ids: &[RunId]) {
 }
 
 /// The rows by which runs are found say what the runs say.
-async fn last_values_are_those_of_the_runs(store: &SqliteStore, path: &Path, ids: &[RunId]) {
+async fn derived_rows_are_those_of_the_runs(store: &SqliteStore, path: &Path, ids: &[RunId]) {
     let mut expected = Vec::new();
+    let mut logged = Vec::new();
     for id in ids {
         let run = stored_run(store, *id).await;
         let seq = run.seq.0.cast_signed();
+        let said = run.logged.unwrap_or_default();
+        for (family, texts) in [(0, said.params), (1, said.tags)] {
+            let rows = texts.into_iter();
+            logged.extend(
+                rows.map(|(name, value)| (family, name.into_bytes(), seq, value.into_bytes())),
+            );
+        }
         expected.extend(run.metrics.into_iter().map(|(name, metric)| {
             let numbers = [metric.last, metric.min, metric.max].map(|number| number.0);
             (name, seq, numbers.map(in_order), metric.steps.cast_signed())
         }));
     }
     expected.sort();
+    logged.sort();
     let connection = rusqlite::Connection::open(path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT family, name, run, value FROM logged_values ORDER BY 1, 2, 3")
+        .unwrap();
+    let rows = statement.query_map([], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    });
+    let rows: Vec<(i64, Vec<u8>, i64, Vec<u8>)> = rows.unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows, logged);
     let mut statement = connection
         .prepare("SELECT name, run, value, lowest, highest, steps FROM last_values ORDER BY 1, 2")
         .unwrap();

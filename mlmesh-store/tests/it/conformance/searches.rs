@@ -252,6 +252,9 @@ pub(super) async fn searches_find_what_the_plain_reference_finds(store: Arc<dyn 
         "metrics.late:desc",
         "metrics.late",
         "metrics.no:desc",
+        "metrics.loss.min",
+        "metrics.loss.max:desc",
+        "metrics.late.steps",
         "params.lr",
         "params.lr:desc",
         "created:desc",
@@ -316,6 +319,10 @@ pub(super) async fn searches_over_many_runs_find_the_same(store: Arc<dyn Store>)
         }
         let acc = summary(f64::from(place % 100) / 100.0);
         run.metrics.insert("acc".to_owned(), acc);
+        let stage = ["raw", "final"][usize::from(place % 9 == 0)];
+        let lr = format!("{}e-4", place % 700);
+        let said = logged(&[("lr", &lr)], &[("stage", stage)]);
+        run.logged = (place % 2 == 0).then_some(said);
         run
     });
     let mut runs: Vec<Run> = runs.collect();
@@ -343,6 +350,23 @@ pub(super) async fn searches_over_many_runs_find_the_same(store: Arc<dyn Store>)
         ("metrics.acc.max > 0 and not params.n = 3", None, 400),
         ("metrics.acc.steps > 0", Some("metrics.loss.min"), 500),
         ("kind = single", Some("metrics.loss:desc"), 500),
+        ("kind = single", Some("metrics.loss.max:desc"), 500),
+        ("params.n = 1499", Some("metrics.loss.min"), 1),
+        ("not metrics.acc > 2", Some("metrics.no.max"), 500),
+        ("metrics.loss.max > 2", Some("metrics.loss.min:desc"), 500),
+        ("logged.params.lr < 0.002", None, 50),
+        (
+            "logged.tags.stage = final",
+            Some("metrics.acc.min:desc"),
+            50,
+        ),
+        ("not logged.tags.stage = final", None, 500),
+        ("logged.params.lr in (1, 1e-4) or params.n = 8", None, 3),
+        (
+            "logged.tags.stage ~ aw and logged.params.lr > 0.06",
+            Some("logged.params.lr"),
+            100,
+        ),
     ] {
         let filter: Filter = filter.parse().unwrap();
         let sort: Option<Sort> = sort.map(|text| text.parse().unwrap());
