@@ -9,11 +9,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod data;
 mod plot;
 mod proof;
+mod sim;
 mod users;
 
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
+pub(crate) use sim::{Sim, SimCompare};
 pub(crate) use users::{AddKey, Key, Permissions, User};
 
 use crate::moved::ExpectedPlan;
@@ -154,6 +156,9 @@ pub(crate) enum Verb {
     /// Keep values of secrets for your runs; names are shown, values never
     #[command(subcommand)]
     Secret(Secret),
+    /// Try routing on engines that are only numbers; needs no daemon
+    #[command(subcommand)]
+    Sim(Sim),
     /// Show what happened, in order
     Events(Events),
     /// Check or read the audit trail

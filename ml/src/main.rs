@@ -95,6 +95,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Deps(cli::Deps::Lock(verb)) => verbs::deps::lock(context, verb),
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
+        Verb::Sim(cli::Sim::Compare(verb)) => done(verbs::sim::compare(output, verb)),
         Verb::Events(verb) => done(verbs::events::events(context, verb)),
         Verb::Audit(verb) => done(verbs::events::audit(context, verb)),
         Verb::Config(verb) => done(verbs::settings::config(context, verb)),

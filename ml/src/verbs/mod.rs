@@ -25,6 +25,7 @@ pub(crate) mod scrub;
 pub(crate) mod secret;
 pub(crate) mod settings;
 pub(crate) mod shell;
+pub(crate) mod sim;
 pub(crate) mod submit;
 pub(crate) mod sync;
 pub(crate) mod users;

@@ -65,6 +65,8 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["secret", "set"],
     &["secret", "list"],
     &["secret", "remove"],
+    &["sim"],
+    &["sim", "compare"],
     &["events"],
     &["audit"],
     &["audit", "verify"],

@@ -28,6 +28,7 @@ mod reproductions;
 mod roles;
 mod runs;
 mod secrets;
+mod sim;
 mod sweeps;
 mod terminal;
 mod transfer;

@@ -1,0 +1,193 @@
+//! `ml sim`: the router of the gateway on engines that are only numbers.
+
+use std::fs;
+use std::path::Path;
+
+use mlmesh_sim::{Compared, Comparison, Row, Trace, compare as compare_all};
+
+use crate::cli;
+use crate::error::{Failure, Outcome};
+use crate::output::{Output, Table, Tone};
+use crate::plot::axis::Kind;
+use crate::plot::{Chart, Curve, Figures, page};
+
+/// Bytes of a trace.
+const TRACE_BYTES_MAX: u64 = 1 << 30;
+/// Points of a curve.
+const CURVE_POINTS: usize = 400;
+
+/// Replays a trace under several strategies.
+pub(crate) fn compare(output: &Output, verb: &cli::SimCompare) -> Outcome {
+    let trace = read(verb)?;
+    let comparison = Comparison {
+        engines: verb.engines,
+        contenders: verb.strategies.clone(),
+        seeds: (0..verb.seeds).collect(),
+        sigma: verb.prediction_error,
+    };
+    let compared = compare_all(&trace, &comparison);
+    if let Some(folder) = &verb.output {
+        write(folder, verb, &trace, &compared)?;
+        output.say(format_args!("written to {}", folder.join(PAGE).display()));
+    }
+    if output.json {
+        return output.json(&compared);
+    }
+    print(output, &compared)
+}
+
+const PAGE: &str = "compare.html";
+
+fn read(verb: &cli::SimCompare) -> Outcome<Trace> {
+    let path = &verb.trace;
+    let failed = |error: &std::io::Error| Failure::io("read the trace", path, error);
+    let length = fs::metadata(path).map_err(|error| failed(&error))?.len();
+    if length > TRACE_BYTES_MAX {
+        return Err(Failure::usage(
+            format!("the trace has {length} bytes; at most {TRACE_BYTES_MAX} are read"),
+            "take a part of it",
+        ));
+    }
+    let bytes = fs::read(path).map_err(|error| failed(&error))?;
+    let invalid = |message: String, hint: &str| {
+        let place = format!("`{}`: {message}", path.display());
+        Failure::failed("trace_invalid", place, hint)
+    };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        invalid(
+            format!("byte {at} is no text"),
+            "a packed trace has to be unpacked first",
+        )
+    })?;
+    Trace::read(&text, verb.format).map_err(|error| {
+        let text = error.to_string();
+        let (message, hint) = crate::error::split_hint(&text);
+        invalid(message.to_owned(), hint)
+    })
+}
+
+fn print(output: &Output, compared: &Compared) -> Outcome {
+    let mut table = Table::new(&[
+        "STRATEGY",
+        "TTFT MEAN",
+        "±",
+        "P50",
+        "P90",
+        "P99",
+        "GOODPUT",
+        "CACHED",
+        "GPU S",
+        "IMBALANCE",
+    ]);
+    for row in &compared.strategies {
+        let seconds = |value: f64| format!("{value:.2}");
+        let percent = |value: f64| format!("{:.1} %", value * 100.0);
+        let ttft = &row.ttft_s;
+        let cells = [
+            row.strategy.clone(),
+            seconds(ttft.mean),
+            seconds(ttft.ci95),
+            seconds(ttft.p50),
+            seconds(ttft.p90),
+            seconds(ttft.p99),
+            percent(row.goodput),
+            percent(row.cached_ratio),
+            format!("{:.0}", row.gpu_s),
+            seconds(row.imbalance),
+        ];
+        table.row(cells.map(|text| (text, Tone::Plain)));
+    }
+    output.table(&table)
+}
+
+fn write(folder: &Path, verb: &cli::SimCompare, trace: &Trace, compared: &Compared) -> Outcome {
+    fs::create_dir_all(folder).map_err(|error| Failure::io("make", folder, &error))?;
+    let json = serde_json::to_string(compared).map_err(|error| {
+        Failure::failed("internal", format!("write the result as JSON: {error}"), "")
+    })?;
+    let figures = figures(verb, trace, compared);
+    for (name, text) in [("compare.json", json + "\n"), (PAGE, page(&figures))] {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(|error| Failure::io("write", &path, &error))?;
+    }
+    Ok(())
+}
+
+fn figures(verb: &cli::SimCompare, trace: &Trace, compared: &Compared) -> Figures {
+    let rows = &compared.strategies;
+    let chart = |title: &str, x: &str, x_kind, curve: &dyn Fn(&Row) -> Vec<(f64, f64)>| Chart {
+        title: title.to_owned(),
+        x: x.to_owned(),
+        curves: rows
+            .iter()
+            .map(|row| Curve {
+                label: row.strategy.clone(),
+                points: curve(row),
+            })
+            .collect(),
+        smooth: 0.0,
+        x_kind,
+        y_kind: Kind::Linear,
+    };
+    Figures {
+        title: format!(
+            "{} simulated engines, {} requests",
+            verb.engines,
+            trace.requests.len()
+        ),
+        lines: None,
+        charts: vec![
+            chart(
+                "share of all requests with their first token so soon",
+                "time to the first token (s)",
+                Kind::Logarithmic,
+                &|row| distribution(row, trace.requests.len()),
+            ),
+            chart(
+                "share within the SLO, by length of prompt",
+                "tenth of the requests, shortest prompts first",
+                Kind::Linear,
+                &|row| {
+                    let tenths = row.goodput_by_length.iter().enumerate();
+                    tenths
+                        .map(|(tenth, good)| ((tenth + 1) as f64, *good))
+                        .collect()
+                },
+            ),
+        ],
+        notes: rows.iter().map(note).collect(),
+    }
+}
+
+/// Part of all requests over time; those that were refused are missing at its end.
+fn distribution(row: &Row, requests: usize) -> Vec<(f64, f64)> {
+    let times = &row.sorted_ttft_s;
+    let ranks = (1..=CURVE_POINTS).map(|point| (times.len() * point).div_ceil(CURVE_POINTS));
+    ranks
+        .filter_map(|rank| {
+            Some((
+                *times.get(rank.checked_sub(1)?)?,
+                rank as f64 / requests as f64,
+            ))
+        })
+        .collect()
+}
+
+fn note(row: &Row) -> String {
+    let ttft = &row.ttft_s;
+    format!(
+        "{}: first token after {:.2} s ± {:.2} in the mean, p50 {:.2}, p90 {:.2}, p99 {:.2}; {:.1} % of all \
+         requests within the SLO, {:.1} % of tokens cached, {:.0} GPU seconds, imbalance {:.2}",
+        row.strategy,
+        ttft.mean,
+        ttft.ci95,
+        ttft.p50,
+        ttft.p90,
+        ttft.p99,
+        row.goodput * 100.0,
+        row.cached_ratio * 100.0,
+        row.gpu_s,
+        row.imbalance
+    )
+}

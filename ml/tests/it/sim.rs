@@ -1,0 +1,101 @@
+//! `ml sim`, which needs no daemon.
+
+use serde_json::Value;
+
+use crate::program::place;
+
+/// Two conversations of two turns each, and one long prompt that holds them up.
+const TRACE: &str = r#"{"timestamp": 0, "input_length": 60000, "output_length": 9, "hash_ids": IDS}
+{"timestamp": 0, "input_length": 600, "output_length": 9, "hash_ids": [0, 1]}
+{"timestamp": 3000, "input_length": 700, "output_length": 9, "hash_ids": [0, 2]}
+{"timestamp": 3000, "input_length": 1100, "output_length": 9, "hash_ids": [0, 1, 3]}
+{"timestamp": 6000, "input_length": 1200, "output_length": 9, "hash_ids": [0, 2, 4]}
+"#;
+
+fn trace() -> String {
+    let ids: Vec<u64> = std::iter::once(0).chain(100..217).collect();
+    TRACE.replace("IDS", &format!("{ids:?}"))
+}
+
+#[test]
+fn strategies_are_compared_as_numbers_and_as_a_page() {
+    let place = place();
+    place.write("trace.jsonl", trace());
+    let arguments = [
+        "sim",
+        "compare",
+        "--trace",
+        "trace.jsonl",
+        "--format",
+        "mooncake",
+        "--engines",
+        "2",
+        "--strategies",
+        "baseline_rr,hybrid_mesh,floor",
+        "--seeds",
+        "3",
+        "--json",
+        "-o",
+        "report",
+    ];
+    let compared = place.ml(&arguments).exits(0).json();
+    assert_eq!(compared["schema"], "mlmesh.sim_compare/1");
+    let rows = compared["strategies"].as_array().unwrap();
+    let names: Vec<&Value> = rows.iter().map(|row| &row["strategy"]).collect();
+    assert_eq!(names, ["baseline_rr", "hybrid_mesh", "floor"]);
+    for row in rows {
+        for time in ["ttft_s", "e2e_s"] {
+            for field in ["mean", "p50", "p90", "p99", "ci95"] {
+                assert!(row[time][field].is_f64(), "{time} {field} of {row}");
+            }
+        }
+        for field in ["cached_ratio", "gpu_s", "imbalance", "goodput"] {
+            assert!(row[field].is_f64(), "{field} of {row}");
+        }
+        assert_eq!(row.as_object().unwrap().len(), 7, "{row}");
+    }
+    let mean = |row: &Value| row["ttft_s"]["mean"].as_f64().unwrap();
+    assert!(mean(&rows[1]) < mean(&rows[0]), "{compared}");
+    assert!(mean(&rows[2]) < mean(&rows[1]), "{compared}");
+    let report = place.project().join("report");
+    let kept = std::fs::read_to_string(report.join("compare.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), compared);
+    let page = std::fs::read_to_string(report.join("compare.html")).unwrap();
+    assert!(page.contains("<svg") && !page.contains("http"), "{page}");
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused() {
+    let place = place();
+    place.write("broken.jsonl", "{\"timestamp\": 0}\n");
+    let compare = |trace: &str, strategies: &str| {
+        let arguments = [
+            "sim",
+            "compare",
+            "--trace",
+            trace,
+            "--engines",
+            "2",
+            "--strategies",
+            strategies,
+            "--json",
+        ];
+        place.ml(&arguments)
+    };
+    let error = compare("broken.jsonl", "random").exits(1).error();
+    assert_eq!(error["code"], "trace_invalid");
+    assert!(
+        error["message"].as_str().unwrap().contains("line 1"),
+        "{error}"
+    );
+    assert!(
+        error["hint"].as_str().unwrap().contains("input_length"),
+        "{error}"
+    );
+    compare("nowhere.jsonl", "random").exits(1);
+    let error = compare("broken.jsonl", "fastest").exits(2).error();
+    assert!(
+        error["message"].as_str().unwrap().contains("hybrid_mesh"),
+        "{error}"
+    );
+}

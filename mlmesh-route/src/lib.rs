@@ -1,0 +1,36 @@
+//! The request brain: whether a request is taken, where it goes, and when.
+//!
+//! ```text
+//!   Snapshot (swapped) ─┐                     ┌─► Bind(Booking)   send it there, now
+//!   Ledger (atomics) ───┼─ Router::offer ─────┼─► Wait            it is in the queue
+//!   Ask ────────────────┘      │              └─► Reject(Refusal) 429, with a time
+//!                              ▼
+//!                            Queue ◄── Router::step(first token, end, tick) ─► Effects
+//! ```
+//!
+//! The queue belongs to the router: a target is sent work only while what it was sent
+//! before keeps it busy for less than a bound, so that whatever comes next can still be
+//! put before what waits. What cannot meet its deadline any more is refused at once.
+//!
+//! A request that does not wait takes no lock: [`Router::decide`] reads an immutable
+//! snapshot and atomics. The crate has no clock, socket or thread; times are
+//! microseconds that come in, from any beginning, as long as they never go back.
+
+#![warn(missing_docs)]
+
+mod ledger;
+mod policy;
+mod queue;
+mod router;
+mod snapshot;
+
+pub use mlmesh_strategy::{
+    Ask, BaselineRoundRobin, BlockAffinity, BlockHash, Candidate, Forecast, LeastPredictedTtft,
+    LeastQueue, LeastWork, PowerOfTwo, PrefixHash, Random, RequestId, SessionHash, Situation,
+    Strategy, TargetId, mixed, mixed_pair,
+};
+
+pub use ledger::Ledger;
+pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
+pub use router::{Booking, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict};
+pub use snapshot::{Snapshot, TARGETS_MAX, Target};

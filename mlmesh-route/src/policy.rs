@@ -1,0 +1,45 @@
+//! What a router does beside choosing: how long it keeps requests, and what it refuses.
+
+/// How long what a target was sent may keep it busy before it is sent no more.
+pub const BACKLOG_US: u64 = 500_000;
+/// Requests that wait in one router.
+pub const QUEUE_MAX: usize = 16_384;
+
+/// The settings of a router.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policy {
+    /// Requests are bound late, or else at once when they come.
+    pub late: Option<Late>,
+    /// Requests whose deadline cannot be met are refused.
+    pub refuse_hopeless: bool,
+}
+
+/// How requests are kept until a target is free.
+#[derive(Debug, Clone, Copy)]
+pub struct Late {
+    /// See [`BACKLOG_US`].
+    pub backlog_us_max: u64,
+    /// Which goes first of those whose target is free.
+    pub order: Order,
+    /// See [`QUEUE_MAX`].
+    pub queue_max: usize,
+}
+
+/// Which request goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The one that came first.
+    Fifo,
+    /// The one whose target works least on it.
+    ShortestPrefill,
+}
+
+impl Default for Late {
+    fn default() -> Self {
+        Self {
+            backlog_us_max: BACKLOG_US,
+            order: Order::ShortestPrefill,
+            queue_max: QUEUE_MAX,
+        }
+    }
+}

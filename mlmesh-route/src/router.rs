@@ -1,0 +1,343 @@
+//! Admit, filter, score, pick; and what comes of it later.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Situation, Strategy};
+
+use crate::ledger::Ledger;
+use crate::policy::Policy;
+use crate::queue::Queue;
+use crate::snapshot::Snapshot;
+
+/// One router: a strategy, what it predicts from, its books and its queue.
+#[derive(Debug)]
+pub struct Router<F> {
+    strategy: Box<dyn Strategy>,
+    policy: Policy,
+    forecast: F,
+    ledger: Ledger,
+    queue: Mutex<Queue>,
+    /// How many wait; read without the lock.
+    waiting: AtomicUsize,
+}
+
+/// What comes of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Send it there, now.
+    Bind(Booking),
+    /// It waits; an [`Effect`] will say what comes of it.
+    Wait {
+        /// Come with [`Event::Tick`] then, if nothing else happens before.
+        look_again_us: u64,
+    },
+    /// It is refused.
+    Reject(Refusal),
+}
+
+/// What a decision says, before anything is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This target, now.
+    Bind(Candidate),
+    /// None now; this one would suit best.
+    Wait(Candidate),
+    /// None.
+    Reject(Refusal),
+}
+
+/// A request and its target, with everything that was predicted. It is given back with
+/// the request's first token and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Booking {
+    /// Which request.
+    pub request: RequestId,
+    /// When it was bound.
+    pub bound_us: u64,
+    /// Where it goes, and the terms of which its cost consists.
+    pub terms: Candidate,
+}
+
+/// Why a request is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule.
+    pub reason: Reason,
+    /// When it is worth to ask again.
+    pub retry_after_us: u64,
+}
+
+/// The rules by which requests are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No target is usable.
+    NoTarget,
+    /// Its deadline cannot be met any more.
+    DeadlineMissed {
+        /// When its first token would have come.
+        predicted_us: u64,
+        /// When it had to be there.
+        deadline_us: u64,
+    },
+    /// As many wait as may.
+    QueueFull {
+        /// How many may.
+        queue_max: usize,
+    },
+}
+
+/// What happened to requests.
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    /// The first token of an answer came.
+    FirstToken(Booking),
+    /// An answer ended, or the request did: failed or left by its client.
+    Ended {
+        /// Which.
+        booking: Booking,
+        /// Whether [`Event::FirstToken`] came before.
+        answered: bool,
+    },
+    /// A client that waits has gone away.
+    Gone(RequestId),
+    /// The time that [`Effect::WakeAt`] named, or targets have changed.
+    Tick,
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a request that has waited.
+    Bind(Booking),
+    /// Refuse a request that has waited.
+    Refuse(RequestId, Refusal),
+    /// Come back with [`Event::Tick`] then, if nothing else happens before. The newest
+    /// one counts.
+    WakeAt(u64),
+}
+
+/// Room for one decision, to be used again. After [`Router::decide`] it explains it.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// What was known of each usable target.
+    pub candidates: Vec<Candidate>,
+    /// What the strategy made of it.
+    pub costs: Vec<u64>,
+}
+
+impl<F: Forecast> Router<F> {
+    /// A router that has sent nothing yet.
+    pub fn new(strategy: Box<dyn Strategy>, policy: Policy, forecast: F) -> Self {
+        Self {
+            strategy,
+            policy,
+            forecast,
+            ledger: Ledger::default(),
+            queue: Mutex::new(Queue::default()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// What was sent where.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes a request: binds it, keeps it or refuses it.
+    pub fn offer(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        scratch: &mut Scratch,
+    ) -> Outcome {
+        match self.decide(now_us, snapshot, ask, scratch) {
+            Verdict::Bind(terms) => Outcome::Bind(self.bind(now_us, ask, terms)),
+            Verdict::Reject(refusal) => Outcome::Reject(refusal),
+            Verdict::Wait(best) => self.keep(now_us, snapshot, ask, &best),
+        }
+    }
+
+    /// What would come of a request now. Takes no lock and writes nothing but the
+    /// strategy's own position.
+    pub fn decide(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        scratch: &mut Scratch,
+    ) -> Verdict {
+        let turn = self.ledger.next_turn();
+        self.consider(now_us, snapshot, ask, turn, scratch, |candidate| {
+            self.predict(ask, candidate);
+        })
+    }
+
+    /// Takes note of what happened, and says what is to be done now.
+    pub fn step(&self, now_us: u64, snapshot: &Snapshot, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::FirstToken(booking) => self.settle(now_us, booking),
+            Event::Ended { booking, answered } => {
+                if !answered {
+                    self.settle(now_us, booking);
+                }
+                self.ledger.ended(booking.terms.target);
+            }
+            Event::Gone(request) => {
+                let mut queue = self.queue();
+                queue.remove(request);
+                self.waiting.store(queue.len(), Ordering::Relaxed);
+            }
+            Event::Tick => {}
+        }
+        // Nobody else waits: the lock is not worth taking.
+        if self.waiting() > 0 {
+            let mut queue = self.queue();
+            queue.drain(self, now_us, snapshot, effects);
+            self.waiting.store(queue.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Filter, score, pick and judge, with predictions from `predict`.
+    pub(crate) fn consider(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        turn: u64,
+        scratch: &mut Scratch,
+        mut predict: impl FnMut(&mut Candidate),
+    ) -> Verdict {
+        let Scratch { candidates, costs } = scratch;
+        let needs_forecast = self.strategy.needs_forecast();
+        candidates.clear();
+        for target in snapshot.targets.iter().filter(|target| target.usable) {
+            let mut candidate = Candidate {
+                target: target.id,
+                in_flight: self.ledger.in_flight(target.id),
+                queued_us: self.ledger.backlog_us(target.id, now_us),
+                cached_tokens: 0,
+                prefill_us: 0,
+                decode_us: 0,
+                rtt_us: target.rtt_us,
+                penalty_us: target.penalty_us,
+            };
+            if needs_forecast {
+                predict(&mut candidate);
+            }
+            candidates.push(candidate);
+        }
+        costs.clear();
+        costs.resize(candidates.len(), 0);
+        if candidates.is_empty() {
+            return Verdict::Reject(Refusal {
+                reason: Reason::NoTarget,
+                retry_after_us: RETRY_AFTER_US_MIN,
+            });
+        }
+        let situation = Situation { ask, turn };
+        self.strategy.score(situation, candidates, costs);
+        let mut place = 0;
+        for other in 1..costs.len() {
+            if costs[other] < costs[place] {
+                place = other;
+            }
+        }
+        if !needs_forecast {
+            predict(&mut candidates[place]);
+        }
+        self.judge(now_us, snapshot, ask, candidates[place])
+    }
+
+    pub(crate) fn predict(&self, ask: &Ask, candidate: &mut Candidate) {
+        let target = candidate.target;
+        candidate.cached_tokens = self.forecast.cached_tokens(target, ask);
+        candidate.prefill_us = self
+            .forecast
+            .prefill_us(target, ask, candidate.cached_tokens);
+    }
+
+    /// Whether a request goes to what suits it best, waits for it, or is refused.
+    fn judge(&self, now_us: u64, snapshot: &Snapshot, ask: &Ask, best: Candidate) -> Verdict {
+        let predicted_us = now_us.saturating_add(best.ttft_us());
+        if self.policy.refuse_hopeless && predicted_us > ask.deadline_us {
+            return Verdict::Reject(Refusal {
+                reason: Reason::DeadlineMissed {
+                    predicted_us,
+                    deadline_us: ask.deadline_us,
+                },
+                retry_after_us: self.drained_in_us(now_us, snapshot),
+            });
+        }
+        match self.policy.late {
+            Some(late) if best.queued_us > late.backlog_us_max => Verdict::Wait(best),
+            _ => Verdict::Bind(best),
+        }
+    }
+
+    /// Writes down that a request goes somewhere.
+    pub(crate) fn bind(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking {
+        self.ledger.book(terms.target, now_us, terms.prefill_us);
+        self.forecast.bound(terms.target, ask);
+        Booking {
+            request: ask.request,
+            bound_us: now_us,
+            terms,
+        }
+    }
+
+    /// When a target will be within the bound.
+    pub(crate) fn free_us(&self, now_us: u64, target: &Candidate) -> u64 {
+        let bound = self.policy.late.map_or(0, |late| late.backlog_us_max);
+        now_us + target.queued_us.saturating_sub(bound)
+    }
+
+    pub(crate) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn keep(&self, now_us: u64, snapshot: &Snapshot, ask: &Ask, best: &Candidate) -> Outcome {
+        let queue_max = self.policy.late.map_or(0, |late| late.queue_max);
+        let mut queue = self.queue();
+        if queue.len() >= queue_max {
+            return Outcome::Reject(Refusal {
+                reason: Reason::QueueFull { queue_max },
+                retry_after_us: self.drained_in_us(now_us, snapshot),
+            });
+        }
+        queue.push(ask);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        Outcome::Wait {
+            look_again_us: self.free_us(now_us, best),
+        }
+    }
+
+    fn settle(&self, now_us: u64, booking: Booking) {
+        let terms = booking.terms;
+        self.ledger.settle(terms.target, now_us, terms.prefill_us);
+    }
+
+    /// How long the targets work on what they were sent: each does in a microsecond
+    /// what was predicted to take one.
+    fn drained_in_us(&self, now_us: u64, snapshot: &Snapshot) -> u64 {
+        let usable = snapshot.targets.iter().filter(|target| target.usable);
+        let (count, booked) = usable.fold((0_u64, 0_u64), |(count, booked), target| {
+            let backlog_us = self.ledger.backlog_us(target.id, now_us);
+            (count + 1, booked.saturating_add(backlog_us))
+        });
+        (booked / count.max(1)).max(RETRY_AFTER_US_MIN)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody is told to come back sooner than in a second.
+const RETRY_AFTER_US_MIN: u64 = 1_000_000;

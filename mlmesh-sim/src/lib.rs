@@ -1,0 +1,28 @@
+//! Virtual time: the router of `mlmesh-route` and the strategies of `mlmesh-strategy`,
+//! the very code that the gateway runs, in front of engines that are only numbers.
+//!
+//! ```text
+//!   trace ─► Agenda ─► Router::offer ─► engines ─► Agenda ─► Router::step ─► …
+//!              time, in order                         first tokens, ends
+//! ```
+//!
+//! One seed gives one answer to the byte. There is no clock, thread, file or socket
+//! here; what is simulated is labelled so wherever it is shown.
+
+mod agenda;
+mod cache;
+mod chance;
+mod compare;
+mod exact;
+mod lineup;
+mod reference;
+mod replay;
+mod statistics;
+mod trace;
+
+pub use compare::{COMPARE_SCHEMA, Compared, Comparison, Row, Spread, compare};
+pub use lineup::{Contender, LineupError, STRATEGIES};
+pub use reference::{BLOCK_TOKENS, CACHE_BLOCKS, prefill_us, slo_us};
+pub use replay::{Replay, Replayed, Served, floor, replay};
+pub use statistics::{Summary, percentile};
+pub use trace::{Format, Request, Trace, TraceError};

@@ -1,0 +1,230 @@
+//! A trace on reference engines under one router.
+
+use mlmesh_route::{
+    Ask, Booking, Effect, Event, Forecast, Outcome, Policy, RequestId, Router, Scratch, Snapshot,
+    Strategy,
+};
+
+use crate::agenda::Agenda;
+use crate::cache::PrefixCache;
+use crate::chance::Chance;
+use crate::exact::Exact;
+use crate::reference::{self, slo_us};
+use crate::trace::{Request, Trace};
+
+/// What is replayed how.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    /// The requests.
+    pub trace: &'a Trace,
+    /// So many engines.
+    pub engines: u16,
+    /// Blocks that each holds.
+    pub cache_blocks: usize,
+    /// How targets are chosen.
+    pub strategy: Box<dyn Strategy>,
+    /// What is kept and refused.
+    pub policy: Policy,
+    /// Standard deviation of the logarithm of the error of each predicted prefill.
+    pub sigma: f64,
+    /// All chance comes from it.
+    pub seed: u64,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, Default)]
+pub struct Replayed {
+    /// By request of the trace; none was refused.
+    pub served: Vec<Option<Served>>,
+    /// How long each engine worked.
+    pub busy_us: Vec<u64>,
+    /// Arrivals, first tokens and ticks.
+    pub events: u64,
+}
+
+/// What came of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// From its coming to its first token.
+    pub ttft_us: u64,
+    /// How much of the prompt the engine held.
+    pub cached_tokens: u64,
+    /// Which engine.
+    pub engine: u16,
+}
+
+#[derive(Debug)]
+enum Happening {
+    FirstToken(Booking),
+    Tick,
+}
+
+#[derive(Debug)]
+struct Engine {
+    free_at_us: u64,
+    busy_us: u64,
+    cache: PrefixCache,
+}
+
+struct Running<'a> {
+    trace: &'a Trace,
+    agenda: Agenda<Happening>,
+    engines: Vec<Engine>,
+    /// When the router wants to look again; earlier wishes have lapsed.
+    tick_us: u64,
+    result: Replayed,
+}
+
+/// Replays a trace to its end.
+#[must_use]
+pub fn replay(replay: Replay<'_>) -> Replayed {
+    let Replay {
+        trace,
+        engines: count,
+        cache_blocks,
+        sigma,
+        seed,
+        ..
+    } = replay;
+    let mut chance = Chance::new(seed, CHANCE_OF_ASKS);
+    let forecast = Exact::new(count, cache_blocks, sigma, seed);
+    let snapshot = Snapshot::of_equals(count);
+    let router = Router::new(replay.strategy, replay.policy, forecast);
+    let engine = |_| Engine {
+        free_at_us: 0,
+        busy_us: 0,
+        cache: PrefixCache::new(cache_blocks),
+    };
+    let mut running = Running {
+        trace,
+        agenda: Agenda::default(),
+        engines: (0..count).map(engine).collect(),
+        tick_us: u64::MAX,
+        result: Replayed {
+            served: vec![None; trace.requests.len()],
+            ..Replayed::default()
+        },
+    };
+    let mut scratch = Scratch::default();
+    let mut effects = Vec::new();
+    for (number, request) in trace.requests.iter().enumerate() {
+        running.until(request.at_us, &router, &snapshot, &mut effects);
+        running.result.events += 1;
+        let ask = ask(number, request, chance.next());
+        match router.offer(request.at_us, &snapshot, &ask, &mut scratch) {
+            Outcome::Bind(booking) => running.bind(request.at_us, booking),
+            Outcome::Wait { look_again_us } if look_again_us < running.tick_us => {
+                running.tick_at(look_again_us);
+            }
+            Outcome::Wait { .. } => {}
+            Outcome::Reject(_) => {}
+        }
+    }
+    running.until(u64::MAX, &router, &snapshot, &mut effects);
+    running.result.busy_us = running.engines.iter().map(|one| one.busy_us).collect();
+    running.result
+}
+
+/// What nobody can do better than: each request finds an engine that is free and holds
+/// everything that was ever asked before.
+#[must_use]
+pub fn floor(trace: &Trace) -> Replayed {
+    let mut cache = PrefixCache::new(usize::MAX);
+    let mut result = Replayed {
+        events: trace.requests.len() as u64,
+        busy_us: vec![0],
+        ..Replayed::default()
+    };
+    for request in &trace.requests {
+        let hit = cache.hit_blocks(&request.blocks);
+        let cached_tokens = reference::cached_tokens(request.prompt_tokens, hit);
+        let ttft_us = reference::prefill_us(request.prompt_tokens, cached_tokens);
+        cache.touch(&request.blocks);
+        result.busy_us[0] += ttft_us;
+        result.served.push(Some(Served {
+            ttft_us,
+            cached_tokens,
+            engine: 0,
+        }));
+    }
+    result
+}
+
+/// Names a stream of chance.
+const CHANCE_OF_ASKS: u64 = 0xa5c5;
+
+fn ask(number: usize, request: &Request, chance: u64) -> Ask {
+    Ask {
+        request: RequestId(number as u64),
+        prompt_tokens: request.prompt_tokens,
+        blocks: request.blocks.clone(),
+        session: None,
+        deadline_us: request.at_us + slo_us(request.prompt_tokens),
+        chance,
+    }
+}
+
+impl Running<'_> {
+    /// Lets everything happen that happens up to then.
+    fn until<F: Forecast>(
+        &mut self,
+        until_us: u64,
+        router: &Router<F>,
+        snapshot: &Snapshot,
+        effects: &mut Vec<Effect>,
+    ) {
+        while let Some((now_us, what)) = self.agenda.pop_until(until_us) {
+            match what {
+                Happening::Tick if now_us != self.tick_us => continue,
+                Happening::Tick => {
+                    self.tick_us = u64::MAX;
+                    router.step(now_us, snapshot, Event::Tick, effects);
+                }
+                Happening::FirstToken(booking) => {
+                    router.step(now_us, snapshot, Event::FirstToken(booking), effects);
+                    let ended = Event::Ended {
+                        booking,
+                        answered: true,
+                    };
+                    router.step(now_us, snapshot, ended, effects);
+                }
+            }
+            self.result.events += 1;
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Bind(booking) => self.bind(now_us, booking),
+                    Effect::Refuse(..) => {}
+                    Effect::WakeAt(at_us) => self.tick_at(at_us),
+                }
+            }
+        }
+    }
+
+    fn tick_at(&mut self, at_us: u64) {
+        if at_us != self.tick_us {
+            self.tick_us = at_us;
+            self.agenda.push(at_us, Happening::Tick);
+        }
+    }
+
+    /// The engine gets a prompt, works on it when it is free, and holds it from now on.
+    fn bind(&mut self, now_us: u64, booking: Booking) {
+        let number = booking.request.0 as usize;
+        let request = &self.trace.requests[number];
+        let engine = &mut self.engines[booking.terms.target.index()];
+        let hit = engine.cache.hit_blocks(&request.blocks);
+        let cached_tokens = reference::cached_tokens(request.prompt_tokens, hit);
+        let cost_us = reference::prefill_us(request.prompt_tokens, cached_tokens);
+        engine.cache.touch(&request.blocks);
+        engine.busy_us += cost_us;
+        engine.free_at_us = engine.free_at_us.max(now_us) + cost_us;
+        let ended_before = self.result.served[number].replace(Served {
+            ttft_us: engine.free_at_us - request.at_us,
+            cached_tokens,
+            engine: booking.terms.target.0,
+        });
+        assert!(ended_before.is_none(), "a request is served once");
+        let at_us = engine.free_at_us;
+        self.agenda.push(at_us, Happening::FirstToken(booking));
+    }
+}

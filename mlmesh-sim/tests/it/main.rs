@@ -1,0 +1,6 @@
+//! The simulator against figures that are known from elsewhere.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod published;
+mod trace;
