@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mlmesh_model::filter::{Facts, Field, Statistic, Value};
 use mlmesh_model::{
@@ -19,39 +19,88 @@ use serde::de::{
 use crate::rows::{StoredMetric, Template};
 use crate::sql::Row;
 
-/// What is read of a run, after `SELECT`: of the columns behind the first ones those
-/// whose bit is in `$1`. Each database has its own words for what stands inside JSON.
-macro_rules! fact_columns {
-    ($params:literal, $tags:literal, $level:literal, $priority:literal) => {
-        concat!(
-            "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at, \
-             CASE WHEN (CAST($1 AS BIGINT) & 1) <> 0 THEN ",
-            $params,
-            " END, CASE WHEN (CAST($1 AS BIGINT) & 2) <> 0 THEN ",
-            $tags,
-            " END, CASE WHEN (CAST($1 AS BIGINT) & 4) <> 0 THEN ",
-            $level,
-            " END, CASE WHEN (CAST($1 AS BIGINT) & 8) <> 0 THEN owner END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 16) <> 0 THEN name END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 32) <> 0 THEN id END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 64) <> 0 THEN tree END, \
-             CASE WHEN (CAST($1 AS BIGINT) & 128) <> 0 THEN \
-             CASE WHEN placement IS NOT NULL THEN ",
-            $priority,
-            " END END, CASE WHEN (CAST($1 AS BIGINT) & 256) <> 0 THEN metrics END FROM runs "
-        )
-    };
-}
-pub(crate) use fact_columns;
-
-/// Statements that read facts of a tenant's runs, `$2`.
-pub(crate) struct FactQueries {
-    /// Of at most `$4` before `$3`, newest first.
-    pub(crate) down: &'static str,
-    /// Of at most `$4` after `$3`, oldest first.
-    pub(crate) up: &'static str,
-    /// Of those whose sequences stand in the JSON list `$3`.
+/// What the databases say in two ways.
+pub(crate) struct FactWords {
+    pub(crate) params: &'static str,
+    pub(crate) tags: &'static str,
+    pub(crate) level: &'static str,
+    pub(crate) priority: &'static str,
+    /// Where [thin](are_thin) columns are read, up to the condition.
+    pub(crate) thin: &'static str,
+    /// Where others are.
+    pub(crate) wide: &'static str,
+    /// The sequences in the JSON list `$2`.
     pub(crate) listed: &'static str,
+}
+
+/// Statements that read facts of a tenant's runs, `$1`: the first columns, and of the others
+/// those that are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct FactQueries {
+    /// Of at most `$3` before `$2`, newest first.
+    pub(crate) down: &'static str,
+    /// Of at most `$3` after `$2`, oldest first.
+    pub(crate) up: &'static str,
+    /// Of those whose sequences stand in the JSON list `$2`.
+    pub(crate) listed: &'static str,
+}
+
+/// The statements of one database by the columns that are asked for: texts of this program
+/// put together once each, and kept.
+pub(crate) struct KnownQueries([OnceLock<FactQueries>; 2 * METRICS as usize]);
+
+impl KnownQueries {
+    pub(crate) const fn new() -> Self {
+        Self([const { OnceLock::new() }; 2 * METRICS as usize])
+    }
+
+    pub(crate) fn of(&'static self, words: &FactWords, columns: i64) -> FactQueries {
+        let place = (columns & (2 * METRICS - 1)) as usize;
+        *self.0[place].get_or_init(|| words.queries(columns))
+    }
+}
+
+impl FactWords {
+    fn queries(&self, columns: i64) -> FactQueries {
+        let asked: String = [
+            self.params,
+            self.tags,
+            self.level,
+            "owner",
+            "name",
+            "id",
+            "tree",
+            self.priority,
+            "metrics",
+        ]
+        .into_iter()
+        .enumerate()
+        .flat_map(|(bit, column)| {
+            [
+                ", ",
+                if columns >> bit & 1 == 1 {
+                    column
+                } else {
+                    "NULL"
+                },
+            ]
+        })
+        .collect();
+        let from = if are_thin(columns) {
+            self.thin
+        } else {
+            self.wide
+        };
+        let text = |which: &str| -> &'static str {
+            let head = "SELECT seq, kind, parent, phase, queued_at, started_at, ended_at";
+            format!("{head}{asked} FROM runs {from} tenant = $1 AND seq {which}").leak()
+        };
+        FactQueries {
+            down: text("< $2 ORDER BY seq DESC LIMIT $3"),
+            up: text("> $2 ORDER BY seq LIMIT $3"),
+            listed: text(&format!("IN ({})", self.listed)),
+        }
+    }
 }
 
 /// The bit of the metrics' column.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use mlmesh_model::filter::{Facts, Field, Filter, Range, Rank, Sort, Statistic, Value};
 use mlmesh_model::{MetricSummary, MetricValue, Run, RunSearch, StoreError};
 
-use crate::facts::{FactQueries, FactRow, METRICS, Wanted, are_thin};
+use crate::facts::{FactRow, METRICS, Wanted};
 use crate::last_values::{has_rows, number, ordered};
 use crate::logged_values;
 use crate::pages::{PAGE_MAX, Pages};
@@ -339,19 +339,13 @@ impl<'a> Look<'a> {
         }
         self.expect(sql, seqs.len()).await?;
         let params = [
-            Param::Int(self.wanted.columns),
             Param::text(self.search.tenant.as_str()),
             Param::owned(to_json(seqs)?),
         ];
-        let rows = sql.rows(self.queries::<S>().listed, &params).await?;
+        let rows = sql
+            .rows(S::facts(self.wanted.columns).listed, &params)
+            .await?;
         self.decoded(sql, rows).await
-    }
-
-    pub(crate) fn queries<S: Sql>(&self) -> FactQueries {
-        match are_thin(self.wanted.columns) {
-            true => S::THIN_FACTS,
-            false => S::FACTS,
-        }
     }
 
     pub(crate) async fn decoded(
@@ -443,8 +437,9 @@ mod tests {
     #[test]
     fn searches_come_from_their_indexes() {
         let plan = query_plans();
-        let thin = SqliteSession::THIN_FACTS;
-        let wide = SqliteSession::FACTS;
+        let thin = SqliteSession::facts(METRICS - 1);
+        let wide = SqliteSession::facts(METRICS | 1);
+        let bare = SqliteSession::facts(0);
         for (sql, index) in [
             (
                 IN_RANGE,
@@ -463,9 +458,13 @@ mod tests {
                 OF_NAME,
                 "SEARCH logged_values USING PRIMARY KEY (family=? AND name=?)",
             ),
-            (thin.down, "INDEX runs_facts (tenant=? AND seq<?)"),
-            (thin.up, "INDEX runs_facts (tenant=? AND seq>?)"),
-            (thin.listed, "INDEX runs_facts (tenant=? AND seq=?)"),
+            (bare.down, "COVERING INDEX runs_facts (tenant=? AND seq<?)"),
+            (thin.down, "COVERING INDEX runs_facts (tenant=? AND seq<?)"),
+            (thin.up, "COVERING INDEX runs_facts (tenant=? AND seq>?)"),
+            (
+                thin.listed,
+                "COVERING INDEX runs_facts (tenant=? AND seq=?)",
+            ),
             (wide.down, "PRIMARY KEY (rowid<?)"),
             (wide.up, "PRIMARY KEY (rowid>?)"),
             (wide.listed, "PRIMARY KEY (rowid=?)"),

@@ -70,14 +70,13 @@ impl Pages {
             return Ok(Some(page));
         }
         look.expect(sql, size).await?;
-        let queries = look.queries::<S>();
+        let queries = S::facts(look.wanted.columns);
         let text = if self.descending {
             queries.down
         } else {
             queries.up
         };
         let params = [
-            Param::Int(look.wanted.columns),
             Param::text(look.search.tenant.as_str()),
             Param::Int(self.from),
             Param::count(size as u64),

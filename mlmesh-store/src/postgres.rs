@@ -28,7 +28,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Statement};
 
 use crate::audit::AuditHead;
-use crate::facts::{FactQueries, fact_columns};
+use crate::facts::{FactQueries, FactWords, KnownQueries};
 use crate::group::{Job, Pending, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::postgres_tls::{self, Tls};
@@ -371,19 +371,19 @@ impl PostgresSession {
     }
 }
 
-macro_rules! facts {
-    ($condition:literal) => {
-        concat!(
-            fact_columns!(
-                "CAST(CAST(plan AS JSON) -> 'params' AS TEXT)",
-                "CAST(CAST(labels AS JSON) -> 'tags' AS TEXT)",
-                "COALESCE(CAST(trust AS JSON) ->> 'level', json_typeof(CAST(trust AS JSON)))",
-                "COALESCE(CAST(CAST(placement AS JSON) ->> 'priority' AS BIGINT), 0)"
-            ),
-            $condition
-        )
-    };
-}
+static FACTS: KnownQueries = KnownQueries::new();
+
+const FACT_WORDS: FactWords = FactWords {
+    params: "CAST(CAST(plan AS JSON) -> 'params' AS TEXT)",
+    tags: "CAST(CAST(labels AS JSON) -> 'tags' AS TEXT)",
+    level: "COALESCE(CAST(trust AS JSON) ->> 'level', json_typeof(CAST(trust AS JSON)))",
+    priority: "CASE WHEN placement IS NOT NULL THEN \
+               COALESCE(CAST(CAST(placement AS JSON) ->> 'priority' AS BIGINT), 0) END",
+    thin: "WHERE",
+    wide: "WHERE",
+    listed: "SELECT CAST(value AS BIGINT) FROM \
+             json_array_elements_text(CAST(CAST($2 AS TEXT) AS JSON))",
+};
 
 impl Sql for PostgresSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head FOR UPDATE";
@@ -410,17 +410,12 @@ impl Sql for PostgresSession {
          SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), decode(value, 'hex') FROM \
          json_array_elements_text(CAST(CAST($3 AS TEXT) AS JSON)) \
          ON CONFLICT (tenant, owner, object) DO NOTHING";
-    const FACTS: FactQueries = FactQueries {
-        down: facts!("WHERE tenant = $2 AND seq < $3 ORDER BY seq DESC LIMIT $4"),
-        up: facts!("WHERE tenant = $2 AND seq > $3 ORDER BY seq LIMIT $4"),
-        listed: facts!(
-            "WHERE tenant = $2 AND seq IN (SELECT CAST(value AS BIGINT) FROM \
-             json_array_elements_text(CAST(CAST($3 AS TEXT) AS JSON)))"
-        ),
-    };
-    const THIN_FACTS: FactQueries = Self::FACTS;
     const BEGIN_WRITE: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+    fn facts(columns: i64) -> FactQueries {
+        FACTS.of(&FACT_WORDS, columns)
+    }
 
     async fn batch(&mut self, sql: &'static str) -> Result<(), StoreError> {
         self.client.batch_execute(sql).await.map_err(store_error)

@@ -30,14 +30,13 @@ pub(crate) trait Sql {
     const POSSESSED: &'static str;
     /// Notes the objects of the JSON list `$3` as sent; what stands already stays.
     const POSSESS: &'static str;
-    /// Read what searches look at.
-    const FACTS: FactQueries;
-    /// The same where the columns are [thin](crate::facts::are_thin).
-    const THIN_FACTS: FactQueries;
     /// Opens a transaction that writes.
     const BEGIN_WRITE: &'static str;
     /// Opens a transaction that reads one state of the database.
     const BEGIN_READ: &'static str;
+
+    /// Statements that read what searches look at: these columns.
+    fn facts(columns: i64) -> FactQueries;
 
     /// Runs a statement without parameters and rows.
     async fn batch(&mut self, sql: &'static str) -> Result<(), StoreError>;

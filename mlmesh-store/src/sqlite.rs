@@ -30,7 +30,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::audit::AuditHead;
-use crate::facts::{FactQueries, fact_columns};
+use crate::facts::{FactQueries, FactWords, KnownQueries};
 use crate::group::{Job, Tx, Writer, gathered, gone, reason_of, run_group};
 use crate::migrate::{self, migrate};
 use crate::read;
@@ -324,37 +324,19 @@ impl SqliteSession {
     }
 }
 
+static FACTS: KnownQueries = KnownQueries::new();
+
 /// The words for what stands inside JSON are those of the index `runs_facts`.
-macro_rules! facts_through {
-    ($index:literal) => {
-        FactQueries {
-            down: facts_through!(
-                $index,
-                " WHERE phase >= 0 AND tenant = $2 AND seq < $3 ORDER BY seq DESC LIMIT $4"
-            ),
-            up: facts_through!(
-                $index,
-                " WHERE phase >= 0 AND tenant = $2 AND seq > $3 ORDER BY seq LIMIT $4"
-            ),
-            listed: facts_through!(
-                $index,
-                " WHERE phase >= 0 AND tenant = $2 AND seq IN (SELECT value FROM json_each($3))"
-            ),
-        }
-    };
-    ($index:literal, $condition:literal) => {
-        concat!(
-            fact_columns!(
-                "json_extract(plan, '$.params')",
-                "json_extract(labels, '$.tags')",
-                "COALESCE(json_extract(trust, '$.level'), json_type(trust))",
-                "COALESCE(json_extract(placement, '$.priority'), 0)"
-            ),
-            $index,
-            $condition
-        )
-    };
-}
+const FACT_WORDS: FactWords = FactWords {
+    params: "json_extract(plan, '$.params')",
+    tags: "json_extract(labels, '$.tags')",
+    level: "COALESCE(json_extract(trust, '$.level'), json_type(trust))",
+    priority: "CASE WHEN placement IS NOT NULL THEN \
+               COALESCE(json_extract(placement, '$.priority'), 0) END",
+    thin: "INDEXED BY runs_facts WHERE phase >= 0 AND",
+    wide: "NOT INDEXED WHERE phase >= 0 AND",
+    listed: "SELECT value FROM json_each($2)",
+};
 
 impl Sql for SqliteSession {
     const LOCK_HEAD: &'static str = "SELECT seq, audit_n, audit_hash FROM head";
@@ -376,10 +358,12 @@ impl Sql for SqliteSession {
     const POSSESS: &'static str = "INSERT INTO possessions (tenant, owner, object) \
          SELECT $1, $2, unhex(value) FROM json_each($3) WHERE true \
          ON CONFLICT (tenant, owner, object) DO NOTHING";
-    const FACTS: FactQueries = facts_through!("NOT INDEXED");
-    const THIN_FACTS: FactQueries = facts_through!("INDEXED BY runs_facts");
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
     const BEGIN_READ: &'static str = "BEGIN";
+
+    fn facts(columns: i64) -> FactQueries {
+        FACTS.of(&FACT_WORDS, columns)
+    }
 
     async fn batch(&mut self, sql: &'static str) -> Result<(), StoreError> {
         // Migrations are several statements; everything else is one, kept compiled.
