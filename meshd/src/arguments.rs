@@ -1,5 +1,6 @@
 //! The command line of `meshd`, and the settings that come of it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -18,6 +19,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Run the daemon in the foreground
     Run(Run),
+    /// Put one address in front of inference engines
+    Gateway(Gateway),
     /// Print the OpenAPI document of the API
     Openapi,
 }
@@ -40,6 +43,26 @@ pub(crate) struct Run {
     /// `sqlite` or a `postgres://` URL (default sqlite)
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
+}
+
+/// Needs no daemon, no data directory and no file.
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// Address for clients; port 0 chooses one, which is printed
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Engines, asked in turn
+    #[arg(long, value_name = "URL", num_args = 1.., required = true)]
+    pub(crate) target: Vec<String>,
+    /// Threads that serve clients
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Address for health and metrics (default: under `/-/` of `--listen`, for callers on this machine)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Speak plaintext on other addresses than loopback
+    #[arg(long)]
+    pub(crate) allow_plaintext: bool,
 }
 
 impl Run {

@@ -99,3 +99,5 @@ pub(crate) const USERS_MAX: usize = 10_000;
 
 /// Keys that are accepted at once: each request is compared with all of them.
 pub(crate) const KEYS_MAX: usize = 10_000;
+/// How long requests under way may go on after the gateway was told to stop.
+pub(crate) const GATEWAY_DRAIN_GRACE: Duration = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   meshd run …                the daemon, in the foreground
+//!   meshd gateway …            requests to inference engines, without a daemon
 //!   meshd openapi              prints the OpenAPI document
 //!   meshd attempt-… FOLDER     one process of an attempt; handed on before anything else
 //! ```
@@ -13,6 +14,7 @@ mod arguments;
 mod daemon;
 mod data_dir;
 mod fuzz;
+mod gateway;
 mod handlers;
 mod hooks;
 mod http;
@@ -50,13 +52,18 @@ fn main() -> ExitCode {
     }
     match Arguments::parse().verb {
         Verb::Openapi => print_document(),
-        Verb::Run(run) => match serve::run(&run) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&error);
-                ExitCode::FAILURE
-            }
-        },
+        Verb::Run(run) => ended(serve::run(&run)),
+        Verb::Gateway(gateway) => ended(gateway::run(gateway)),
+    }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -66,7 +73,7 @@ fn print_document() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says why the daemon does not run. A `hint:` stands on a line of its own, last.
+/// Says why a program of ours does not run. A `hint:` stands on a line of its own, last.
 #[expect(
     clippy::print_stderr,
     reason = "the last words of a daemon go to whoever started it"

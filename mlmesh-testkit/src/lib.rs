@@ -3,6 +3,10 @@
 pub mod browser;
 pub mod daemon;
 pub mod fuzz;
+pub mod gateway;
+pub mod http;
 pub mod kill;
+pub mod llama;
 pub mod place;
 pub mod postgres;
+pub mod tiny_model;

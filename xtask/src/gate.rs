@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::workspace::{Workspace, is_ci};
-use crate::{parts, step, tidy};
+use crate::{llama, parts, step, tidy};
 
 /// Where tests find the Python that has the packages of `xtask/requirements.txt`.
 pub const PYTHON_VARIABLE: &str = "MLMESH_TEST_PYTHON";
@@ -19,6 +19,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     step::say("==> parts");
     parts::ensure(|_| true)?;
     let python = parts::test_python(workspace)?;
+    llama::ensure(workspace)?;
     let cargo = |words: &[&str]| {
         let mut command = step::cargo(&workspace.root, words);
         if is_ci() {

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod demo;
 pub mod dist;
 pub mod gate;
+pub mod llama;
 pub mod mesh;
 pub mod meter;
 pub mod parts;

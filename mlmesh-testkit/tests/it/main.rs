@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod gateway;
 mod kill;
 mod mlflow;
 mod programs;

@@ -1,0 +1,184 @@
+//! One request at a target, from the connection to the end of the response.
+//!
+//! When is a request sent a second time? Only as long as no byte of a response came, and
+//! - the connection could not be made: nothing was sent, the next target is asked;
+//! - an idle connection that was taken up again turns out to have ended, and either not a
+//!   byte was taken by it, or the method is idempotent and all that was sent is still here:
+//!   once more, to the same target, on a new connection.
+//!
+//! Everything else is a 502, since the target may have carried the request out.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+
+use crate::connection::Connection;
+use crate::hop::{Fault, Hop};
+use crate::linger::receive;
+use crate::metrics::{Outcome, TargetCounters};
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::thread::Thread;
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Debug)]
+pub(crate) enum End {
+    Keep,
+    /// Everything was said and read.
+    Close,
+    /// The client may still be sending what nobody reads.
+    Linger,
+    /// There is nobody to talk to, or the response cannot be finished.
+    Cut,
+    /// No byte of a response was sent.
+    Refused {
+        refusal: Refusal,
+        is_head: bool,
+        keep: bool,
+    },
+}
+
+/// Carries a request whose head was written for this target.
+pub(crate) async fn carry(
+    connection: &mut Connection,
+    mut target: usize,
+    mut request: Request,
+) -> End {
+    let thread = Rc::clone(&connection.thread);
+    let targets = &thread.shared.targets;
+    let mut untried = targets.len();
+    let mut may_reuse = true;
+    loop {
+        let under_way = UnderWay::at(&thread, target);
+        let idle = if may_reuse {
+            thread.pool.take(target)
+        } else {
+            None
+        };
+        let was_idle = idle.is_some();
+        let stream = match idle {
+            Some(stream) => stream,
+            None => match connect(connection, &thread, target).await {
+                Ok(stream) => stream,
+                Err(outcome) => {
+                    under_way.count(outcome);
+                    untried -= 1;
+                    if outcome == Outcome::ClientGone {
+                        return End::Cut;
+                    }
+                    let next = (target + 1) % targets.len();
+                    let host = targets[next].host().as_bytes();
+                    if untried == 0 || !connection.head.splice(request.host.clone(), host) {
+                        return refused(Refusal::TargetUnreachable, &request, false);
+                    }
+                    request.host.end = request.host.start + host.len();
+                    (target, may_reuse) = (next, true);
+                    continue;
+                }
+            },
+        };
+        let mut hop = Hop::new(connection, &thread, stream, &request, was_idle);
+        match poll_fn(|cx| hop.poll(cx)).await {
+            Ok(()) => {
+                under_way.count(Outcome::of_status(hop.status()));
+                return hop.finish(target);
+            }
+            Err(Fault::Stale) => {
+                (request.body, request.forward) = hop.rewind();
+                may_reuse = false;
+            }
+            Err(fault) => {
+                under_way.count(fault.outcome());
+                let keep = hop.is_sent() && !request.close;
+                return match fault.refusal() {
+                    Some(refusal) if !hop.has_begun() => refused(refusal, &request, keep),
+                    _ => End::Cut,
+                };
+            }
+        }
+    }
+}
+
+fn refused(refusal: Refusal, request: &Request, keep: bool) -> End {
+    End::Refused {
+        refusal,
+        is_head: request.is_head,
+        keep,
+    }
+}
+
+/// A connection to a target, unless the client goes away first.
+async fn connect(
+    connection: &mut Connection,
+    thread: &Thread,
+    target: usize,
+) -> Result<TcpStream, Outcome> {
+    let mut outcome = Outcome::Unreachable;
+    for address in thread.shared.targets[target].addresses() {
+        connection.deadline.restart(thread.shared.waits.connect);
+        let mut connecting = pin!(TcpStream::connect(address));
+        let connected = poll_fn(|cx| {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(connected.map_err(|_| Outcome::Unreachable));
+            }
+            if is_gone(connection, thread, cx) {
+                return Poll::Ready(Err(Outcome::ClientGone));
+            }
+            connection
+                .deadline
+                .poll_passed(cx)
+                .map(|()| Err(Outcome::TimedOut))
+        })
+        .await;
+        match connected.map(|stream| (stream.set_nodelay(true), stream)) {
+            Ok((Ok(()), stream)) => {
+                let connects = &thread.counters.targets[target].connects;
+                connects.fetch_add(1, Ordering::Relaxed);
+                return Ok(stream);
+            }
+            Ok((Err(_), _)) => outcome = Outcome::Unreachable,
+            Err(Outcome::ClientGone) => return Err(Outcome::ClientGone),
+            Err(other) => outcome = other,
+        }
+    }
+    Err(outcome)
+}
+
+/// Whether the client has closed. What it sends meanwhile is kept, up to a full buffer.
+fn is_gone(connection: &mut Connection, thread: &Thread, cx: &mut Context<'_>) -> bool {
+    let Connection { client, input, .. } = connection;
+    while !input.is_full() && client.poll_read_ready(cx).is_ready() {
+        match receive(client, input, &thread.spare, cx) {
+            Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+            Poll::Ready(_) => return true,
+            Poll::Pending => break,
+        }
+    }
+    input.rest(&thread.spare);
+    false
+}
+
+/// A request that counts as under way for as long as this lives.
+struct UnderWay<'t>(&'t TargetCounters);
+
+impl<'t> UnderWay<'t> {
+    fn at(thread: &'t Thread, target: usize) -> UnderWay<'t> {
+        let counters = &thread.counters.targets[target];
+        counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        UnderWay(counters)
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.0.count(outcome);
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,436 @@
+//! Both directions of one exchange, in one poll.
+//!
+//! ```text
+//!   client ── input ──► head, then body ──► target        until the request is sent
+//!   client ◄── reply, then body ◄── answer ── target      at the same time, and after
+//!   client ── anything ──► input                          an end is seen at once
+//! ```
+//!
+//! A side that does not take what it is sent is not read for: nothing grows.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::body::Body;
+use crate::connection::Connection;
+use crate::exchange::End;
+use crate::limits::INTERIM_MAX;
+use crate::linger::receive;
+use crate::metrics::Outcome;
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::response::{self, Asked, Response};
+use crate::thread::Thread;
+
+/// One exchange over two connections.
+pub(crate) struct Hop<'c> {
+    connection: &'c mut Connection,
+    thread: &'c Thread,
+    target: TcpStream,
+    was_idle: bool,
+    is_idempotent: bool,
+    asked: Asked,
+    sending: Sending,
+    /// What of the request's body has still to be received.
+    request_body: Body,
+    /// Bytes of the input that are known to be the request's.
+    forward: usize,
+    /// Bytes taken by the target, out of the head's buffer.
+    sent: usize,
+    /// Whether all that the target took is still in the head's buffer.
+    is_whole: bool,
+    response: Option<Response>,
+    /// What of the response's body has still to be received.
+    response_body: Body,
+    /// Bytes of the answer that are known to be the response's.
+    relay: usize,
+    interims: usize,
+    /// Whether the client took a byte of a response.
+    has_begun: bool,
+    /// Whether the client does not take what it is sent.
+    is_stalled: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    UnderWay,
+    Done,
+    /// The target takes no more; it may still answer.
+    Broken,
+}
+
+/// Why an exchange did not end with its response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    ClientGone,
+    /// The client does not send, or does not take, what is under way.
+    ClientStalled,
+    Request(&'static str),
+    /// The idle connection had ended; the request may be sent again.
+    Stale,
+    Target(&'static str),
+    TargetStalled,
+}
+
+impl Fault {
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Fault::ClientGone | Fault::ClientStalled | Fault::Request(_) => Outcome::ClientGone,
+            Fault::Stale | Fault::Target(_) => Outcome::Failed,
+            Fault::TargetStalled => Outcome::TimedOut,
+        }
+    }
+
+    /// What the client is told, if it was told nothing else.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        match self {
+            Fault::ClientGone | Fault::Stale => None,
+            Fault::ClientStalled => Some(Refusal::RequestTimeout),
+            Fault::Request(rule) => Some(Refusal::Malformed(rule)),
+            Fault::Target(what) => Some(Refusal::TargetFailed(what)),
+            Fault::TargetStalled => Some(Refusal::TargetTimeout),
+        }
+    }
+}
+
+impl<'c> Hop<'c> {
+    pub(crate) fn new(
+        connection: &'c mut Connection,
+        thread: &'c Thread,
+        target: TcpStream,
+        request: &Request,
+        was_idle: bool,
+    ) -> Hop<'c> {
+        connection
+            .deadline
+            .restart(thread.shared.waits.request_body);
+        Hop {
+            connection,
+            thread,
+            target,
+            was_idle,
+            is_idempotent: request.is_idempotent,
+            asked: Asked {
+                is_head: request.is_head,
+                is_old: request.is_old,
+                close: request.close,
+            },
+            sending: Sending::UnderWay,
+            request_body: request.body,
+            forward: request.forward,
+            sent: 0,
+            is_whole: true,
+            response: None,
+            response_body: Body::Done,
+            relay: 0,
+            interims: 0,
+            has_begun: false,
+            is_stalled: false,
+        }
+    }
+
+    /// Whether the client took a byte of a response.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether the request was received and sent as a whole.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sending == Sending::Done
+    }
+
+    /// The response's status, when there is one.
+    pub(crate) fn status(&self) -> u16 {
+        self.response.map_or(0, |response| response.status)
+    }
+
+    /// Makes the head's buffer what it was before it was sent, and says what of the body
+    /// has still to be received, and how much of it waits in the input.
+    pub(crate) fn rewind(&mut self) -> (Body, usize) {
+        self.connection.head.rewind(self.sent);
+        self.sent = 0;
+        (self.request_body, self.forward)
+    }
+
+    /// After the response: what can be used again is.
+    pub(crate) fn finish(self, target: usize) -> End {
+        let is_framed = |response: Response| response.body != Body::UntilClose;
+        let Some(response) = self.response else {
+            return End::Cut;
+        };
+        let is_sent = self.is_sent();
+        let is_clean = is_sent && self.connection.answer.is_empty() && is_framed(response);
+        if is_clean && !response.close {
+            self.thread.pool.give(target, self.target);
+        }
+        match self.asked.close || !is_framed(response) {
+            true if is_sent => End::Close,
+            true => End::Linger,
+            false => End::Keep,
+        }
+    }
+
+    /// Ready when the whole response was taken by the client.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        self.send(cx)?;
+        if self.receive(cx)? {
+            return Poll::Ready(Ok(()));
+        }
+        if self.sending != Sending::UnderWay {
+            self.watch(cx)?;
+        }
+        ready!(self.connection.deadline.poll_passed(cx));
+        Poll::Ready(Err(self.overdue()))
+    }
+
+    /// Sends what can be sent of the request.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let spare = &self.thread.spare;
+        let waits = &self.thread.shared.waits;
+        while self.sending == Sending::UnderWay {
+            let Connection {
+                client,
+                input,
+                head,
+                deadline,
+                ..
+            } = &mut *self.connection;
+            let (buffer, bytes) = match head.is_empty() {
+                false => (&*head, head.filled().len()),
+                true => (&*input, self.forward),
+            };
+            if bytes > 0 {
+                let from = &buffer.filled()[..bytes];
+                match Pin::new(&mut self.target).poll_write(cx, from) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(taken)) if taken > 0 => {
+                        if head.is_empty() {
+                            input.passed(taken);
+                            self.forward -= taken;
+                            self.is_whole = false;
+                        } else {
+                            head.passed(taken);
+                            self.sent += taken;
+                        }
+                    }
+                    Poll::Ready(_) if self.was_idle && self.sent == 0 => return Err(Fault::Stale),
+                    Poll::Ready(_) => self.sending = Sending::Broken,
+                }
+            } else if self.request_body.is_done() {
+                self.sending = Sending::Done;
+                if self.response.is_none() {
+                    deadline.restart(waits.response_head);
+                }
+            } else if input.is_empty() {
+                match receive(client, input, spare, cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(bytes)) if bytes > 0 => deadline.restart(waits.request_body),
+                    Poll::Ready(_) => return Err(Fault::ClientGone),
+                }
+            } else {
+                let known = self.request_body.advance(input.filled());
+                self.forward = known.map_err(Fault::Request)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what came of the response; whether that was all of it.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        loop {
+            if !self.pass(cx)? {
+                return Ok(false);
+            }
+            if self.response.is_some() && self.response_body.is_done() {
+                return Ok(true);
+            }
+            if !self.connection.answer.is_empty() && self.understand()? {
+                continue;
+            }
+            self.connection.answer.rest(&self.thread.spare);
+            if self.connection.answer.is_empty() && self.target.poll_read_ready(cx).is_pending() {
+                return Ok(false);
+            }
+            match receive(
+                &mut self.target,
+                &mut self.connection.answer,
+                &self.thread.spare,
+                cx,
+            ) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                    let wait = self.thread.shared.waits.response_body;
+                    self.connection.deadline.restart(wait);
+                }
+                Poll::Ready(end) => return self.ended(end.is_ok()),
+            }
+        }
+    }
+
+    /// Hands the client what is ready for it; whether it took everything.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let waits = &self.thread.shared.waits;
+        let Connection {
+            client,
+            answer,
+            reply,
+            deadline,
+            ..
+        } = &mut *self.connection;
+        loop {
+            let from = match reply.is_empty() {
+                false => reply.filled(),
+                true => &answer.filled()[..self.relay],
+            };
+            if from.is_empty() {
+                break;
+            }
+            match Pin::new(&mut *client).poll_write(cx, from) {
+                Poll::Ready(Ok(taken)) if taken > 0 => {
+                    self.has_begun = true;
+                    if reply.is_empty() {
+                        answer.passed(taken);
+                        self.relay -= taken;
+                    } else {
+                        reply.passed(taken);
+                    }
+                    if self.is_stalled {
+                        deadline.restart(waits.client_write);
+                    }
+                }
+                Poll::Ready(_) => return Err(Fault::ClientGone),
+                Poll::Pending if self.is_stalled => return Ok(false),
+                Poll::Pending => {
+                    self.is_stalled = true;
+                    deadline.restart(waits.client_write);
+                    return Ok(false);
+                }
+            }
+        }
+        reply.rest(&self.thread.spare);
+        if self.is_stalled {
+            self.is_stalled = false;
+            deadline.restart(waits.response_body);
+        }
+        Ok(true)
+    }
+
+    /// Reads the head of a response, or finds how much of what came is its body.
+    /// `false` if more has to come first.
+    fn understand(&mut self) -> Result<bool, Fault> {
+        if self.response.is_none() {
+            match self.read_head()? {
+                Some(response) if response.is_interim() => return self.interim(),
+                Some(_) => {}
+                None => return Ok(false),
+            }
+        }
+        let spare = &self.thread.spare;
+        let Connection { answer, reply, .. } = &mut *self.connection;
+        if self.asked.is_old && matches!(self.response_body, Body::Chunked(_)) {
+            // HTTP/1.0 gets the data alone, and the head before it.
+            if reply.is_empty() {
+                let piece = self.response_body.piece(answer.filled());
+                let piece = piece.map_err(Fault::Target)?;
+                reply.append(&answer.filled()[piece.data], spare);
+                answer.passed(piece.bytes);
+            }
+            return Ok(true);
+        }
+        let known = self.response_body.advance(answer.filled());
+        self.relay = known.map_err(Fault::Target)?;
+        if !reply.is_empty() {
+            // The first bytes of the body travel with the head; later ones are not copied.
+            let fits = reply.append(&answer.filled()[..self.relay], spare);
+            answer.passed(fits);
+            self.relay -= fits;
+        }
+        Ok(true)
+    }
+
+    /// Reads the head of a response and writes it for the client.
+    fn read_head(&mut self) -> Result<Option<Response>, Fault> {
+        let spare = &self.thread.spare;
+        let Connection {
+            answer,
+            reply,
+            head,
+            ..
+        } = &mut *self.connection;
+        let is_sent = self.sending == Sending::Done;
+        self.asked.close |= !is_sent || self.thread.is_draining.get();
+        let read = response::read(answer.filled(), self.asked, reply, spare);
+        let Some(response) = read.map_err(Fault::Target)? else {
+            return Ok(None);
+        };
+        answer.passed(response.head_bytes);
+        if is_sent {
+            head.clear(spare);
+        }
+        if !response.is_interim() {
+            self.response = Some(response);
+            self.response_body = response.body;
+        }
+        Ok(Some(response))
+    }
+
+    /// A 1xx is passed on to those who know what it is; the response is still to come.
+    fn interim(&mut self) -> Result<bool, Fault> {
+        self.interims += 1;
+        if self.interims > INTERIM_MAX {
+            return Err(Fault::Target("too many interim responses"));
+        }
+        if self.asked.is_old {
+            self.connection.reply.clear(&self.thread.spare);
+        }
+        Ok(true)
+    }
+
+    /// The target's connection has ended, with or without an error.
+    fn ended(&mut self, is_orderly: bool) -> Result<bool, Fault> {
+        if self.response.is_some() {
+            if is_orderly && self.response_body == Body::UntilClose {
+                self.response_body = Body::Done;
+                return Ok(true);
+            }
+            return Err(Fault::Target("the connection ended within the response"));
+        }
+        let nothing_came = self.connection.answer.is_empty() && self.interims == 0;
+        if nothing_came && self.was_idle && self.is_whole && (self.is_idempotent || self.sent == 0)
+        {
+            return Err(Fault::Stale);
+        }
+        Err(Fault::Target("the connection ended before a response"))
+    }
+
+    /// Sees whether the client is still there. Once it has closed its side nobody waits
+    /// for the response; what it sends is the next request's.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let spare = &self.thread.spare;
+        let Connection { client, input, .. } = &mut *self.connection;
+        while !input.is_full() && client.poll_read_ready(cx).is_ready() {
+            match receive(client, input, spare, cx) {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+                Poll::Ready(_) => return Err(Fault::ClientGone),
+                Poll::Pending => break,
+            }
+        }
+        input.rest(spare);
+        Ok(())
+    }
+
+    /// Whom the deadline was set for.
+    fn overdue(&self) -> Fault {
+        let waits_for_body = self.sending == Sending::UnderWay
+            && self.connection.head.is_empty()
+            && self.forward == 0;
+        if self.is_stalled || (waits_for_body && self.response.is_none()) {
+            Fault::ClientStalled
+        } else {
+            Fault::TargetStalled
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Every bound of the data plane, by name.
+
+use std::time::Duration;
+
+/// Bytes of a request's or a response's head, and of a chunked body's trailers.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of one head.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes read or written at once. A head with what is added to it fits.
+pub const BUFFER_BYTES: usize = 32 * 1024;
+/// Unused buffers that a thread keeps.
+pub const SPARE_BUFFERS_MAX: usize = 256;
+/// Bytes of one chunk's extensions.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
+/// Interim responses (1xx) that one request may get.
+pub const INTERIM_MAX: usize = 16;
+/// Idle connections to one target that a thread keeps.
+pub const IDLE_UPSTREAM_MAX: usize = 256;
+/// Clients' connections of one thread.
+pub const CLIENTS_MAX: usize = 16_384;
+/// Connections that wait to be accepted.
+pub const BACKLOG: u32 = 1024;
+/// Threads of one gateway.
+pub const THREADS_MAX: usize = 256;
+/// Targets of one gateway.
+pub const TARGETS_MAX: usize = 512;
+/// Bytes of a target's host with its port.
+pub const HOST_BYTES_MAX: usize = 262;
+/// Bytes that a client may still send after its connection's last response.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// Pause after an accept that failed, for the want of file descriptors above all.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the gateway waits, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// For the whole head of a request, from its first byte on.
+    pub head: Duration,
+    /// For the next request on a client's connection.
+    pub idle: Duration,
+    /// For more of a request's body.
+    pub request_body: Duration,
+    /// For a connection to a target.
+    pub connect: Duration,
+    /// For the head of a target's response: an engine may queue for long.
+    pub response_head: Duration,
+    /// For more of a target's response.
+    pub response_body: Duration,
+    /// For a client to take what is sent to it.
+    pub client_write: Duration,
+    /// For a client to close after its connection's last response.
+    pub linger: Duration,
+    /// How old an idle connection to a target may be. Common engines' servers close
+    /// theirs after five seconds; one that is closed while a request travels fails it.
+    pub idle_upstream: Duration,
+    /// For the first byte of a request on a connection that is idle when a drain begins.
+    pub drain_idle: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Waits {
+        let seconds = Duration::from_secs;
+        Waits {
+            head: seconds(10),
+            idle: seconds(75),
+            request_body: seconds(30),
+            connect: seconds(3),
+            response_head: seconds(600),
+            response_body: seconds(300),
+            client_write: seconds(60),
+            linger: seconds(2),
+            idle_upstream: seconds(4),
+            drain_idle: Duration::from_millis(250),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The gateway's own pages, under `/-/`.
+
+use crate::metrics;
+use crate::refusal::Refusal;
+use crate::request::Page;
+use crate::thread::Shared;
+
+/// An answer that no target gave.
+pub(crate) struct Answer {
+    pub(crate) status: &'static str,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: String,
+}
+
+/// What a page says now.
+pub(crate) fn answer(page: Page, shared: &Shared, is_draining: bool) -> Answer {
+    match page {
+        Page::Health => {
+            let (status, word) = match is_draining {
+                true => ("503 Service Unavailable", "draining"),
+                false => ("200 OK", "ok"),
+            };
+            let targets: Vec<&str> = shared.targets.iter().map(|target| target.host()).collect();
+            let body = serde_json::json!({
+                "schema": "mlmesh.gateway.health/1",
+                "status": word,
+                "targets": targets,
+            });
+            Answer {
+                status,
+                content_type: "application/json",
+                body: body.to_string(),
+            }
+        }
+        Page::Metrics => Answer {
+            status: "200 OK",
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: metrics::text(&shared.counters, &shared.targets),
+        },
+        Page::Unknown => Answer::from(Refusal::PageUnknown),
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Answer {
+        Answer {
+            status: refusal.status(),
+            content_type: "application/json",
+            body: refusal.body(),
+        }
+    }
+}
+
+impl Answer {
+    /// The bytes of the response.
+    pub(crate) fn bytes(&self, is_head: bool, close: bool) -> Vec<u8> {
+        let Answer {
+            status,
+            content_type,
+            body,
+        } = self;
+        let length = body.len();
+        let connection = if close { "Connection: close\r\n" } else { "" };
+        let mut text = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{connection}\r\n"
+        );
+        if !is_head {
+            text.push_str(body);
+        }
+        text.into_bytes()
+    }
+}

@@ -1,0 +1,87 @@
+//! What the gateway itself answers when a request cannot be carried out: a status and a
+//! body in the form of OpenAI's errors, with a stable code.
+
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// Why a request is not, or was not, carried to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The request's head or framing breaks a rule of HTTP/1.1, which is named.
+    Malformed(&'static str),
+    HeadTooLarge,
+    VersionUnsupported,
+    MethodUnsupported,
+    /// The client did not send what it had begun.
+    RequestTimeout,
+    /// `/-/` has no such page.
+    PageUnknown,
+    /// No target took a connection.
+    TargetUnreachable,
+    /// The target's connection ended, or what came is no response.
+    TargetFailed(&'static str),
+    TargetTimeout,
+}
+
+impl Refusal {
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Refusal::Malformed(_) => "request_malformed",
+            Refusal::HeadTooLarge => "request_head_too_large",
+            Refusal::VersionUnsupported => "http_version_unsupported",
+            Refusal::MethodUnsupported => "http_method_unsupported",
+            Refusal::RequestTimeout => "request_timeout",
+            Refusal::PageUnknown => "page_unknown",
+            Refusal::TargetUnreachable => "target_unreachable",
+            Refusal::TargetFailed(_) => "target_failed",
+            Refusal::TargetTimeout => "target_timeout",
+        }
+    }
+
+    pub(crate) fn status(self) -> &'static str {
+        match self {
+            Refusal::Malformed(_) => "400 Bad Request",
+            Refusal::HeadTooLarge => "431 Request Header Fields Too Large",
+            Refusal::VersionUnsupported => "505 HTTP Version Not Supported",
+            Refusal::MethodUnsupported => "501 Not Implemented",
+            Refusal::RequestTimeout => "408 Request Timeout",
+            Refusal::PageUnknown => "404 Not Found",
+            Refusal::TargetUnreachable | Refusal::TargetFailed(_) => "502 Bad Gateway",
+            Refusal::TargetTimeout => "504 Gateway Timeout",
+        }
+    }
+
+    fn message(self) -> String {
+        match self {
+            Refusal::Malformed(rule) => format!("the request is not HTTP/1.1: {rule}"),
+            Refusal::HeadTooLarge => format!(
+                "the request's head has more than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} fields"
+            ),
+            Refusal::VersionUnsupported => "only HTTP/1.1 and HTTP/1.0 are spoken here".to_owned(),
+            Refusal::MethodUnsupported => "`CONNECT` is not carried".to_owned(),
+            Refusal::RequestTimeout => "the request did not arrive in time".to_owned(),
+            Refusal::PageUnknown => {
+                "no such page; there are `/-/health` and `/-/metrics`".to_owned()
+            }
+            Refusal::TargetUnreachable => "no target could be reached".to_owned(),
+            Refusal::TargetFailed(what) => format!("the target failed: {what}"),
+            Refusal::TargetTimeout => "the target did not answer in time".to_owned(),
+        }
+    }
+
+    /// The body, in the form that OpenAI's clients read.
+    pub(crate) fn body(self) -> String {
+        let kind = match self.status().as_bytes()[0] {
+            b'4' => "invalid_request_error",
+            _ => "server_error",
+        };
+        let error = serde_json::json!({
+            "error": {
+                "message": self.message(),
+                "type": kind,
+                "param": null,
+                "code": self.code(),
+            }
+        });
+        error.to_string()
+    }
+}

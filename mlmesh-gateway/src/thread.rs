@@ -1,0 +1,139 @@
+//! One thread of the gateway: a listener, what its connections share, and its drain.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+use crate::buffer::Spare;
+use crate::connection::{self, Door};
+use crate::limits::{ACCEPT_PAUSE, CLIENTS_MAX, Waits};
+use crate::metrics::Counters;
+use crate::pool::Pool;
+use crate::target::Target;
+
+/// What all threads of one gateway share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) waits: Waits,
+    /// Requests that were given a target so far.
+    position: AtomicU64,
+}
+
+/// What all connections of one thread share.
+pub(crate) struct Thread {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) pool: Pool,
+    pub(crate) spare: Spare,
+    /// Whether the gateway goes down; connections are woken once when it begins to.
+    pub(crate) is_draining: Cell<bool>,
+    pub(crate) drain: Notify,
+}
+
+/// The wish to go down, and for how long requests under way may go on.
+pub(crate) type Stop = watch::Receiver<Option<Duration>>;
+
+impl Shared {
+    pub(crate) fn new(targets: Vec<Target>, counters: Vec<Arc<Counters>>, waits: Waits) -> Shared {
+        Shared {
+            targets,
+            counters,
+            waits,
+            position: AtomicU64::new(0),
+        }
+    }
+
+    /// The target whose turn it is, in the exact order of all threads' requests.
+    pub(crate) fn next_target(&self) -> usize {
+        let position = self.position.fetch_add(1, Ordering::Relaxed);
+        (position % self.targets.len() as u64) as usize
+    }
+}
+
+/// Accepts until told to stop, then lets connections finish within the grace.
+pub(crate) async fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    door: Door,
+    mut stop: Stop,
+) {
+    let thread = Rc::new(Thread {
+        pool: Pool::new(shared.targets.len(), shared.waits.idle_upstream),
+        shared,
+        counters,
+        spare: Spare::default(),
+        is_draining: Cell::new(false),
+        drain: Notify::new(),
+    });
+    let mut connections = JoinSet::new();
+    let mut sweep = interval(thread.shared.waits.idle_upstream.max(ACCEPT_PAUSE));
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let grace = loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CLIENTS_MAX => match accepted {
+                Ok((client, peer)) => {
+                    let door = door.for_caller(peer.ip());
+                    admit(&thread, &mut connections, client, door);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => report(ended),
+            _ = sweep.tick() => thread.pool.sweep(),
+            grace = stop.wait_for(Option::is_some) => break grace.ok().and_then(|grace| *grace),
+        }
+    };
+    // Who has connected already is served; the door closes behind them.
+    while let Some((client, peer)) = waiting(&listener).await {
+        let door = door.for_caller(peer.ip());
+        admit(&thread, &mut connections, client, door);
+    }
+    drop(listener);
+    thread.is_draining.set(true);
+    thread.drain.notify_waiters();
+    let until = Instant::now() + grace.unwrap_or_default();
+    while let Ok(Some(ended)) = timeout_at(until, connections.join_next()).await {
+        report(ended);
+    }
+    if !connections.is_empty() {
+        let connections = connections.len();
+        tracing::warn!(connections, "connections are cut at the end of the grace");
+    }
+}
+
+/// A connection that already waits to be accepted.
+async fn waiting(listener: &TcpListener) -> Option<(TcpStream, std::net::SocketAddr)> {
+    tokio::select! {
+        biased;
+        accepted = listener.accept() => accepted.ok(),
+        () = std::future::ready(()) => None,
+    }
+}
+
+fn admit(thread: &Rc<Thread>, connections: &mut JoinSet<()>, client: TcpStream, door: Door) {
+    if let Err(error) = client.set_nodelay(true) {
+        // The client is gone already.
+        tracing::debug!(%error, "cannot prepare a connection");
+        return;
+    }
+    thread.counters.accepted.fetch_add(1, Ordering::Relaxed);
+    connections.spawn_local(connection::serve(Rc::clone(thread), client, door));
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task failed");
+    }
+}

@@ -1,0 +1,160 @@
+//! `meshd gateway` in front of two real engines, with a model that is made here.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mlmesh_testkit::gateway::Gateway;
+use mlmesh_testkit::http;
+use mlmesh_testkit::kill::wait_until;
+use mlmesh_testkit::llama::{self, LlamaServer};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CHAT: &str = "/v1/chat/completions";
+
+struct Place {
+    engines: [LlamaServer; 2],
+    gateway: Gateway,
+}
+
+fn place() -> Option<Place> {
+    let root = llama::find()?;
+    let engines = [LlamaServer::start(&root), LlamaServer::start(&root)];
+    let targets = [engines[0].address(), engines[1].address()];
+    let gateway = Gateway::start(&targets, &["--threads", "2"]);
+    Some(Place { engines, gateway })
+}
+
+fn chat(stream: bool, tokens: u32) -> String {
+    serde_json::json!({
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "What is the meaning of all this?"}],
+        "stream": stream,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "seed": 7,
+        // What was computed before must not change what is computed now.
+        "cache_prompt": false,
+    })
+    .to_string()
+}
+
+/// An answer without what is different each time: ids, times and durations.
+fn lasting(text: &str) -> Vec<String> {
+    let clean = |json: &str| {
+        let mut value: Value = serde_json::from_str(json).expect("JSON");
+        for key in ["id", "created", "timings"] {
+            value.as_object_mut().expect("an object").remove(key);
+        }
+        value.to_string()
+    };
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines
+        .map(|line| match line.strip_prefix("data: ") {
+            Some("[DONE]") => "[DONE]".to_owned(),
+            Some(json) => clean(json),
+            None => clean(line),
+        })
+        .collect()
+}
+
+fn ask(address: SocketAddr, body: &str) -> String {
+    let (status, text) = http::post(address, CHAT, body).expect("an answer");
+    assert_eq!(status, 200, "{text}");
+    text
+}
+
+#[test]
+fn chat_is_the_same_as_from_the_engine_and_goes_to_each_in_turn() {
+    let Some(place) = place() else { return };
+    for (stream, pieces_min) in [(false, 1), (true, 20)] {
+        let body = chat(stream, 24);
+        let expected = lasting(&ask(place.engines[0].address(), &body));
+        assert!(expected.len() >= pieces_min, "{expected:?}");
+        for _ in 0..4 {
+            let got = lasting(&ask(place.gateway.address(), &body));
+            assert_eq!(got, expected);
+        }
+    }
+    for engine in &place.engines {
+        let target = engine.address();
+        let series =
+            format!("mlmesh_gateway_requests_total{{target=\"{target}\",outcome=\"2xx\"}}");
+        assert_eq!(place.gateway.metric(&series), 4);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_frees_the_engine() {
+    let Some(place) = place() else { return };
+    let line = format!("POST {CHAT} HTTP/1.1");
+    let stream = http::send(place.gateway.address(), &line, &chat(true, 2000));
+    let mut reader = BufReader::new(stream.expect("a connection"));
+    let mut text = String::new();
+    while !text.contains("data: ") {
+        assert!(reader.read_line(&mut text).expect("a stream") > 0, "{text}");
+    }
+    let busy = || {
+        place
+            .engines
+            .iter()
+            .map(LlamaServer::busy_slots)
+            .sum::<usize>()
+    };
+    assert_eq!(busy(), 1);
+    drop(reader);
+    assert!(wait_until(PATIENCE, || busy() == 0));
+    let gone: i64 = place
+        .engines
+        .iter()
+        .map(|engine| {
+            let target = engine.address();
+            place.gateway.metric(&format!(
+                "mlmesh_gateway_requests_total{{target=\"{target}\",outcome=\"client_gone\"}}"
+            ))
+        })
+        .sum();
+    assert_eq!(gone, 1);
+}
+
+#[test]
+fn a_stream_under_way_is_finished_before_the_end() {
+    let Some(mut place) = place() else { return };
+    let line = format!("POST {CHAT} HTTP/1.1");
+    let stream = http::send(place.gateway.address(), &line, &chat(true, 300));
+    let mut reader = BufReader::new(stream.expect("a connection"));
+    let mut text = String::new();
+    while !text.contains("data: ") {
+        assert!(reader.read_line(&mut text).expect("a stream") > 0, "{text}");
+    }
+    place.gateway.terminate();
+    reader.read_to_string(&mut text).expect("the rest");
+    assert!(text.contains("data: [DONE]"), "{text}");
+    assert_eq!(place.gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_left_out() {
+    let Some(root) = llama::find() else { return };
+    let engine = LlamaServer::start(&root);
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("its address")
+    };
+    let gateway = Gateway::start(&[nobody, engine.address()], &["--admin", "127.0.0.1:0"]);
+    assert_ne!(gateway.pages(), gateway.address());
+    for _ in 0..3 {
+        ask(gateway.address(), &chat(false, 2));
+    }
+    let series =
+        format!("mlmesh_gateway_requests_total{{target=\"{nobody}\",outcome=\"unreachable\"}}");
+    assert_eq!(gateway.metric(&series), 2);
+    drop(engine);
+    let (status, body) = http::post(gateway.address(), CHAT, &chat(false, 2)).expect("an answer");
+    let error: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (502, &"target_unreachable".into())
+    );
+}
