@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod bench;
 mod data;
 mod plot;
 mod proof;
 mod sim;
 mod users;
 
+pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
@@ -167,6 +169,9 @@ pub(crate) enum Verb {
     /// Show settings and where each value comes from
     #[command(subcommand)]
     Config(Config),
+    /// Put load on an engine and measure it; needs no daemon
+    #[command(subcommand)]
+    Bench(Bench),
     /// Live view of the daemon; end it with Ctrl-C
     Monitor,
     /// Print a completion script for a shell

@@ -42,6 +42,8 @@ pub(crate) enum Exit {
     NotFound,
     /// No daemon answers.
     Unreachable,
+    /// A result that does not say what it was to say.
+    Invalid,
     /// Something failed of our own while a job's code was asked for.
     Ours,
     /// A code that belongs to a job.
@@ -58,6 +60,7 @@ impl Exit {
             Self::Refused => 3,
             Self::NotFound => 4,
             Self::Unreachable => 5,
+            Self::Invalid => 6,
             Self::Ours => 125,
             Self::Job(code) => code,
         }

@@ -99,6 +99,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Events(verb) => done(verbs::events::events(context, verb)),
         Verb::Audit(verb) => done(verbs::events::audit(context, verb)),
         Verb::Config(verb) => done(verbs::settings::config(context, verb)),
+        Verb::Bench(cli::Bench::Llm(verb)) => verbs::bench::llm(context, verb),
         Verb::Monitor => done(verbs::monitor::monitor(context)),
         Verb::Completions(verb) => done(verbs::shell::completions(output, verb)),
         Verb::Man(verb) => done(verbs::shell::man(output, verb)),

@@ -1,5 +1,6 @@
 //! One module per group of verbs.
 
+pub(crate) mod bench;
 pub(crate) mod boot;
 pub(crate) mod compare;
 pub(crate) mod compare_page;

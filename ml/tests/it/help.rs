@@ -74,6 +74,8 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["config"],
     &["config", "explain"],
     &["config", "show"],
+    &["bench"],
+    &["bench", "llm"],
     &["monitor"],
     &["completions"],
     &["man"],

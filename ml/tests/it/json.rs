@@ -8,8 +8,9 @@ use crate::shape::shape;
 
 /// Verbs whose data are a text that another program reads as it is.
 const PLAIN: &[&str] = &["completions", "man"];
-/// Verbs that `runs.rs` and `daemon.rs` hold, and the contract's tests.
+/// Verbs that `runs.rs`, `daemon.rs` and `bench.rs` hold, and the contract's tests.
 const ELSEWHERE: &[&str] = &[
+    "bench",
     "deps",
     "explain",
     "info",

@@ -11,6 +11,7 @@ mod mesh;
 mod program;
 mod shape;
 
+mod bench;
 mod boot;
 mod compare;
 mod daemon;

@@ -17,6 +17,7 @@ const LOCAL: &[&str] = &[
     "completions",
     "man",
     "deps",
+    "bench",
 ];
 /// It goes on until it is interrupted, with the calls of `status` and `events`.
 const FOLLOWING: &[&str] = &["monitor"];
