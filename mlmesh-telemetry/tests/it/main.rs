@@ -1,0 +1,3 @@
+//! The adapters on pages of metrics.
+
+mod adapters;
