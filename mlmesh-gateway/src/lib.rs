@@ -29,6 +29,7 @@ mod pool;
 mod refusal;
 mod request;
 mod response;
+pub mod scan;
 mod target;
 mod thread;
 
