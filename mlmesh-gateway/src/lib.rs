@@ -21,6 +21,7 @@ mod exchange;
 mod field;
 mod gateway;
 mod hop;
+pub mod keys;
 pub mod limits;
 mod linger;
 mod metrics;

@@ -18,6 +18,7 @@
 
 #![warn(missing_docs)]
 
+mod allowance;
 mod ledger;
 mod policy;
 mod queue;
@@ -30,6 +31,7 @@ pub use mlmesh_strategy::{
     Strategy, TargetId, mixed, mixed_pair,
 };
 
+pub use allowance::Allowance;
 pub use ledger::Ledger;
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
 pub use router::{Booking, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict};
