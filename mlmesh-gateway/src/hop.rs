@@ -361,8 +361,13 @@ impl<'c> Hop<'c> {
             ..
         } = &mut *self.connection;
         let is_sent = self.sending == Sending::Done;
-        self.asked.close |= !is_sent || self.thread.is_draining.get();
-        let read = response::read(answer.filled(), self.asked, reply, spare);
+        // A request that is not there as a whole by now is not waited for.
+        let close = self.asked.close || !is_sent || self.thread.is_draining.get();
+        let asked = Asked {
+            close,
+            ..self.asked
+        };
+        let read = response::read(answer.filled(), asked, reply, spare);
         let Some(response) = read.map_err(Fault::Target)? else {
             return Ok(None);
         };
@@ -371,6 +376,7 @@ impl<'c> Hop<'c> {
             head.clear(spare);
         }
         if !response.is_interim() {
+            self.asked = asked;
             self.response = Some(response);
             self.response_body = response.body;
         }

@@ -1,0 +1,11 @@
+//! The gateway between raw sockets: what the client writes and reads, and what a target
+//! that the test plays reads and writes, to the byte.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cancellation;
+mod correctness;
+mod faults;
+mod life;
+mod pieces;
+mod wire;
