@@ -8,5 +8,6 @@
 pub mod adapter;
 pub mod exposition;
 mod nvml;
+pub mod scrape;
 
 pub use nvml::{NvmlAccelerators, NvmlStatus};
