@@ -13,7 +13,7 @@ mod proof;
 mod sim;
 mod users;
 
-pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint};
+pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint, TraceFormat};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};

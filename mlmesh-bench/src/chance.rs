@@ -15,6 +15,8 @@ pub(crate) enum Purpose {
     Call = 2,
     Words = 3,
     Prefix = 4,
+    Block = 5,
+    Think = 6,
 }
 
 impl Chance {

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use crate::trace::TraceDefect;
+
 /// Why a load could not be read, made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -40,6 +42,17 @@ pub enum BenchError {
         /// What was given.
         text: String,
     },
+    /// A think time that is none.
+    #[error("`{text}` is no think time\nhint: `500ms`, `uniform:1s,3s`, `exponential:2s`")]
+    Think {
+        /// What was given.
+        text: String,
+    },
+    /// A trace that is not of its format.
+    #[error(
+        "the trace: {0}\nhint: `--format mooncake` reads JSON lines, `azure` CSV; see docs/bench.md"
+    )]
+    Trace(TraceDefect),
     /// An address that cannot be sent to.
     #[error("`{url}` is no address of an engine: {rule}\nhint: `http://127.0.0.1:8080`")]
     Url {

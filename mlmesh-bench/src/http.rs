@@ -127,10 +127,16 @@ impl Answer {
                     };
                     taken
                 }
-                _ => {
-                    self.state = framing(self.state, rest[0])?;
-                    1
-                }
+                state => match plain_chunk_start(state, rest) {
+                    Some((size, taken)) => {
+                        self.state = State::ChunkData(size);
+                        taken
+                    }
+                    None => {
+                        self.state = framing(state, rest[0])?;
+                        1
+                    }
+                },
             };
         }
         Ok(used)
@@ -255,6 +261,29 @@ impl Answer {
         self.keep_alive &= self.state != State::UntilClose;
         Ok(Some(length))
     }
+}
+
+/// The size of the next chunk when its line, and the end of the chunk before it, lie
+/// whole in `rest` and have nothing but digits, as nearly all do; and the bytes before
+/// its data.
+fn plain_chunk_start(state: State, rest: &[u8]) -> Option<(u64, usize)> {
+    let line = match state {
+        CHUNK_START => rest,
+        State::ChunkEnd { cr_seen: false } => rest.strip_prefix(b"\r\n")?,
+        _ => return None,
+    };
+    let mut size = 0;
+    for (at, byte) in line.iter().copied().enumerate().take(15) {
+        match (byte as char).to_digit(16) {
+            Some(digit) => size = size << 4 | u64::from(digit),
+            // The last chunk has no data, and trailers behind it.
+            None if byte == b'\r' && size > 0 && line.get(at + 1) == Some(&b'\n') => {
+                return Some((size, rest.len() - line.len() + at + 2));
+            }
+            None => return None,
+        }
+    }
+    None
 }
 
 /// The state after one byte of a chunked body that is no data.

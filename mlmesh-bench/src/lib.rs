@@ -30,6 +30,8 @@ mod slo;
 mod sse;
 mod statistics;
 mod target;
+mod think;
+mod trace;
 mod words;
 
 pub use arrivals::{Arrivals, Instants};
@@ -46,3 +48,5 @@ pub use slo::{Slo, parse_duration_us};
 pub use sse::Scanner;
 pub use statistics::{Figure, Summary, summarise};
 pub use target::Target;
+pub use think::Think;
+pub use trace::{Recorded, Trace, TraceDefect, TraceFormat};

@@ -1,16 +1,22 @@
 //! What is to be sent: everything that a seed and a plan determine, before the first
 //! request.
 
+use std::sync::Arc;
+
 use crate::arrivals::Arrivals;
 use crate::chance::{Chance, Purpose};
 use crate::error::BenchError;
 use crate::length::Lengths;
 use crate::prompt::{Prompts, SharedPrefix};
 use crate::target::Target;
+use crate::think::Think;
+use crate::trace::Trace;
 use crate::words::CHARS_PER_TOKEN;
 
 /// Threads that a client may have.
 const THREADS_MAX: usize = 64;
+/// People that a closed loop may have.
+const CONCURRENCY_MAX: usize = 1_000_000;
 
 /// A load and where it goes.
 #[derive(Debug, Clone)]
@@ -37,6 +43,8 @@ pub struct Plan {
     pub output_tokens: Lengths,
     /// Whether the engine is asked to go on to the last of them.
     pub ignore_eos: bool,
+    /// Lengths and shared blocks of recorded requests, instead of drawn ones.
+    pub trace: Option<Arc<Trace>>,
     /// Beginnings that prompts share.
     pub shared_prefix: Option<SharedPrefix>,
     /// Fixes instants, lengths and texts.
@@ -68,6 +76,19 @@ pub enum Pace {
         /// How the gaps are drawn.
         arrivals: Arrivals,
     },
+    /// So many people, each of whom asks again when they have their answer and have
+    /// thought about it. A slow engine is asked less.
+    Closed {
+        /// How many.
+        concurrency: usize,
+        /// How long they think.
+        think: Think,
+    },
+    /// At the instants of the plan's trace.
+    Trace {
+        /// How much faster than recorded.
+        speed: f64,
+    },
 }
 
 /// When no more is sent; whichever comes first.
@@ -89,34 +110,33 @@ pub enum PromptLength {
 }
 
 /// One request, before it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Call {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
     pub(crate) index: u64,
     pub(crate) prompt_chars: u64,
     pub(crate) output_tokens: u64,
     pub(crate) group: Option<u32>,
+    pub(crate) blocks: Blocks<'a>,
+}
+
+/// Recorded blocks of a prompt.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) ids: &'a [u64],
+    /// How often the whole trace was sent before: blocks of another round are others.
+    pub(crate) round: u64,
 }
 
 impl Plan {
     /// Finds what does not fit together.
     pub fn check(&self) -> Result<(), BenchError> {
         let wrong = |rule: String, hint| Err(BenchError::Plan { rule, hint });
-        if self.bound == Bound::default() {
+        let is_replay = matches!(self.pace, Pace::Trace { .. });
+        if self.bound == Bound::default() && !is_replay {
             let rule = "the load has no end".to_owned();
             return wrong(rule, "say `--requests N` or `--duration D`");
         }
-        let Pace::Open { rate, arrivals } = self.pace;
-        if !(rate.is_finite() && (1e-6..=1e6).contains(&rate)) {
-            let rule =
-                format!("`{rate}` requests a second; the rate is above 0 and at most 1000000");
-            return wrong(rule, "`--rate 10`");
-        }
-        if let Arrivals::Gamma { cv } = arrivals
-            && !(cv.is_finite() && (0.01..=100.0).contains(&cv))
-        {
-            let rule = format!("a coefficient of variation of `{cv}`; 0.01 to 100 are allowed");
-            return wrong(rule, "`--cv 2`");
-        }
+        self.check_pace()?;
         if self
             .bound
             .duration_us
@@ -143,8 +163,59 @@ impl Plan {
         Ok(())
     }
 
+    fn check_pace(&self) -> Result<(), BenchError> {
+        let wrong = |rule: String, hint| Err(BenchError::Plan { rule, hint });
+        let within = |value: f64, low: f64, high: f64| (low..=high).contains(&value);
+        match self.pace {
+            Pace::Open { rate, .. } if !within(rate, 1e-6, 1e6) => wrong(
+                format!("`{rate}` requests a second; the rate is above 0 and at most 1000000"),
+                "`--rate 10`",
+            ),
+            Pace::Open {
+                arrivals: Arrivals::Gamma { cv },
+                ..
+            } if !within(cv, 0.01, 100.0) => wrong(
+                format!("a coefficient of variation of `{cv}`; 0.01 to 100 are allowed"),
+                "`--cv 2`",
+            ),
+            Pace::Closed { concurrency, .. } if !(1..=CONCURRENCY_MAX).contains(&concurrency) => {
+                wrong(
+                    format!("{concurrency} at once; 1 to {CONCURRENCY_MAX} are allowed"),
+                    "`--concurrency 8`",
+                )
+            }
+            Pace::Closed { concurrency, .. } if concurrency < self.threads => wrong(
+                format!("{concurrency} at once on {} threads", self.threads),
+                "no more threads than requests at once",
+            ),
+            Pace::Trace { speed } if !within(speed, 1e-6, 1e6) => wrong(
+                format!("`{speed}` times as fast; above 0 and at most 1000000 are allowed"),
+                "`--speed 10`",
+            ),
+            Pace::Trace { .. } if self.trace.is_none() => wrong(
+                "the instants of a trace, and no trace".to_owned(),
+                "`--trace FILE --format mooncake`",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// The request of an index. Equal plans give equal requests.
-    pub(crate) fn call(&self, index: u64, prompts: &Prompts) -> Call {
+    pub(crate) fn call(&self, index: u64, prompts: &Prompts) -> Call<'_> {
+        if let Some(trace) = &self.trace {
+            let length = trace.requests.len() as u64;
+            let recorded = &trace.requests[(index % length) as usize];
+            return Call {
+                index,
+                prompt_chars: recorded.input_tokens * CHARS_PER_TOKEN,
+                output_tokens: recorded.output_tokens,
+                group: None,
+                blocks: Blocks {
+                    ids: trace.blocks(recorded),
+                    round: index / length,
+                },
+            };
+        }
         let mut chance = Chance::new(self.seed, Purpose::Call, index);
         let prompt_chars = match self.prompt {
             PromptLength::Chars(lengths) => lengths.draw(&mut chance),
@@ -155,6 +226,7 @@ impl Plan {
             prompt_chars,
             output_tokens: self.output_tokens.draw(&mut chance),
             group: prompts.group(&mut chance),
+            blocks: Blocks::default(),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use crate::chance::{Chance, Purpose};
 use crate::error::BenchError;
-use crate::words::Corpus;
+use crate::plan::Call;
+use crate::trace::BLOCK_TOKENS;
+use crate::words::{CHARS_PER_TOKEN, Corpus};
 
 /// Bytes that all shared prefixes may have together.
 const PREFIX_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -131,21 +133,66 @@ impl Prompts {
         Some(group.min(self.prefixes.len() - 1) as u32)
     }
 
-    /// Appends the prompt of a request: its group's prefix, then `chars` of its own.
-    pub(crate) fn append(&self, out: &mut Vec<u8>, index: u64, group: Option<u32>, chars: u64) {
-        if let Some(prefix) = group.and_then(|group| self.prefixes.get(group as usize)) {
+    /// Appends the prompt of a request: its recorded blocks; or its group's prefix and
+    /// words of its own.
+    pub(crate) fn append(&self, out: &mut Vec<u8>, call: &Call<'_>) {
+        let mut left = call.prompt_chars;
+        for id in call.blocks.ids {
+            let chars = left.min(BLOCK_TOKENS * CHARS_PER_TOKEN);
+            let item = id ^ call.blocks.round.rotate_right(16);
+            let chance = Chance::new(self.seed, Purpose::Block, item);
+            self.corpus.append(out, chance, chars as usize);
+            left -= chars;
+        }
+        if let Some(prefix) = call
+            .group
+            .and_then(|group| self.prefixes.get(group as usize))
+        {
             out.extend_from_slice(prefix);
             out.push(b' ');
         }
         // The stream of lengths is another one, so that texts stay when lengths change.
-        let chance = Chance::new(!self.seed, Purpose::Call, index);
-        self.corpus.append(out, chance, chars as usize);
+        let chance = Chance::new(!self.seed, Purpose::Call, call.index);
+        self.corpus.append(out, chance, left as usize);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Blocks;
+
+    fn call(index: u64, group: Option<u32>, prompt_chars: u64) -> Call<'static> {
+        Call {
+            index,
+            prompt_chars,
+            output_tokens: 1,
+            group,
+            blocks: Blocks::default(),
+        }
+    }
+
+    #[test]
+    fn equal_blocks_have_equal_words_and_another_round_has_others() {
+        let prompts = Prompts::new(1, None);
+        let text = |ids: &'static [u64], round, chars| {
+            let mut out = Vec::new();
+            let blocks = Blocks { ids, round };
+            let call = Call {
+                blocks,
+                ..call(9, None, chars)
+            };
+            prompts.append(&mut out, &call);
+            out
+        };
+        let block = (BLOCK_TOKENS * CHARS_PER_TOKEN) as usize;
+        let first = text(&[7, 8], 0, 3000);
+        assert_eq!(first.len(), 3000);
+        let second = text(&[7, 9], 0, 4096);
+        assert_eq!(first[..block], second[..block]);
+        assert_ne!(first[block..block + 16], second[block..block + 16]);
+        assert_ne!(first[..16], text(&[7, 8], 1, 3000)[..16]);
+    }
 
     #[test]
     fn shared_prefixes_are_read_and_written_the_same() {
@@ -189,7 +236,7 @@ mod tests {
         let prompts = Prompts::new(1, Some(shared));
         let text = |index, group| {
             let mut out = Vec::new();
-            prompts.append(&mut out, index, Some(group), 32);
+            prompts.append(&mut out, &call(index, Some(group), 32));
             String::from_utf8(out).unwrap()
         };
         assert_eq!(text(0, 1)[..65], text(7, 1)[..65]);
@@ -204,7 +251,7 @@ mod tests {
         let mut beginnings = std::collections::BTreeSet::new();
         for index in 0..10_000 {
             let mut out = Vec::new();
-            prompts.append(&mut out, index, None, 16);
+            prompts.append(&mut out, &call(index, None, 16));
             assert!(beginnings.insert(out), "request {index} repeats another");
         }
     }

@@ -17,8 +17,8 @@ use crate::statistics::{Figure, Summary, summarise};
 /// Name and version of the JSON.
 pub const SCHEMA: &str = "mlmesh.bench_llm/1";
 
-/// Beyond this 99th percentile (or largest value, of few requests) of the schedule
-/// delay the client was the bottleneck and the figures are not the engine's.
+/// Beyond this 99th percentile of the schedule delay (of few requests the highest that
+/// they support) the client was the bottleneck and the figures are not the engine's.
 pub const SCHEDULE_DELAY_MS_MAX: f64 = 10.0;
 
 /// A run in figures.
@@ -60,14 +60,22 @@ pub struct Load {
     pub model: String,
     /// Whether answers were streamed.
     pub stream: bool,
-    /// `open`.
+    /// `open`, `closed` or `trace`.
     pub pace: &'static str,
-    /// `poisson`, `constant` or `gamma`.
-    pub arrivals: &'static str,
-    /// Requests a second.
-    pub rate: f64,
-    /// Coefficient of variation of the gaps.
-    pub cv: f64,
+    /// `poisson`, `constant` or `gamma`, of an open loop.
+    pub arrivals: Option<&'static str>,
+    /// Requests a second, of an open loop.
+    pub rate: Option<f64>,
+    /// Coefficient of variation of the gaps, of an open loop.
+    pub cv: Option<f64>,
+    /// Requests at once, of a closed loop.
+    pub concurrency: Option<usize>,
+    /// Time between an answer and the next request, of a closed loop.
+    pub think: Option<String>,
+    /// How much faster than recorded, of a trace's instants.
+    pub speed: Option<f64>,
+    /// Requests of the trace that lengths come from.
+    pub trace_requests: Option<usize>,
     /// Bound on requests.
     pub requests: Option<u64>,
     /// Bound on time.
@@ -80,8 +88,8 @@ pub struct Load {
     pub prompt_chars: Option<String>,
     /// Tokens of prompts, about, when they were given.
     pub prompt_tokens: Option<String>,
-    /// Tokens that were asked for.
-    pub output_tokens: String,
+    /// Tokens that were asked for, when they were given.
+    pub output_tokens: Option<String>,
     /// Whether the engine was asked to go on to the last of them.
     pub ignore_eos: bool,
     /// Beginnings that prompts shared.
@@ -109,6 +117,8 @@ pub struct Counts {
     pub interrupted: usize,
     /// Faults by kind.
     pub errors: BTreeMap<String, usize>,
+    /// What the engine said of the first fault of a kind, cut.
+    pub said: BTreeMap<String, String>,
 }
 
 /// Requests and tokens a second, over the time from the warm-up's end to the last byte.
@@ -302,12 +312,27 @@ impl Report {
 }
 
 fn load(plan: &Plan) -> Load {
-    let Pace::Open { rate, arrivals } = plan.pace;
-    let (arrivals, cv) = match arrivals {
-        Arrivals::Constant => ("constant", 0.0),
-        Arrivals::Poisson => ("poisson", 1.0),
-        Arrivals::Gamma { cv } => ("gamma", cv),
+    let (pace, arrivals, rate, cv) = match plan.pace {
+        Pace::Open { rate, arrivals } => {
+            let (name, cv) = match arrivals {
+                Arrivals::Constant => ("constant", 0.0),
+                Arrivals::Poisson => ("poisson", 1.0),
+                Arrivals::Gamma { cv } => ("gamma", cv),
+            };
+            ("open", Some(name), Some(rate), Some(cv))
+        }
+        Pace::Closed { .. } => ("closed", None, None, None),
+        Pace::Trace { .. } => ("trace", None, None, None),
     };
+    let (concurrency, think) = match plan.pace {
+        Pace::Closed { concurrency, think } => (Some(concurrency), Some(think.to_string())),
+        Pace::Open { .. } | Pace::Trace { .. } => (None, None),
+    };
+    let speed = match plan.pace {
+        Pace::Trace { speed } => Some(speed),
+        Pace::Open { .. } | Pace::Closed { .. } => None,
+    };
+    let is_drawn = plan.trace.is_none();
     let (prompt_chars, prompt_tokens) = match plan.prompt {
         PromptLength::Chars(lengths) => (Some(lengths.to_string()), None),
         PromptLength::Tokens(lengths) => (None, Some(lengths.to_string())),
@@ -320,17 +345,21 @@ fn load(plan: &Plan) -> Load {
         },
         model: plan.model.clone(),
         stream: plan.stream,
-        pace: "open",
+        pace,
         arrivals,
         rate,
         cv,
+        concurrency,
+        think,
+        speed,
+        trace_requests: plan.trace.as_ref().map(|trace| trace.requests.len()),
         requests: plan.bound.requests,
         duration_s: plan.bound.duration_us.map(|us| us as f64 / 1e6),
         warmup_s: plan.warmup_us as f64 / 1e6,
         timeout_s: plan.timeout_us as f64 / 1e6,
-        prompt_chars,
-        prompt_tokens,
-        output_tokens: plan.output_tokens.to_string(),
+        prompt_chars: prompt_chars.filter(|_| is_drawn),
+        prompt_tokens: prompt_tokens.filter(|_| is_drawn),
+        output_tokens: is_drawn.then(|| plan.output_tokens.to_string()),
         ignore_eos: plan.ignore_eos,
         shared_prefix: plan.shared_prefix.map(|shared| shared.to_string()),
         seed: plan.seed,
@@ -352,6 +381,12 @@ fn counts(run: &Run, counted: &[&Sample], completed: usize) -> Counts {
         failed: counted.len() - completed - interrupted,
         interrupted,
         errors,
+        said: run
+            .said
+            .iter()
+            .filter(|(_, said)| !said.is_empty())
+            .map(|(fault, said)| (fault.name(), said.clone()))
+            .collect(),
     }
 }
 
@@ -501,13 +536,18 @@ fn client(plan: &Plan, run: &Run) -> Client {
 fn validity(counts: &Counts, client: &Client, run: &Run) -> Validity {
     let mut reasons = Vec::new();
     let delay = client.schedule_delay_ms;
-    if let Some(late) = delay
-        .p99
-        .or(delay.max)
-        .filter(|late| *late > SCHEDULE_DELAY_MS_MAX)
-    {
+    let late = [
+        (delay.p99, "one in a hundred"),
+        (delay.p90, "one in ten"),
+        (delay.max, "the latest"),
+    ];
+    let late = late
+        .iter()
+        .find_map(|(late, who)| Some((*late.as_ref()?, who)));
+    if let Some((late, who)) = late.filter(|(late, _)| *late > SCHEDULE_DELAY_MS_MAX) {
         reasons.push(format!(
-            "the client was the bottleneck: requests were sent up to {late:.1} ms late (99th percentile), {SCHEDULE_DELAY_MS_MAX} ms are allowed"
+            "the client was the bottleneck: {who} of {} requests was sent {late:.1} ms late or later, {SCHEDULE_DELAY_MS_MAX} ms are allowed",
+            delay.count
         ));
     }
     if counts.completed == 0 {

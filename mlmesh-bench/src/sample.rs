@@ -1,5 +1,6 @@
 //! What one request met: its time stamps, its tokens, its fault. Raw; no figure.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::delta::Usage;
@@ -17,6 +18,8 @@ pub struct Run {
     pub cpu_us: u64,
     /// Connections that were opened.
     pub connections: u64,
+    /// Of each fault that came with words, those of the first one, cut.
+    pub said: BTreeMap<Fault, String>,
     /// Whether it was ended before its time.
     pub interrupted: bool,
 }

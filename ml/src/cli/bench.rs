@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use mlmesh_bench::{Lengths, SharedPrefix, Slo, parse_duration_us};
+use mlmesh_bench::{Lengths, SharedPrefix, Slo, Think, parse_duration_us};
 
 const LLM_EXAMPLES: &str = "\
 Examples:
@@ -11,6 +11,10 @@ Examples:
   ml bench llm --url http://127.0.0.1:8080 --model tiny --rate 50 --duration 60s \\
     --warmup 5s --prompt-tokens lognormal:512,0.8 --output-tokens 128 \\
     --slo ttft=200ms,tpot=20ms -o run.json
+  ml bench llm --url http://127.0.0.1:8080 --model tiny --concurrency 8 \\
+    --think exponential:2s --duration 60s
+  ml bench llm --url http://127.0.0.1:8080 --model tiny --trace conversation.jsonl \\
+    --format mooncake --speed 10
 
 Numbers by distribution: `512`, `uniform:100,900`, `normal:MEAN,DEVIATION`,
 `lognormal:MEDIAN,SIGMA`. Durations: `200ms`, `1.5s`, `2m`.
@@ -27,7 +31,7 @@ pub(crate) enum Bench {
 
 #[derive(Debug, Args)]
 #[command(after_help = LLM_EXAMPLES)]
-#[command(group = ArgGroup::new("pace").required(true).args(["rate"]))]
+#[command(group = ArgGroup::new("pace").required(true).multiple(true).args(["rate", "concurrency", "trace"]))]
 pub(crate) struct BenchLlm {
     /// Address of the engine or the gateway, without `/v1`
     #[arg(long, value_name = "URL")]
@@ -45,6 +49,50 @@ pub(crate) struct BenchLlm {
     /// Open loop: so many requests a second, whatever the engine does
     #[arg(long, value_name = "N", help_heading = "When requests are sent")]
     pub(crate) rate: Option<f64>,
+    /// Closed loop: so many at once, each asks again when it has its answer
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "rate",
+        help_heading = "When requests are sent"
+    )]
+    pub(crate) concurrency: Option<usize>,
+    /// Time between an answer and the next request of a closed loop, such as `500ms`,
+    /// `uniform:1s,3s`, `exponential:2s` [default: 0s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        requires = "concurrency",
+        help_heading = "When requests are sent"
+    )]
+    pub(crate) think: Option<Think>,
+    /// Send recorded requests at their instants; with `--rate` or `--concurrency` only
+    /// their lengths and blocks, again from the start when all were sent
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "format",
+        conflicts_with_all = ["prompt_tokens", "prompt_chars", "output_tokens", "shared_prefix"],
+        help_heading = "When requests are sent"
+    )]
+    pub(crate) trace: Option<PathBuf>,
+    /// Format of the trace
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        requires = "trace",
+        help_heading = "When requests are sent"
+    )]
+    pub(crate) format: Option<TraceFormat>,
+    /// Send so many times as fast as it was recorded [default: 1]
+    #[arg(
+        long,
+        value_name = "X",
+        requires = "trace",
+        conflicts_with_all = ["rate", "concurrency"],
+        help_heading = "When requests are sent"
+    )]
+    pub(crate) speed: Option<f64>,
     /// How the gaps of an open loop are drawn
     #[arg(
         long,
@@ -135,6 +183,12 @@ pub(crate) enum Arrivals {
     Poisson,
     Constant,
     Gamma,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TraceFormat {
+    Mooncake,
+    Azure,
 }
 
 fn duration(text: &str) -> Result<u64, mlmesh_bench::BenchError> {

@@ -1,21 +1,21 @@
 //! `ml bench`: load on engines, measured. Needs no daemon.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use mlmesh_bench::{
     Arrivals, BenchError, Bound, Endpoint, Lengths, Pace, Plan, PromptLength, Report, Summary,
-    Target, run,
+    Target, Think, Trace, TraceFormat, run,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli;
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome, split_hint};
-use crate::output::{Output, Table, Tone};
+use crate::output::{Output, Table, Tone, printable};
 
 const PROMPT_CHARS: Lengths = Lengths::Constant(1024);
 /// Bytes of a file with an API key.
@@ -58,13 +58,6 @@ pub(crate) fn llm(context: &Context, verb: &cli::BenchLlm) -> Outcome<Exit> {
 }
 
 fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
-    let arrivals = match verb.arrivals {
-        cli::Arrivals::Poisson => Arrivals::Poisson,
-        cli::Arrivals::Constant => Arrivals::Constant,
-        cli::Arrivals::Gamma => Arrivals::Gamma {
-            cv: verb.cv.unwrap_or(1.0),
-        },
-    };
     Ok(Plan {
         target: Target::parse(&verb.url)?,
         endpoint: match verb.endpoint {
@@ -73,10 +66,7 @@ fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
         },
         model: verb.model.clone(),
         stream: !verb.no_stream,
-        pace: Pace::Open {
-            rate: verb.rate.unwrap_or_default(),
-            arrivals,
-        },
+        pace: pace(verb),
         bound: Bound {
             requests: verb.requests,
             duration_us: verb.duration,
@@ -89,12 +79,45 @@ fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
         },
         output_tokens: verb.output_tokens,
         ignore_eos: verb.ignore_eos,
+        trace: trace(verb)?,
         shared_prefix: verb.shared_prefix,
         seed: verb.seed.map_or_else(drawn_seed, Ok)?,
         threads: verb.threads,
         connections_max: verb.connections_max,
         key: key(verb)?,
     })
+}
+
+fn pace(verb: &cli::BenchLlm) -> Pace {
+    let arrivals = match verb.arrivals {
+        cli::Arrivals::Poisson => Arrivals::Poisson,
+        cli::Arrivals::Constant => Arrivals::Constant,
+        cli::Arrivals::Gamma => Arrivals::Gamma {
+            cv: verb.cv.unwrap_or(1.0),
+        },
+    };
+    match (verb.rate, verb.concurrency) {
+        (Some(rate), _) => Pace::Open { rate, arrivals },
+        (None, Some(concurrency)) => Pace::Closed {
+            concurrency,
+            think: verb.think.unwrap_or(Think::Constant(0)),
+        },
+        (None, None) => Pace::Trace {
+            speed: verb.speed.unwrap_or(1.0),
+        },
+    }
+}
+
+fn trace(verb: &cli::BenchLlm) -> Outcome<Option<Arc<Trace>>> {
+    let Some(path) = &verb.trace else {
+        return Ok(None);
+    };
+    let file = fs::File::open(path).map_err(|error| Failure::io("read", path, &error))?;
+    let format = match verb.format {
+        Some(cli::TraceFormat::Azure) => TraceFormat::Azure,
+        _ => TraceFormat::Mooncake,
+    };
+    Ok(Some(Arc::new(Trace::read(format, BufReader::new(file))?)))
 }
 
 /// Short enough to be typed again.
@@ -217,6 +240,10 @@ fn lines(report: &Report) -> Vec<String> {
             "errors    {}",
             kinds.collect::<Vec<_>>().join(", ")
         ));
+    }
+    for (kind, said) in &counts.said {
+        let said: String = said.chars().take(200).collect();
+        lines.push(format!("          {kind}: {}", printable(&said)));
     }
     lines.push(match (tokens.absent, tokens.prompt, tokens.completion) {
         (None, Some(prompt), Some(completion)) => format!(

@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
+use mlmesh_testkit::http;
+use mlmesh_testkit::llama::{self, LlamaServer};
+
 use crate::golden;
 use crate::program::place;
 use crate::shape::shape;
@@ -186,6 +189,70 @@ fn a_person_reads_a_table_with_units_and_what_the_client_cost() {
     }
 }
 
+/// A counter of the engine's own page.
+fn counter(engine: &LlamaServer, name: &str) -> u64 {
+    let (_, page) = http::get(engine.address(), "/metrics").unwrap();
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("llamacpp:{name} ")));
+    line.unwrap().trim().parse::<f64>().unwrap() as u64
+}
+
+#[test]
+fn tokens_of_a_real_engine_are_those_that_it_counts_itself() {
+    let Some(root) = llama::find() else { return };
+    let place = place();
+    let engine = LlamaServer::start(&root);
+    let url = format!("http://{}", engine.address());
+    let all = [
+        "prompt_tokens_total",
+        "prompt_tokens_cached_total",
+        "tokens_predicted_total",
+    ];
+    for mode in ["--endpoint=chat", "--endpoint=completions", "--no-stream"] {
+        let before = all.map(|name| counter(&engine, name));
+        let arguments = [
+            "bench",
+            "llm",
+            "--url",
+            &url,
+            "--model",
+            "tiny",
+            "--concurrency",
+            "2",
+            "--requests",
+            "12",
+            "--prompt-chars",
+            "uniform:20,200",
+            "--output-tokens",
+            "uniform:4,12",
+            "--seed",
+            "5",
+            mode,
+            "--json",
+        ];
+        // A client that shares its processors may be late.
+        let answer = place.ml(&arguments);
+        assert!([0, 6].contains(&answer.code), "{answer:?}");
+        let figures = answer.json();
+        assert_eq!(figures["counts"]["completed"], 12, "{figures}");
+        let after = all.map(|name| counter(&engine, name));
+        let prompt = after[0] + after[1] - before[0] - before[1];
+        assert_eq!(figures["tokens"]["prompt"], prompt, "{mode}");
+        assert_eq!(
+            figures["tokens"]["completion"],
+            after[2] - before[2],
+            "{mode}"
+        );
+        let streamed = mode != "--no-stream";
+        assert_eq!(
+            figures["latency_ms"]["ttft"]["count"],
+            if streamed { 12 } else { 0 }
+        );
+        assert_eq!(figures["latency_ms"]["e2e"]["count"], 12);
+    }
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused_with_a_hint() {
     let place = place();
@@ -202,6 +269,13 @@ fn what_cannot_be_measured_is_refused_with_a_hint() {
         (&["--rate", "0", "--requests", "1"], "the rate is above 0"),
         (&["--rate", "nan", "--requests", "1"], "the rate is above 0"),
         (&["--requests", "1"], "--rate"),
+        (&["--concurrency", "2"], "the load has no end"),
+        (&["--concurrency", "0", "--requests", "1"], "at once"),
+        (
+            &["--rate", "1", "--concurrency", "2", "--requests", "1"],
+            "cannot be used with",
+        ),
+        (&["--trace", "x"], "--format"),
         (
             &["--rate", "1", "--requests", "1", "--slo", "itl=5ms"],
             "ttft, tpot and e2e",
@@ -249,6 +323,9 @@ fn what_cannot_be_measured_is_refused_with_a_hint() {
             answer.stderr
         );
     }
+    let absent = ["--trace", "no-such-file", "--format", "azure"];
+    let answer = place.ml(&[&base[..], &absent].concat()).exits(1);
+    assert!(answer.stderr.contains("no such file"), "{}", answer.stderr);
     let refused = [
         &base[..2],
         &[

@@ -17,6 +17,8 @@ use crate::sse::Scanner;
 
 /// Bytes of an answer's body that is not streamed, kept to read the usage.
 const PLAIN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of what an engine says of a fault.
+const SAID_BYTES_MAX: usize = 512;
 
 /// A socket and what its request has met so far.
 pub(super) struct Connection {
@@ -30,6 +32,7 @@ pub(super) struct Connection {
     pub(super) chunks: Vec<Chunk>,
     answer: Answer,
     scanner: Scanner,
+    /// A body that is no stream, or what an error in a stream said.
     plain: Vec<u8>,
     /// Requests that it has carried to their end.
     pub(super) served: u64,
@@ -157,7 +160,7 @@ impl Connection {
         exchange.sample.first_byte_us.get_or_insert(now_us);
         let used = answer.feed(bytes, &mut |body, piece| match body {
             Body::Events => scanner.feed(piece, &mut |data| {
-                chunks.extend(exchange.event(data, now_us, reader));
+                chunks.extend(exchange.event(data, now_us, reader, plain));
             }),
             Body::Other => {
                 let room = PLAIN_BODY_BYTES_MAX.saturating_sub(plain.len());
@@ -189,6 +192,13 @@ impl Connection {
         }
     }
 
+    /// What the engine said of a fault: the beginning of a body that is no stream, or
+    /// of an event that is an error.
+    pub(super) fn said(&self) -> String {
+        let said = &self.plain[..self.plain.len().min(SAID_BYTES_MAX)];
+        String::from_utf8_lossy(said).into_owned()
+    }
+
     /// The answer is whole: what it amounts to.
     fn finish(&mut self, now_us: u64, reader: &Reader) {
         let Some(exchange) = &mut self.exchange else {
@@ -196,9 +206,9 @@ impl Connection {
         };
         let (status, body) = (self.answer.status, self.answer.body);
         if body == Body::Events {
-            let chunks = &mut self.chunks;
+            let (chunks, plain) = (&mut self.chunks, &mut self.plain);
             self.scanner
-                .finish(&mut |data| chunks.extend(exchange.event(data, now_us, reader)));
+                .finish(&mut |data| chunks.extend(exchange.event(data, now_us, reader, plain)));
         } else {
             exchange.sample.usage = reader.usage(&self.plain);
         }
@@ -226,9 +236,18 @@ impl Exchange {
         }
     }
 
-    /// The chunk that an event is, when it carries text.
-    fn event(&mut self, data: &[u8], now_us: u64, reader: &Reader) -> Option<Chunk> {
+    /// The chunk that an event is, when it carries text. What an error says is `said`.
+    fn event(
+        &mut self,
+        data: &[u8],
+        now_us: u64,
+        reader: &Reader,
+        said: &mut Vec<u8>,
+    ) -> Option<Chunk> {
         let delta = reader.event(data);
+        if delta.error && said.is_empty() {
+            said.extend_from_slice(&data[..data.len().min(SAID_BYTES_MAX)]);
+        }
         self.done_seen |= delta.done;
         self.error_seen |= delta.error;
         if let Some(usage) = delta.usage {

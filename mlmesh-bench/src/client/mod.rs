@@ -68,6 +68,9 @@ impl Run {
             sample.chunks = sample.chunks.start + offset..sample.chunks.end + offset;
             self.samples.push(sample);
         }
+        for (fault, said) in other.said {
+            self.said.entry(fault).or_insert(said);
+        }
         self.wall_us = self.wall_us.max(other.wall_us);
         self.connections += other.connections;
         self.interrupted |= other.interrupted;

@@ -63,14 +63,14 @@ impl Template {
     /// of the prompt.
     pub(super) fn write(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         prompts: &Prompts,
         body: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> u64 {
         body.clear();
         body.extend_from_slice(&self.before_prompt);
-        prompts.append(body, call.index, call.group, call.prompt_chars);
+        prompts.append(body, call);
         let chars = body.len() - self.before_prompt.len();
         body.extend_from_slice(&self.after_prompt);
         out.clear();

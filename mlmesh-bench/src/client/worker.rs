@@ -44,6 +44,7 @@ const WATCHED: epoll::EventFlags = epoll::EventFlags::IN
 const ENDED: epoll::EventFlags = epoll::EventFlags::RDHUP
     .union(epoll::EventFlags::HUP)
     .union(epoll::EventFlags::ERR);
+const READABLE: epoll::EventFlags = ENDED.union(epoll::EventFlags::IN);
 /// Token of the timer; connections have their place and their generation.
 const TIMER: u64 = u64::MAX;
 
@@ -63,7 +64,7 @@ pub(super) struct Worker<'a> {
     /// Places of idle connections; the one that was used last is taken first.
     idle: Vec<usize>,
     /// Due, and all connections are taken.
-    waiting: VecDeque<(Call, u64)>,
+    waiting: VecDeque<(Call<'a>, u64)>,
     in_flight: usize,
     buffer: Vec<u8>,
     body: Vec<u8>,
@@ -150,7 +151,7 @@ impl<'a> Worker<'a> {
                 // The kernel packs its events, so that fields are copied out.
                 let (token, flags) = (event.data.u64(), event.flags);
                 if token != TIMER {
-                    now_us = self.ready(token, flags.intersects(ENDED));
+                    now_us = self.ready(token, flags);
                     self.send_due(now_us);
                 }
             }
@@ -175,7 +176,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Sends a request on an idle connection, a new one, or later.
-    fn start_call(&mut self, call: Call, intended_us: u64) {
+    fn start_call(&mut self, call: Call<'a>, intended_us: u64) {
         if let Some(place) = self.idle.pop() {
             self.begin(place, call, intended_us);
             return;
@@ -218,7 +219,7 @@ impl<'a> Worker<'a> {
         Ok(place)
     }
 
-    fn begin(&mut self, place: usize, call: Call, intended_us: u64) {
+    fn begin(&mut self, place: usize, call: Call<'a>, intended_us: u64) {
         let started_us = self.now_us();
         let Some(connection) = &mut self.slots[place].connection else {
             return;
@@ -237,7 +238,7 @@ impl<'a> Worker<'a> {
     }
 
     /// A socket is ready. Returns the time at the end of it.
-    fn ready(&mut self, token: u64, ended: bool) -> u64 {
+    fn ready(&mut self, token: u64, flags: epoll::EventFlags) -> u64 {
         let (place, generation) = (token as u32 as usize, (token >> 32) as u32);
         let current = self
             .slots
@@ -257,7 +258,10 @@ impl<'a> Worker<'a> {
         if self.phase(place) == Some(Phase::Writing) {
             self.write(place);
         }
-        self.read(place, ended)
+        match flags.intersects(READABLE) {
+            true => self.read(place, flags.intersects(ENDED)),
+            false => self.now_us(),
+        }
     }
 
     fn phase(&self, place: usize) -> Option<Phase> {
@@ -351,6 +355,15 @@ impl<'a> Worker<'a> {
         if let Some(exchange) = connection.exchange.take() {
             self.in_flight -= 1;
             let sample = self.run.stamps.keep(exchange.sample, &connection.chunks);
+            if let Some(fault) = sample.fault {
+                let said = connection.said();
+                self.run
+                    .said
+                    .entry(fault)
+                    .or_insert_with(|| said.to_owned());
+            }
+            self.pacer
+                .ended(sample.index, self.now_us(), sample.fault.is_some());
             self.run.samples.push(sample);
         }
         if reusable {
@@ -387,7 +400,7 @@ impl<'a> Worker<'a> {
         self.now_us().max(now_us)
     }
 
-    fn begin_anew(&mut self, call: Call, earlier: Sample) {
+    fn begin_anew(&mut self, call: Call<'a>, earlier: Sample) {
         match self.connect() {
             Ok(place) => {
                 self.begin(place, call, earlier.intended_us);
@@ -455,6 +468,8 @@ impl<'a> Worker<'a> {
 
     fn keep(&mut self, sample: Sample, chunks: &[Chunk]) {
         let sample = self.run.stamps.keep(sample, chunks);
+        self.pacer
+            .ended(sample.index, self.now_us(), sample.fault.is_some());
         self.run.samples.push(sample);
     }
 }
@@ -463,7 +478,7 @@ fn token(place: usize, generation: u32) -> epoll::EventData {
     epoll::EventData::new_u64(u64::from(generation) << 32 | place as u64)
 }
 
-fn sample(call: &Call, intended_us: u64, started_us: u64, reused: bool) -> Sample {
+fn sample(call: &Call<'_>, intended_us: u64, started_us: u64, reused: bool) -> Sample {
     Sample {
         index: call.index,
         intended_us,

@@ -28,6 +28,7 @@ pub(crate) fn plan(url: &str, requests: u64) -> Plan {
         prompt: PromptLength::Chars(Lengths::Constant(100)),
         output_tokens: Lengths::Constant(8),
         ignore_eos: false,
+        trace: None,
         shared_prefix: None,
         seed: 7,
         threads: 1,
@@ -36,7 +37,7 @@ pub(crate) fn plan(url: &str, requests: u64) -> Plan {
     }
 }
 
-fn measure(plan: &Plan) -> Run {
+pub(crate) fn measure(plan: &Plan) -> Run {
     run(plan, &AtomicBool::new(false)).unwrap()
 }
 
@@ -246,6 +247,38 @@ fn a_refusal_keeps_its_retry_after_and_the_connection() {
 }
 
 #[test]
+fn what_an_engine_says_of_a_fault_is_kept_once() {
+    let server = Server::new(|number, socket| match number % 2 {
+        0 => send(
+            socket,
+            "HTTP/1.1 400 Bad\r\ncontent-length: 8\r\n\r\ntoo long",
+        ),
+        _ => send(
+            socket,
+            &chunked(
+                "text/event-stream",
+                "data: {\"error\":\"died\"}\n\ndata: [DONE]\n\n",
+            ),
+        ),
+    });
+    let asked = plan(&server.url, 8);
+    let report = Report::new(&asked, None, &measure(&asked));
+    let said: Vec<(&str, &str)> = report
+        .counts
+        .said
+        .iter()
+        .map(|(kind, said)| (kind.as_str(), said.as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("engine_error", "{\"error\":\"died\"}"),
+            ("status_400", "too long")
+        ]
+    );
+}
+
+#[test]
 fn a_hang_is_given_up_and_the_rest_goes_on() {
     let server = Server::new(|number, socket| match number {
         0 => {
@@ -346,6 +379,76 @@ fn threads_share_the_work_and_change_neither_instants_nor_prompts() {
         .flat_map(|body| [body.clone(), body.clone()])
         .collect();
     assert_eq!(both, twice);
+}
+
+#[test]
+fn a_closed_loop_keeps_its_number_and_thinks() {
+    let server = Server::new(|_, socket| {
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+        send(socket, &stream(&["a"], Some((1, 1))))
+    });
+    let mut asked = plan(&server.url, 30);
+    asked.threads = 2;
+    asked.pace = Pace::Closed {
+        concurrency: 3,
+        think: "5ms".parse().unwrap(),
+    };
+    let run = measure(&asked);
+    assert_eq!(run.samples.len(), 30);
+    assert_eq!(run.connections, 3);
+    let mut changes: Vec<(u64, i64)> = Vec::new();
+    for sample in &run.samples {
+        changes.push((sample.started_us, 1));
+        changes.push((sample.last_byte_us.unwrap(), -1));
+    }
+    changes.sort_unstable();
+    let most = changes.iter().scan(0, |at_once, (_, change)| {
+        *at_once += change;
+        Some(*at_once)
+    });
+    assert_eq!(most.max(), Some(3));
+    // Whoever asks again has had an answer, and thought.
+    let mut ends: Vec<u64> = run
+        .samples
+        .iter()
+        .filter_map(|sample| sample.last_byte_us)
+        .collect();
+    ends.sort_unstable();
+    for sample in run.samples.iter().filter(|sample| sample.intended_us > 0) {
+        let before = ends
+            .iter()
+            .filter(|end| **end + 5000 <= sample.intended_us)
+            .count();
+        assert!(before > 0, "{sample:?}");
+    }
+    assert_eq!(
+        run.samples
+            .iter()
+            .filter(|sample| sample.intended_us == 0)
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn a_closed_loop_does_not_spin_against_an_engine_that_is_away() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut asked = plan(&format!("http://{free}"), 1_000_000);
+    asked.bound.duration_us = Some(250_000);
+    asked.pace = Pace::Closed {
+        concurrency: 2,
+        think: "0s".parse().unwrap(),
+    };
+    let run = measure(&asked);
+    // Two at once, at 0, 100 and 200 ms; fewer on a machine that is busy.
+    assert!(
+        (2..=6).contains(&run.samples.len()),
+        "{}",
+        run.samples.len()
+    );
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod events;
 mod figures;
 mod framing;
 mod server;
+mod traces;
