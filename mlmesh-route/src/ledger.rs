@@ -25,11 +25,32 @@ struct Slot {
     in_flight: AtomicU32,
     /// Requests that were ever sent there.
     bookings: AtomicU64,
-    /// Predicted prefill of all that has no first token yet.
+    /// Requests that have no first token yet.
+    pending: AtomicU32,
+    /// Predicted prefill of those.
     booked_us: AtomicU64,
     /// When that will be done, if it goes as predicted.
     free_at_us: AtomicU64,
+    /// When the newest first token came.
+    told_us: AtomicU64,
+    /// By how much predictions are off, up or down, as a part of 2^20.
+    error: AtomicU32,
 }
+
+/// What keeps a target from new work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How long it is expected to.
+    pub expected_us: u64,
+    /// By how much longer it may well take, from how wrong earlier predictions were.
+    pub doubt_us: u64,
+}
+
+const ONE: f64 = (1 << 20) as f64;
+/// Weight of the newest prediction in the mean of errors.
+const ERROR_WEIGHT: f64 = 1.0 / 16.0;
+/// An error counts for no more than a factor of e².
+const ERROR_MAX: f64 = 2.0;
 
 impl Default for Ledger {
     fn default() -> Self {
@@ -58,13 +79,21 @@ impl Ledger {
         self.slot(target).bookings.load(Ordering::Relaxed)
     }
 
-    /// For how long what was sent there keeps the target busy.
+    /// For how long what was sent there keeps the target busy. What should be done and
+    /// is not goes on for half of what predictions are usually off.
     #[must_use]
-    pub fn backlog_us(&self, target: TargetId, now_us: u64) -> u64 {
+    pub fn backlog(&self, target: TargetId, now_us: u64) -> Backlog {
         let slot = self.slot(target);
-        slot.free_at_us
-            .load(Ordering::Relaxed)
-            .saturating_sub(now_us)
+        if slot.pending.load(Ordering::Relaxed) == 0 {
+            return Backlog::default();
+        }
+        let booked_us = slot.booked_us.load(Ordering::Relaxed);
+        let doubt_us = self.doubt_us(target, booked_us);
+        let free_at_us = slot.free_at_us.load(Ordering::Relaxed);
+        Backlog {
+            expected_us: free_at_us.saturating_sub(now_us).max(doubt_us / 2),
+            doubt_us,
+        }
     }
 
     /// A request goes there.
@@ -72,29 +101,58 @@ impl Ledger {
         let slot = self.slot(target);
         slot.in_flight.fetch_add(1, Ordering::Relaxed);
         slot.bookings.fetch_add(1, Ordering::Relaxed);
+        slot.pending.fetch_add(1, Ordering::Relaxed);
         slot.booked_us.fetch_add(prefill_us, Ordering::Relaxed);
         let later = |free_at: u64| Some(free_at.max(now_us).saturating_add(prefill_us));
-        let updated = slot
+        let _ = slot
             .free_at_us
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
-        debug_assert!(updated.is_ok(), "the closure always has a value");
     }
 
-    /// What was booked for a request is done, or will not be: what is left begins now.
-    pub(crate) fn settle(&self, target: TargetId, now_us: u64, prefill_us: u64) {
+    /// By how much the target may well need longer, or less, than was predicted.
+    pub(crate) fn doubt_us(&self, target: TargetId, prefill_us: u64) -> u64 {
+        let error = f64::from(self.slot(target).error.load(Ordering::Relaxed)) / ONE;
+        (prefill_us as f64 * error) as u64
+    }
+
+    /// A first token came: what was booked for it is done, and what is left begins now.
+    pub(crate) fn answered(&self, target: TargetId, now_us: u64, bound_us: u64, prefill_us: u64) {
         let slot = self.slot(target);
-        let booked = slot.booked_us.fetch_sub(prefill_us, Ordering::Relaxed);
-        let left = booked.saturating_sub(prefill_us);
+        let told_us = slot.told_us.swap(now_us, Ordering::Relaxed);
+        let took_us = now_us.saturating_sub(told_us.max(bound_us)).max(1);
+        let off = (took_us as f64 / prefill_us.max(1) as f64).ln().abs();
+        let error = f64::from(slot.error.load(Ordering::Relaxed)) / ONE;
+        let error = error + ERROR_WEIGHT * (off.min(ERROR_MAX) - error);
+        slot.error.store((error * ONE) as u32, Ordering::Relaxed);
+        self.release(target, now_us, prefill_us);
+    }
+
+    /// What was booked for a request is done, or will not be.
+    pub(crate) fn release(&self, target: TargetId, now_us: u64, prefill_us: u64) {
+        let slot = self.slot(target);
+        lower(&slot.pending, 1);
+        let less = |booked: u64| Some(booked.saturating_sub(prefill_us));
+        let booked = slot
+            .booked_us
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let left = booked.unwrap_or_default().saturating_sub(prefill_us);
         slot.free_at_us
             .store(now_us.saturating_add(left), Ordering::Relaxed);
     }
 
     /// A request has ended there.
     pub(crate) fn ended(&self, target: TargetId) {
-        self.slot(target).in_flight.fetch_sub(1, Ordering::Relaxed);
+        lower(&self.slot(target).in_flight, 1);
     }
 
     fn slot(&self, target: TargetId) -> &Slot {
         &self.slots[target.index()]
     }
+}
+
+/// Never below zero, whatever is told twice.
+fn lower(count: &AtomicU32, by: u32) {
+    let less = |count: u32| Some(count.saturating_sub(by));
+    // The closure always has a value, so there is no refusal to look at.
+    let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
 }

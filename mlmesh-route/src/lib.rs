@@ -32,7 +32,7 @@ pub use mlmesh_strategy::{
 };
 
 pub use allowance::Allowance;
-pub use ledger::Ledger;
+pub use ledger::{Backlog, Ledger};
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
 pub use router::{Booking, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict};
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};

@@ -1,6 +1,6 @@
 //! Admit, filter, score, pick; and what comes of it later.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Situation, Strategy};
@@ -20,6 +20,8 @@ pub struct Router<F> {
     queue: Mutex<Queue>,
     /// How many wait; read without the lock.
     waiting: AtomicUsize,
+    /// Prefill that they are predicted to need.
+    waiting_us: AtomicU64,
 }
 
 /// What comes of an offer.
@@ -136,6 +138,7 @@ impl<F: Forecast> Router<F> {
             ledger: Ledger::default(),
             queue: Mutex::new(Queue::default()),
             waiting: AtomicUsize::new(0),
+            waiting_us: AtomicU64::new(0),
         }
     }
 
@@ -164,6 +167,38 @@ impl<F: Forecast> Router<F> {
         }
     }
 
+    /// Takes requests that came in the same moment: where they wait for targets anyway,
+    /// none goes first because it was read first.
+    pub fn offer_all(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        asks: &[Ask],
+        scratch: &mut Scratch,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(late) = self.policy.late.filter(|_| asks.len() > 1) else {
+            for ask in asks {
+                effects.push(match self.offer(now_us, snapshot, ask, scratch) {
+                    Outcome::Bind(booking) => Effect::Bind(booking),
+                    Outcome::Reject(refusal) => Effect::Refuse(ask.request, refusal),
+                    Outcome::Wait { look_again_us } => Effect::WakeAt(look_again_us),
+                });
+            }
+            return;
+        };
+        let mut queue = self.queue();
+        for ask in asks {
+            queue.push(now_us, ask);
+        }
+        self.drain(&mut queue, now_us, snapshot, effects);
+        while queue.len() > late.queue_max {
+            let refusal = self.full(now_us, snapshot, late.queue_max);
+            effects.extend(queue.pop().map(|request| Effect::Refuse(request, refusal)));
+        }
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+    }
+
     /// What would come of a request now. Takes no lock and writes nothing but the
     /// strategy's own position.
     pub fn decide(
@@ -182,12 +217,17 @@ impl<F: Forecast> Router<F> {
     /// Takes note of what happened, and says what is to be done now.
     pub fn step(&self, now_us: u64, snapshot: &Snapshot, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::FirstToken(booking) => self.settle(now_us, booking),
+            Event::FirstToken(booking) => {
+                let terms = booking.terms;
+                self.ledger
+                    .answered(terms.target, now_us, booking.bound_us, terms.prefill_us);
+            }
             Event::Ended { booking, answered } => {
+                let terms = booking.terms;
                 if !answered {
-                    self.settle(now_us, booking);
+                    self.ledger.release(terms.target, now_us, terms.prefill_us);
                 }
-                self.ledger.ended(booking.terms.target);
+                self.ledger.ended(terms.target);
             }
             Event::Gone(request) => {
                 let mut queue = self.queue();
@@ -199,8 +239,7 @@ impl<F: Forecast> Router<F> {
         // Nobody else waits: the lock is not worth taking.
         if self.waiting() > 0 {
             let mut queue = self.queue();
-            queue.drain(self, now_us, snapshot, effects);
-            self.waiting.store(queue.len(), Ordering::Relaxed);
+            self.drain(&mut queue, now_us, snapshot, effects);
         }
     }
 
@@ -218,10 +257,13 @@ impl<F: Forecast> Router<F> {
         let needs_forecast = self.strategy.needs_forecast();
         candidates.clear();
         for target in snapshot.targets.iter().filter(|target| target.usable) {
+            let backlog = self.ledger.backlog(target.id, now_us);
             let mut candidate = Candidate {
                 target: target.id,
                 in_flight: self.ledger.in_flight(target.id),
-                queued_us: self.ledger.backlog_us(target.id, now_us),
+                queued_us: backlog.expected_us,
+                queued_doubt_us: backlog.doubt_us,
+                prefill_doubt_us: 0,
                 cached_tokens: 0,
                 prefill_us: 0,
                 decode_us: 0,
@@ -261,12 +303,15 @@ impl<F: Forecast> Router<F> {
         candidate.prefill_us = self
             .forecast
             .prefill_us(target, ask, candidate.cached_tokens);
+        candidate.prefill_doubt_us = self.ledger.doubt_us(target, candidate.prefill_us);
     }
 
     /// Whether a request goes to what suits it best, waits for it, or is refused.
     fn judge(&self, now_us: u64, snapshot: &Snapshot, ask: &Ask, best: Candidate) -> Verdict {
         let predicted_us = now_us.saturating_add(best.ttft_us());
-        if self.policy.refuse_hopeless && predicted_us > ask.deadline_us {
+        // A prediction is not held against a request by more than it is worth.
+        let hoped_us = predicted_us.saturating_sub(best.prefill_doubt_us);
+        if self.policy.refuse_hopeless && hoped_us > ask.deadline_us {
             return Verdict::Reject(Refusal {
                 reason: Reason::DeadlineMissed {
                     predicted_us,
@@ -276,7 +321,9 @@ impl<F: Forecast> Router<F> {
             });
         }
         match self.policy.late {
-            Some(late) if best.queued_us > late.backlog_us_max => Verdict::Wait(best),
+            Some(late) if best.queued_us + best.queued_doubt_us > late.backlog_us_max => {
+                Verdict::Wait(best)
+            }
             _ => Verdict::Bind(best),
         }
     }
@@ -295,7 +342,7 @@ impl<F: Forecast> Router<F> {
     /// When a target will be within the bound.
     pub(crate) fn free_us(&self, now_us: u64, target: &Candidate) -> u64 {
         let bound = self.policy.late.map_or(0, |late| late.backlog_us_max);
-        now_us + target.queued_us.saturating_sub(bound)
+        now_us + (target.queued_us + target.queued_doubt_us).saturating_sub(bound)
     }
 
     pub(crate) const fn policy(&self) -> &Policy {
@@ -306,31 +353,47 @@ impl<F: Forecast> Router<F> {
         let queue_max = self.policy.late.map_or(0, |late| late.queue_max);
         let mut queue = self.queue();
         if queue.len() >= queue_max {
-            return Outcome::Reject(Refusal {
-                reason: Reason::QueueFull { queue_max },
-                retry_after_us: self.drained_in_us(now_us, snapshot),
-            });
+            return Outcome::Reject(self.full(now_us, snapshot, queue_max));
         }
-        queue.push(ask);
+        queue.push(now_us, ask);
         self.waiting.store(queue.len(), Ordering::Relaxed);
+        self.waiting_us
+            .fetch_add(best.prefill_us, Ordering::Relaxed);
         Outcome::Wait {
             look_again_us: self.free_us(now_us, best),
         }
     }
 
-    fn settle(&self, now_us: u64, booking: Booking) {
-        let terms = booking.terms;
-        self.ledger.settle(terms.target, now_us, terms.prefill_us);
+    fn drain(
+        &self,
+        queue: &mut Queue,
+        now_us: u64,
+        snapshot: &Snapshot,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting_us = queue.drain(self, now_us, snapshot, effects);
+        self.waiting_us.store(waiting_us, Ordering::Relaxed);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
     }
 
-    /// How long the targets work on what they were sent: each does in a microsecond
-    /// what was predicted to take one.
+    fn full(&self, now_us: u64, snapshot: &Snapshot, queue_max: usize) -> Refusal {
+        Refusal {
+            reason: Reason::QueueFull { queue_max },
+            retry_after_us: self.drained_in_us(now_us, snapshot),
+        }
+    }
+
+    /// How long the targets work on what they were sent and what waits: each drains in
+    /// a microsecond what was predicted to take it one.
     fn drained_in_us(&self, now_us: u64, snapshot: &Snapshot) -> u64 {
         let usable = snapshot.targets.iter().filter(|target| target.usable);
-        let (count, booked) = usable.fold((0_u64, 0_u64), |(count, booked), target| {
-            let backlog_us = self.ledger.backlog_us(target.id, now_us);
-            (count + 1, booked.saturating_add(backlog_us))
-        });
+        let (count, booked) = usable.fold(
+            (0_u64, self.waiting_us.load(Ordering::Relaxed)),
+            |(count, booked), target| {
+                let backlog_us = self.ledger.backlog(target.id, now_us).expected_us;
+                (count + 1, booked.saturating_add(backlog_us))
+            },
+        );
         (booked / count.max(1)).max(RETRY_AFTER_US_MIN)
     }
 

@@ -1,8 +1,7 @@
 //! A trace on reference engines under one router.
 
 use mlmesh_route::{
-    Ask, Booking, Effect, Event, Forecast, Outcome, Policy, RequestId, Router, Scratch, Snapshot,
-    Strategy,
+    Ask, Booking, Effect, Event, Forecast, Policy, RequestId, Router, Scratch, Snapshot, Strategy,
 };
 
 use crate::agenda::Agenda;
@@ -107,18 +106,20 @@ pub fn replay(replay: Replay<'_>) -> Replayed {
     };
     let mut scratch = Scratch::default();
     let mut effects = Vec::new();
-    for (number, request) in trace.requests.iter().enumerate() {
-        running.until(request.at_us, &router, &snapshot, &mut effects);
-        running.result.events += 1;
-        let ask = ask(number, request, chance.next());
-        match router.offer(request.at_us, &snapshot, &ask, &mut scratch) {
-            Outcome::Bind(booking) => running.bind(request.at_us, booking),
-            Outcome::Wait { look_again_us } if look_again_us < running.tick_us => {
-                running.tick_at(look_again_us);
-            }
-            Outcome::Wait { .. } => {}
-            Outcome::Reject(_) => {}
+    let mut asks = Vec::new();
+    let mut number = 0;
+    // A trace's clock has steps: what has the same time came in the same moment.
+    for together in trace.requests.chunk_by(|a, b| a.at_us == b.at_us) {
+        let now_us = together[0].at_us;
+        running.until(now_us, &router, &snapshot, &mut effects);
+        asks.clear();
+        for request in together {
+            asks.push(ask(number, request, chance.next()));
+            number += 1;
         }
+        running.result.events += together.len() as u64;
+        router.offer_all(now_us, &snapshot, &asks, &mut scratch, &mut effects);
+        running.carry_out(now_us, &mut effects);
     }
     running.until(u64::MAX, &router, &snapshot, &mut effects);
     running.result.busy_us = running.engines.iter().map(|one| one.busy_us).collect();
@@ -190,12 +191,16 @@ impl Running<'_> {
                 }
             }
             self.result.events += 1;
-            for effect in effects.drain(..) {
-                match effect {
-                    Effect::Bind(booking) => self.bind(now_us, booking),
-                    Effect::Refuse(..) => {}
-                    Effect::WakeAt(at_us) => self.tick_at(at_us),
-                }
+            self.carry_out(now_us, effects);
+        }
+    }
+
+    fn carry_out(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Bind(booking) => self.bind(now_us, booking),
+                Effect::Refuse(..) => {}
+                Effect::WakeAt(at_us) => self.tick_at(at_us),
             }
         }
     }

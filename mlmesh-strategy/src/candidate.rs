@@ -12,10 +12,14 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Until when what was sent there before keeps it from this prompt.
     pub queued_us: u64,
+    /// By how much longer that may well take; not a part of the prediction.
+    pub queued_doubt_us: u64,
     /// How much of the prompt it is expected to hold already.
     pub cached_tokens: u64,
     /// How long it works on the rest of the prompt.
     pub prefill_us: u64,
+    /// By how much longer, or less; not a part of the prediction.
+    pub prefill_doubt_us: u64,
     /// What the answers that it is writing meanwhile add to that.
     pub decode_us: u64,
     /// The way there and back.

@@ -111,3 +111,35 @@ fn nobody_beats_the_floor() {
         assert!(row.cached_ratio <= floor.cached_ratio, "{}", row.strategy);
     }
 }
+
+/// The prototype's shares with exact predictions, and with such that are off.
+#[test]
+fn late_binding_reaches_the_known_goodput() {
+    let known = [(12, 99.9, 99.8), (10, 99.2, 98.6), (8, 95.7, 94.1)];
+    for (engines, exact, off) in known {
+        for (sigma, least, seeds) in [(0.0, exact, 0..1), (0.3, off, 0..3)] {
+            let rows = rows(engines, &["hybrid_mesh"], seeds, sigma);
+            let percent = rows[0].goodput * 100.0;
+            println!("{engines} engines, sigma {sigma}: {percent:.2} %, {least} % known");
+            assert!(percent >= least - 0.05, "{engines} engines, sigma {sigma}");
+            let tenths = rows[0].goodput_by_length;
+            if engines == 10 {
+                assert!(tenths.iter().all(|share| *share >= 0.94), "{tenths:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn late_binding_costs_nothing_where_there_is_room() {
+    let rows = rows(16, &["hybrid_mesh", "least_ttft"], 0..1, 0.0);
+    let (hybrid, immediate) = (&rows[0], &rows[1]);
+    assert_eq!(hybrid.goodput, 1.0);
+    assert!(hybrid.ttft_s.mean <= 2.74, "{:?}", hybrid.ttft_s);
+    assert!(hybrid.ttft_s.p99 <= 34.4, "{:?}", hybrid.ttft_s);
+    assert!(
+        hybrid.ttft_s.mean < immediate.ttft_s.mean,
+        "{:?}",
+        immediate.ttft_s
+    );
+}

@@ -1,0 +1,55 @@
+//! The books under many threads, and when something is told twice.
+
+use mlmesh_route::{Event, Policy, TargetId};
+
+use crate::plain::{Bench, ask};
+
+#[test]
+fn books_are_even_after_many_threads() {
+    let bench = Bench::new(4, Policy::default());
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (router, snapshot) = (&bench.router, &bench.snapshot);
+            scope.spawn(move || {
+                let mut scratch = mlmesh_route::Scratch::default();
+                let mut effects = Vec::new();
+                for step in 0..500 {
+                    let ask = ask(thread * 1_000 + step, 100);
+                    let outcome = router.offer(step, snapshot, &ask, &mut scratch);
+                    let mlmesh_route::Outcome::Bind(booking) = outcome else {
+                        panic!("{outcome:?}")
+                    };
+                    let answered = step % 3 > 0;
+                    if answered {
+                        router.step(step, snapshot, Event::FirstToken(booking), &mut effects);
+                    }
+                    let ended = Event::Ended { booking, answered };
+                    router.step(step, snapshot, ended, &mut effects);
+                }
+            });
+        }
+    });
+    let ledger = bench.router.ledger();
+    let bookings: u64 = (0..4).map(|target| ledger.bookings(TargetId(target))).sum();
+    assert_eq!(bookings, 2_000);
+    for target in (0..4).map(TargetId) {
+        assert_eq!(ledger.in_flight(target), 0);
+        assert_eq!(ledger.backlog(target, 1_000).expected_us, 0);
+    }
+}
+
+#[test]
+fn an_end_that_is_told_twice_counts_for_nothing() {
+    let mut bench = Bench::new(1, Policy::default());
+    let booking = bench.bind(0, &ask(0, 100));
+    let ended = Event::Ended {
+        booking,
+        answered: false,
+    };
+    bench.step(1, ended);
+    bench.step(2, ended);
+    let ledger = bench.router.ledger();
+    assert_eq!(ledger.in_flight(TargetId(0)), 0);
+    assert_eq!(ledger.backlog(TargetId(0), 2).expected_us, 0);
+    assert_eq!(bench.bind(3, &ask(1, 100)).terms.queued_us, 0);
+}

@@ -1,0 +1,6 @@
+//! The router from outside: tables of offers and events, and what comes of them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod binding;
+mod ledger;
+mod plain;

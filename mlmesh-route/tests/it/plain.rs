@@ -1,0 +1,117 @@
+//! A forecast that believes what a test says, and short words for the rest.
+
+use std::sync::Mutex;
+
+use mlmesh_route::{
+    Ask, BlockHash, Booking, Effect, Event, Forecast, Late, LeastPredictedTtft, Outcome, Policy,
+    RequestId, Router, Scratch, Snapshot, Strategy, TargetId,
+};
+
+/// A token takes a millisecond, and a target holds what it was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Plain {
+    held: Mutex<Vec<(TargetId, BlockHash)>>,
+}
+
+impl Forecast for Plain {
+    fn cached_tokens(&self, target: TargetId, ask: &Ask) -> u64 {
+        let held = self.held.lock().unwrap();
+        let blocks = ask.blocks.iter();
+        100 * blocks
+            .take_while(|block| held.contains(&(target, **block)))
+            .count() as u64
+    }
+
+    fn prefill_us(&self, _target: TargetId, ask: &Ask, cached_tokens: u64) -> u64 {
+        (ask.prompt_tokens - cached_tokens) * 1_000
+    }
+
+    fn bound(&self, target: TargetId, ask: &Ask) {
+        let blocks = ask.blocks.iter().map(|block| (target, *block));
+        self.held.lock().unwrap().extend(blocks);
+    }
+}
+
+pub(crate) struct Bench {
+    pub(crate) router: Router<Plain>,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) scratch: Scratch,
+}
+
+impl Bench {
+    pub(crate) fn new(targets: u16, policy: Policy) -> Self {
+        let strategy = Box::new(LeastPredictedTtft {
+            name: "hybrid_mesh",
+        });
+        Self::with(targets, policy, strategy)
+    }
+
+    pub(crate) fn with(targets: u16, policy: Policy, strategy: Box<dyn Strategy>) -> Self {
+        Self {
+            router: Router::new(strategy, policy, Plain::default()),
+            snapshot: Snapshot::of_equals(targets),
+            scratch: Scratch::default(),
+        }
+    }
+
+    pub(crate) fn offer(&mut self, now_us: u64, ask: &Ask) -> Outcome {
+        self.router
+            .offer(now_us, &self.snapshot, ask, &mut self.scratch)
+    }
+
+    /// An offer that has to be bound.
+    pub(crate) fn bind(&mut self, now_us: u64, ask: &Ask) -> Booking {
+        match self.offer(now_us, ask) {
+            Outcome::Bind(booking) => booking,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn step(&self, now_us: u64, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.router
+            .step(now_us, &self.snapshot, event, &mut effects);
+        effects
+    }
+
+    /// First token and end at once; who is bound by it, and where.
+    pub(crate) fn finish(&self, now_us: u64, booking: Booking) -> Vec<(u64, u16)> {
+        let mut effects = self.step(now_us, Event::FirstToken(booking));
+        effects.extend(self.step(
+            now_us,
+            Event::Ended {
+                booking,
+                answered: true,
+            },
+        ));
+        bound(&effects)
+    }
+}
+
+pub(crate) fn bound(effects: &[Effect]) -> Vec<(u64, u16)> {
+    let bound = effects.iter().filter_map(|effect| match effect {
+        Effect::Bind(booking) => Some((booking.request.0, booking.terms.target.0)),
+        Effect::Refuse(..) | Effect::WakeAt(_) => None,
+    });
+    bound.collect()
+}
+
+/// A request without a deadline and without anything in common with others.
+pub(crate) fn ask(request: u64, prompt_tokens: u64) -> Ask {
+    Ask {
+        request: RequestId(request),
+        prompt_tokens,
+        blocks: [BlockHash(1_000_000 + request)].into(),
+        session: None,
+        deadline_us: u64::MAX,
+        chance: request,
+    }
+}
+
+/// Bound late with the defaults, and the hopeless are refused.
+pub(crate) fn late() -> Policy {
+    Policy {
+        late: Some(Late::default()),
+        refuse_hopeless: true,
+    }
+}
