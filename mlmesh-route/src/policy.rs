@@ -2,8 +2,8 @@
 
 /// How long what a target was sent may keep it busy before it is sent no more.
 pub const BACKLOG_US: u64 = 500_000;
-/// Requests that wait in one router.
-pub const QUEUE_MAX: usize = 16_384;
+/// Requests that wait in one router. All are looked at whenever a target comes free.
+pub const QUEUE_MAX: usize = 4_096;
 
 /// The settings of a router.
 #[derive(Debug, Clone, Copy, Default)]

@@ -26,6 +26,11 @@ impl Chance {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Exponential with mean one.
+    pub(crate) fn exponential(&mut self) -> f64 {
+        -self.part().ln()
+    }
+
     /// Normal with mean zero and deviation one (Box and Muller, 1958).
     pub(crate) fn normal(&mut self) -> f64 {
         (-2.0 * self.part().ln()).sqrt() * (std::f64::consts::TAU * self.part()).cos()

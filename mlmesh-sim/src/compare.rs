@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::lineup::Contender;
-use crate::reference::{CACHE_BLOCKS, NODE_GPUS, slo_us};
+use crate::reference::{CACHE_BLOCKS, NODE_GPUS, Service, slo_us};
 use crate::replay::{Replay, Replayed, floor, replay};
 use crate::statistics::{Summary, half_width_95, mean};
 use crate::trace::Trace;
@@ -85,6 +85,7 @@ pub fn compare(trace: &Trace, comparison: &Comparison) -> Compared {
             replay(Replay {
                 trace,
                 engines: comparison.engines,
+                service: Service::Reference,
                 cache_blocks: CACHE_BLOCKS,
                 strategy: contender.strategy(common_blocks, *seed),
                 policy: contender.policy(),

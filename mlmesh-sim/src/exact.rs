@@ -10,23 +10,27 @@ use mlmesh_route::{Ask, Forecast, TargetId};
 
 use crate::cache::PrefixCache;
 use crate::chance::Chance;
-use crate::reference;
+use crate::reference::{self, Service};
+use crate::replay::Replay;
 
 #[derive(Debug)]
 pub(crate) struct Exact {
     caches: RefCell<Vec<PrefixCache>>,
+    service: Service,
     /// Standard deviation of the logarithm of a prediction's error.
     sigma: f64,
     seed: u64,
 }
 
 impl Exact {
-    pub(crate) fn new(nodes: u16, blocks_max: usize, sigma: f64, seed: u64) -> Self {
-        let caches = (0..nodes).map(|_| PrefixCache::new(blocks_max)).collect();
+    pub(crate) fn of(replay: &Replay<'_>) -> Self {
+        let cache = |_| PrefixCache::new(replay.cache_blocks);
+        let caches = (0..replay.engines).map(cache).collect();
         Self {
             caches: RefCell::new(caches),
-            sigma,
-            seed,
+            service: replay.service,
+            sigma: replay.sigma,
+            seed: replay.seed,
         }
     }
 }
@@ -38,7 +42,7 @@ impl Forecast for Exact {
     }
 
     fn prefill_us(&self, _target: TargetId, ask: &Ask, cached_tokens: u64) -> u64 {
-        let exact = reference::prefill_us(ask.prompt_tokens, cached_tokens);
+        let exact = self.service.prefill_us(ask.prompt_tokens, cached_tokens);
         if self.sigma == 0.0 {
             return exact;
         }

@@ -18,11 +18,13 @@ mod lineup;
 mod reference;
 mod replay;
 mod statistics;
+mod synthetic;
 mod trace;
 
 pub use compare::{COMPARE_SCHEMA, Compared, Comparison, Row, Spread, compare};
 pub use lineup::{Contender, LineupError, STRATEGIES};
-pub use reference::{BLOCK_TOKENS, CACHE_BLOCKS, prefill_us, slo_us};
+pub use reference::{BLOCK_TOKENS, CACHE_BLOCKS, Service, prefill_us, slo_us};
 pub use replay::{Replay, Replayed, Served, floor, replay};
-pub use statistics::{Summary, percentile};
+pub use statistics::{Summary, half_width, percentile};
+pub use synthetic::{Lengths, poisson};
 pub use trace::{Format, Request, Trace, TraceError};

@@ -84,7 +84,8 @@ impl Contender {
     }
 
     /// What its router keeps and refuses.
-    pub(crate) fn policy(&self) -> Policy {
+    #[must_use]
+    pub fn policy(&self) -> Policy {
         Policy {
             late: self.late.map(|order| Late {
                 order,
@@ -96,7 +97,8 @@ impl Contender {
 
     /// A strategy that has decided nothing yet. The first blocks that all requests have
     /// in common are told to the one that cannot find out.
-    pub(crate) fn strategy(&self, common_blocks: usize, seed: u64) -> Box<dyn Strategy> {
+    #[must_use]
+    pub fn strategy(&self, common_blocks: usize, seed: u64) -> Box<dyn Strategy> {
         match self.base {
             "baseline_rr" => Box::new(BaselineRoundRobin),
             "random" => Box::new(Random),

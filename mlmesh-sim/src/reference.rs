@@ -11,6 +11,25 @@ pub const CACHE_BLOCKS: usize = 1_000;
 /// Accelerators of a node.
 pub(crate) const NODE_GPUS: f64 = 8.0;
 
+/// How long an engine works on a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// As the reference replay has it.
+    Reference,
+    /// A microsecond for each token that it does not hold: whatever distribution the
+    /// lengths have, the times have.
+    MicrosecondAToken,
+}
+
+impl Service {
+    pub(crate) fn prefill_us(self, prompt_tokens: u64, cached_tokens: u64) -> u64 {
+        match self {
+            Self::Reference => prefill_us(prompt_tokens, cached_tokens),
+            Self::MicrosecondAToken => prompt_tokens.saturating_sub(cached_tokens),
+        }
+    }
+}
+
 const LAYERS: f64 = 80.0;
 const WIDTH: f64 = 8_192.0;
 const FLOPS_A_SECOND: f64 = NODE_GPUS * 312e12 * 0.30;

@@ -8,7 +8,7 @@ use crate::agenda::Agenda;
 use crate::cache::PrefixCache;
 use crate::chance::Chance;
 use crate::exact::Exact;
-use crate::reference::{self, slo_us};
+use crate::reference::{self, Service, slo_us};
 use crate::trace::{Request, Trace};
 
 /// What is replayed how.
@@ -18,6 +18,8 @@ pub struct Replay<'a> {
     pub trace: &'a Trace,
     /// So many engines.
     pub engines: u16,
+    /// What each does with a prompt.
+    pub service: Service,
     /// Blocks that each holds.
     pub cache_blocks: usize,
     /// How targets are chosen.
@@ -35,6 +37,10 @@ pub struct Replay<'a> {
 pub struct Replayed {
     /// By request of the trace; none was refused.
     pub served: Vec<Option<Served>>,
+    /// How many were refused.
+    pub refused: usize,
+    /// Requests that were there, waiting or worked on, times how long.
+    pub presence_us: u128,
     /// How long each engine worked.
     pub busy_us: Vec<u64>,
     /// Arrivals, first tokens and ticks.
@@ -71,22 +77,25 @@ struct Running<'a> {
     engines: Vec<Engine>,
     /// When the router wants to look again; earlier wishes have lapsed.
     tick_us: u64,
+    service: Service,
+    present: u128,
+    /// Until when [`Replayed::presence_us`] is counted.
+    counted_us: u64,
     result: Replayed,
 }
 
 /// Replays a trace to its end.
 #[must_use]
 pub fn replay(replay: Replay<'_>) -> Replayed {
+    let mut chance = Chance::new(replay.seed, CHANCE_OF_ASKS);
+    let forecast = Exact::of(&replay);
     let Replay {
         trace,
         engines: count,
+        service,
         cache_blocks,
-        sigma,
-        seed,
         ..
     } = replay;
-    let mut chance = Chance::new(seed, CHANCE_OF_ASKS);
-    let forecast = Exact::new(count, cache_blocks, sigma, seed);
     let snapshot = Snapshot::of_equals(count);
     let router = Router::new(replay.strategy, replay.policy, forecast);
     let engine = |_| Engine {
@@ -98,7 +107,10 @@ pub fn replay(replay: Replay<'_>) -> Replayed {
         trace,
         agenda: Agenda::default(),
         engines: (0..count).map(engine).collect(),
+        service,
         tick_us: u64::MAX,
+        present: 0,
+        counted_us: 0,
         result: Replayed {
             served: vec![None; trace.requests.len()],
             ..Replayed::default()
@@ -112,6 +124,7 @@ pub fn replay(replay: Replay<'_>) -> Replayed {
     for together in trace.requests.chunk_by(|a, b| a.at_us == b.at_us) {
         let now_us = together[0].at_us;
         running.until(now_us, &router, &snapshot, &mut effects);
+        running.count(now_us, together.len() as i128);
         asks.clear();
         for request in together {
             asks.push(ask(number, request, chance.next()));
@@ -182,6 +195,7 @@ impl Running<'_> {
                     router.step(now_us, snapshot, Event::Tick, effects);
                 }
                 Happening::FirstToken(booking) => {
+                    self.count(now_us, -1);
                     router.step(now_us, snapshot, Event::FirstToken(booking), effects);
                     let ended = Event::Ended {
                         booking,
@@ -199,10 +213,21 @@ impl Running<'_> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Bind(booking) => self.bind(now_us, booking),
-                Effect::Refuse(..) => {}
+                Effect::Refuse(..) => {
+                    self.count(now_us, -1);
+                    self.result.refused += 1;
+                }
                 Effect::WakeAt(at_us) => self.tick_at(at_us),
             }
         }
+    }
+
+    /// So many come, or go.
+    fn count(&mut self, now_us: u64, change: i128) {
+        let since_us = u128::from(now_us - self.counted_us);
+        self.result.presence_us += self.present * since_us;
+        self.present = self.present.strict_add_signed(change);
+        self.counted_us = now_us;
     }
 
     fn tick_at(&mut self, at_us: u64) {
@@ -219,7 +244,9 @@ impl Running<'_> {
         let engine = &mut self.engines[booking.terms.target.index()];
         let hit = engine.cache.hit_blocks(&request.blocks);
         let cached_tokens = reference::cached_tokens(request.prompt_tokens, hit);
-        let cost_us = reference::prefill_us(request.prompt_tokens, cached_tokens);
+        let cost_us = self
+            .service
+            .prefill_us(request.prompt_tokens, cached_tokens);
         engine.cache.touch(&request.blocks);
         engine.busy_us += cost_us;
         engine.free_at_us = engine.free_at_us.max(now_us) + cost_us;

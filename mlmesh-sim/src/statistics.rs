@@ -47,13 +47,18 @@ pub(crate) fn mean(values: &[f64]) -> f64 {
 /// Half the width of the interval in which the mean of so many independent values lies
 /// with 95 % (Student's t); zero where fewer than two say nothing about it.
 pub(crate) fn half_width_95(values: &[f64]) -> f64 {
-    if values.len() < 2 {
-        return 0.0;
+    match values.len() {
+        0 | 1 => 0.0,
+        count => half_width(values, t_95(count - 1)),
     }
+}
+
+/// Half the width of an interval around the mean, of so many standard errors.
+#[must_use]
+pub fn half_width(values: &[f64], quantile: f64) -> f64 {
     let (count, mean) = (values.len() as f64, mean(values));
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let deviation = (squares / (count - 1.0)).sqrt();
-    t_95(values.len() - 1) * deviation / count.sqrt()
+    quantile * (squares / (count - 1.0) / count).sqrt()
 }
 
 /// The two-sided 95 % quantile of Student's t (tables up to 30, then its expansion
