@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use mlmesh_testkit::gateway::Gateway;
@@ -9,6 +10,8 @@ use mlmesh_testkit::http;
 use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::llama::{self, LlamaServer};
 use serde_json::Value;
+
+use crate::mlflow::python_with;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CHAT: &str = "/v1/chat/completions";
@@ -157,4 +160,62 @@ fn an_engine_that_is_not_there_is_left_out() {
         (status, &error["error"]["code"]),
         (502, &"target_unreachable".into())
     );
+}
+
+/// What people have: the client that OpenAI publishes.
+const CLIENT: &str = r#"
+import sys
+import openai
+
+client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=60)
+ask = dict(
+    model="tiny",
+    messages=[{"role": "user", "content": "What is the meaning of all this?"}],
+    max_tokens=24,
+    temperature=0,
+    seed=7,
+    extra_body={"cache_prompt": False},
+)
+if sys.argv[2] == "down":
+    try:
+        client.chat.completions.create(**ask)
+    except openai.InternalServerError as error:
+        print(error.status_code, error.code)
+    sys.exit()
+assert [model.id for model in client.models.list()] == ["tiny"]
+whole = client.chat.completions.create(**ask)
+pieces = []
+for piece in client.chat.completions.create(stream=True, **ask):
+    pieces += [choice.delta.content for choice in piece.choices if choice.delta.content]
+assert len(pieces) > 10, pieces
+assert "".join(pieces) == whole.choices[0].message.content, (pieces, whole)
+ask["max_tokens"] = 2000
+with client.chat.completions.create(stream=True, **ask) as stream:
+    next(iter(stream))
+print(whole.usage.completion_tokens)
+"#;
+
+#[test]
+fn the_openai_client_streams_and_reads_errors() {
+    let Some(python) = python_with("openai") else {
+        return;
+    };
+    let Some(place) = place() else { return };
+    let url = format!("http://{}/v1", place.gateway.address());
+    let run = |state: &str| {
+        let output = Command::new(python.join("bin/python"))
+            .args(["-c", CLIENT, &url, state])
+            .output()
+            .expect("Python starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert_eq!(run("up").trim(), "24");
+    // It left a stream in the middle.
+    assert!(wait_until(PATIENCE, || {
+        place.engines.iter().all(|engine| engine.busy_slots() == 0)
+    }));
+    drop(place.engines);
+    assert_eq!(run("down").trim(), "502 target_unreachable");
 }

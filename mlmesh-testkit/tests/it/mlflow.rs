@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::site::{Site, skipped};
 
 /// The folder of the tests' Python environment, where it has a module.
-fn python_with(module: &str) -> Option<PathBuf> {
+pub(crate) fn python_with(module: &str) -> Option<PathBuf> {
     let python = std::env::var_os("MLMESH_TEST_PYTHON").map(PathBuf::from);
     let prefix = python.and_then(|python| Some(python.parent()?.parent()?.to_owned()));
     let has_it = |prefix: &PathBuf| {

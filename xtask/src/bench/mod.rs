@@ -6,6 +6,7 @@
 mod big;
 mod cli;
 mod data;
+mod gateway;
 mod idle;
 mod jobs;
 mod list;
@@ -81,6 +82,11 @@ const BENCHES: &[Bench] = &[
         name: "idle",
         run: idle::run,
         everyday: true,
+    },
+    Bench {
+        name: "gateway",
+        run: gateway::run,
+        everyday: false,
     },
     Bench {
         name: "data",
