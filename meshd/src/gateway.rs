@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use anyhow::Context;
 use mlmesh_gateway::{Settings, Target, Waits};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,7 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_env_filter(filter.from_env_lossy())
         .init();
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -55,4 +57,16 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
     tracing::info!("draining");
     gateway.drain(GATEWAY_DRAIN_GRACE);
     Ok(())
+}
+
+/// Each client may take two descriptors: asks for as many as the system allows.
+fn raise_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limits.maximum,
+        maximum: limits.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
 }

@@ -78,15 +78,20 @@ pub(crate) async fn run(
     let mut connections = JoinSet::new();
     let mut sweep = interval(thread.shared.waits.idle_upstream.max(ACCEPT_PAUSE));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Said once, not with each attempt.
+    let mut is_failing = false;
     let grace = loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CLIENTS_MAX => match accepted {
                 Ok((client, peer)) => {
+                    is_failing = false;
                     let door = door.for_caller(peer.ip());
                     admit(&thread, &mut connections, client, door);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "cannot accept connections");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -24,8 +24,22 @@ pub struct Gateway {
 impl Gateway {
     /// Starts a gateway in front of these engines and reads where it listens.
     pub fn start(targets: &[SocketAddr], more: &[&str]) -> Gateway {
+        Gateway::start_through(&[], targets, more)
+    }
+
+    /// The same through a program that becomes the gateway by executing its arguments.
+    pub fn start_through(through: &[&str], targets: &[SocketAddr], more: &[&str]) -> Gateway {
         let urls: Vec<String> = targets.iter().map(|at| format!("http://{at}")).collect();
-        let mut child = Command::new(program("meshd"))
+        let meshd = program("meshd");
+        let mut command = match through {
+            [] => Command::new(meshd),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(meshd);
+                command
+            }
+        };
+        let mut child = command
             .args(["gateway", "--listen", "127.0.0.1:0", "--target"])
             .args(urls)
             .args(more)

@@ -1,8 +1,8 @@
 //! `meshd gateway` in front of two real engines, with a model that is made here.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mlmesh_testkit::gateway::Gateway;
@@ -12,6 +12,7 @@ use mlmesh_testkit::llama::{self, LlamaServer};
 use serde_json::Value;
 
 use crate::mlflow::python_with;
+use crate::site::skipped;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CHAT: &str = "/v1/chat/completions";
@@ -141,10 +142,7 @@ fn a_stream_under_way_is_finished_before_the_end() {
 fn an_engine_that_is_not_there_is_left_out() {
     let Some(root) = llama::find() else { return };
     let engine = LlamaServer::start(&root);
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("its address")
-    };
+    let nobody = nobody();
     let gateway = Gateway::start(&[nobody, engine.address()], &["--admin", "127.0.0.1:0"]);
     assert_ne!(gateway.pages(), gateway.address());
     for _ in 0..3 {
@@ -218,4 +216,58 @@ fn the_openai_client_streams_and_reads_errors() {
     }));
     drop(place.engines);
     assert_eq!(run("down").trim(), "502 target_unreachable");
+}
+
+/// A program that sets limits and becomes another one.
+const LIMITS: &str = "/usr/bin/prlimit";
+
+fn nobody() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address")
+}
+
+#[test]
+fn a_low_limit_of_descriptors_is_raised_as_far_as_it_goes() {
+    let gateway = Gateway::start_through(&[LIMITS, "--nofile=64:1024"], &[nobody()], &[]);
+    let connect = |_| TcpStream::connect(gateway.address()).expect("a connection");
+    let clients: Vec<TcpStream> = (0..300).map(connect).collect();
+    assert_eq!(gateway.metric("mlmesh_gateway_client_connections "), 301);
+    drop(clients);
+}
+
+#[test]
+fn no_descriptor_left_is_no_end() {
+    let gateway = Gateway::start_through(&[LIMITS, "--nofile=64:64"], &[nobody()], &[]);
+    let connect = |_| TcpStream::connect(gateway.address()).expect("a connection");
+    let mut clients: Vec<TcpStream> = (0..100).map(connect).collect();
+    // Those that were accepted are served; an engine cannot be reached any more.
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    clients[0].write_all(request.as_bytes()).expect("sent");
+    clients[0].read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    drop(clients);
+    let (status, _) = http::get(gateway.pages(), "/-/health").expect("a page");
+    assert_eq!(status, 200);
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let gateway = Gateway::start(&[nobody(), nobody()], &[]);
+    let (_, page) = http::get(gateway.pages(), "/-/metrics").expect("a page");
+    let checked = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut checked) = checked else {
+        return skipped("no `promtool`");
+    };
+    let mut input = checked.stdin.take().expect("a pipe");
+    input.write_all(page.as_bytes()).expect("written");
+    drop(input);
+    let output = checked.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
 }
