@@ -71,7 +71,6 @@ impl Door {
 /// Serves a client until one side closes.
 pub(crate) async fn serve(thread: Rc<Thread>, client: TcpStream, door: Door) {
     let deadline = Deadline::after(thread.shared.waits.idle);
-    thread.counters.clients.fetch_add(1, Ordering::Relaxed);
     let mut connection = Connection {
         thread: Rc::clone(&thread),
         client,
@@ -97,7 +96,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.input.clear(&self.thread.spare);
         self.forget();
-        self.thread.counters.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

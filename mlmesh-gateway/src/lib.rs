@@ -21,6 +21,7 @@ mod exchange;
 mod field;
 mod gateway;
 mod hop;
+mod http2;
 pub mod keys;
 pub mod limits;
 mod linger;

@@ -14,6 +14,12 @@ pub const SPARE_BUFFERS_MAX: usize = 256;
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 /// Interim responses (1xx) that one request may get.
 pub const INTERIM_MAX: usize = 16;
+/// Requests at once over one connection of HTTP/2.
+pub const STREAMS_MAX: u32 = 256;
+/// How often the other side of a connection of HTTP/2 is asked whether it is there.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long its answer may take.
+pub const PING_WAIT: Duration = Duration::from_secs(20);
 /// Idle connections to one target that a thread keeps.
 pub const IDLE_UPSTREAM_MAX: usize = 256;
 /// Clients' connections of one thread.

@@ -23,7 +23,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
             Refusal::Malformed(_) => "request_malformed",
             Refusal::HeadTooLarge => "request_head_too_large",

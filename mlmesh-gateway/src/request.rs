@@ -54,6 +54,18 @@ pub(crate) enum Page {
     Unknown,
 }
 
+impl Page {
+    /// The page at a path, if that is one of the gateway's own.
+    pub(crate) fn at(path: &str) -> Option<Page> {
+        let name = path.strip_prefix("/-/")?;
+        Some(match name.split('?').next() {
+            Some("health") => Page::Health,
+            Some("metrics") => Page::Metrics,
+            _ => Page::Unknown,
+        })
+    }
+}
+
 pub(crate) fn slots<'b>() -> Slots<'b> {
     [const { MaybeUninit::uninit() }; HEADERS_MAX]
 }
@@ -106,12 +118,7 @@ impl<'b, 'h> Head<'b, 'h> {
 
     /// The page of the gateway that this path names.
     pub(crate) fn page(&self) -> Option<Page> {
-        let name = self.path.strip_prefix("/-/")?;
-        Some(match name.split('?').next() {
-            Some("health") => Page::Health,
-            Some("metrics") => Page::Metrics,
-            _ => Page::Unknown,
-        })
+        Page::at(self.path)
     }
 
     /// What an exchange has to know; the target's name stands nowhere yet.

@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::buffer::Spare;
 use crate::connection::{self, Door};
+use crate::http2::{self, Upstreams};
 use crate::limits::{ACCEPT_PAUSE, CLIENTS_MAX, Waits};
 use crate::metrics::Counters;
 use crate::pool::Pool;
@@ -33,6 +34,7 @@ pub(crate) struct Thread {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) pool: Pool,
+    pub(crate) upstreams: Upstreams,
     pub(crate) spare: Spare,
     /// Whether the gateway goes down; connections are woken once when it begins to.
     pub(crate) is_draining: Cell<bool>,
@@ -69,6 +71,7 @@ pub(crate) async fn run(
 ) {
     let thread = Rc::new(Thread {
         pool: Pool::new(shared.targets.len(), shared.waits.idle_upstream),
+        upstreams: Upstreams::new(shared.targets.len()),
         shared,
         counters,
         spare: Spare::default(),
@@ -134,7 +137,44 @@ fn admit(thread: &Rc<Thread>, connections: &mut JoinSet<()>, client: TcpStream, 
         return;
     }
     thread.counters.accepted.fetch_add(1, Ordering::Relaxed);
-    connections.spawn_local(connection::serve(Rc::clone(thread), client, door));
+    connections.spawn_local(serve(Rc::clone(thread), client, door));
+}
+
+/// Serves a client in the version of HTTP with which it begins.
+async fn serve(thread: Rc<Thread>, client: TcpStream, door: Door) {
+    let _counted = Counted::new(Rc::clone(&thread));
+    let mut first = [0; http2::PREFACE.len()];
+    let begun = tokio::select! {
+        biased;
+        // Whoever has said nothing yet is given its time by HTTP/1.1's way down.
+        () = thread.drain.notified(), if !thread.is_draining.get() => Ok(Ok(0)),
+        () = std::future::ready(()), if thread.is_draining.get() => Ok(Ok(0)),
+        begun = timeout(thread.shared.waits.idle, client.peek(&mut first)) => begun,
+    };
+    match begun {
+        Ok(Ok(bytes)) if http2::begins(&first[..bytes]) => {
+            http2::serve(thread, client, door).await;
+        }
+        Ok(Ok(_)) => connection::serve(thread, client, door).await,
+        // Nothing came, or the client is gone.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// A client that counts as connected for as long as this lives.
+struct Counted(Rc<Thread>);
+
+impl Counted {
+    fn new(thread: Rc<Thread>) -> Counted {
+        thread.counters.clients.fetch_add(1, Ordering::Relaxed);
+        Counted(thread)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.clients.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

@@ -150,8 +150,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "400 request_malformed",
     ),
     (
-        "HTTP/2 without TLS",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "what is nearly the preface of HTTP/2",
+        "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
         "505 http_version_unsupported",
     ),
     (

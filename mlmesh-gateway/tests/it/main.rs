@@ -6,6 +6,7 @@
 mod cancellation;
 mod correctness;
 mod faults;
+mod http2;
 mod life;
 mod pieces;
 mod wire;
