@@ -61,6 +61,12 @@ pub enum BenchError {
         /// What is wrong with it.
         rule: &'static str,
     },
+    /// Nobody is believed.
+    #[error("{rule}\nhint: `--ca FILE` names certificates in PEM")]
+    Trust {
+        /// What is wrong.
+        rule: String,
+    },
     /// The host's name leads nowhere.
     #[error("look up `{host}`: {source}\nhint: check the host in `--url`")]
     Resolve {

@@ -1,6 +1,7 @@
 //! What is to be sent: everything that a seed and a plan determine, before the first
 //! request.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::arrivals::Arrivals;
@@ -53,6 +54,8 @@ pub struct Plan {
     pub threads: usize,
     /// Connections that may be open, over all threads.
     pub connections_max: usize,
+    /// Certificates to believe instead of the system's, of an `https` target.
+    pub ca_file: Option<PathBuf>,
     /// The API key; stands in no result.
     pub key: Option<String>,
 }

@@ -269,6 +269,7 @@ impl Report {
             latency_ms: latencies(run, &whole),
             goodput: slo.map(|slo| {
                 goodput(
+                    plan,
                     run,
                     slo,
                     counts.counted - counts.interrupted,
@@ -481,26 +482,33 @@ fn token_gaps(chunks: &[u64], counted: Option<&[u32]>, total: u64, gaps: &mut Ve
     }
 }
 
-fn goodput(run: &Run, slo: Slo, counted: usize, whole: &[&Sample], window_us: u64) -> Goodput {
+fn goodput(
+    plan: &Plan,
+    run: &Run,
+    slo: Slo,
+    counted: usize,
+    whole: &[&Sample],
+    window_us: u64,
+) -> Goodput {
     let unknown = slo.tpot_us.is_some() && whole.iter().any(|sample| sample.usage.is_none());
-    let streamless = slo.ttft_us.is_some() && whole.iter().any(|sample| sample.chunks.is_empty());
+    let streamless = slo.ttft_us.is_some() && !plan.stream;
     let within = |bound: Option<u64>, value: Option<f64>| match (bound, value) {
         (Some(bound), Some(value)) => value <= bound as f64 / 1e3,
-        // One token has no time per token after the first.
-        _ => true,
+        (bound, _) => bound.is_none(),
     };
     let keeps = |sample: &&&Sample| {
-        let ttft = run
-            .token_span(sample)
-            .map(|(first, _)| ms(sample.intended_us, first));
+        let span = run.token_span(sample);
+        let ttft = span.map(|(first, _)| ms(sample.intended_us, first));
         let e2e = sample.last_byte_us.map(|last| ms(sample.intended_us, last));
+        let tpot = tpot_ms(run, sample);
         within(slo.ttft_us, ttft)
-            && within(slo.tpot_us, tpot_ms(run, sample))
+            // One token has no time per token after the first.
+            && (tpot.is_none() || within(slo.tpot_us, tpot))
             && within(slo.e2e_us, e2e)
     };
     let absent = match (unknown, streamless) {
         (true, _) => Some("the engine did not count the tokens of every answer"),
-        (_, true) => Some("an answer has no first token"),
+        (_, true) => Some("answers that are not streamed have no first token"),
         _ => None,
     };
     let good = absent.is_none().then(|| whole.iter().filter(keeps).count());

@@ -81,6 +81,8 @@ pub struct Sample {
 pub enum Fault {
     /// No connection.
     Connect,
+    /// The other side is not who it should be, or does not speak TLS.
+    Tls,
     /// The connection ended before the first byte of an answer.
     Closed,
     /// The connection ended in the middle of the answer.
@@ -106,6 +108,7 @@ impl Fault {
     pub fn name(self) -> String {
         match self {
             Self::Connect => "connect".to_owned(),
+            Self::Tls => "tls".to_owned(),
             Self::Closed => "closed".to_owned(),
             Self::Truncated => "truncated".to_owned(),
             Self::Timeout => "timeout".to_owned(),

@@ -13,23 +13,25 @@ pub struct Target {
     pub(crate) authority: String,
     /// What stands before `/v1/…`; empty or beginning with a slash.
     pub(crate) base_path: String,
+    /// Whether it is `https`.
+    pub(crate) is_secure: bool,
     host: String,
     port: u16,
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/BASE]`. A base path that ends in `/v1` is taken as
+    /// Reads `http://HOST[:PORT][/BASE]`, or the same with `https`. A base path that ends in `/v1` is taken as
     /// the same without it, since people copy either.
     pub fn parse(url: &str) -> Result<Self, BenchError> {
         let wrong = |rule| BenchError::Url {
             url: url.to_owned(),
             rule,
         };
-        let rest = match url.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(wrong("TLS is not spoken here yet; `http` is")),
-            Some(_) => return Err(wrong("the scheme is `http`")),
-            None => return Err(wrong("it begins with `http://`")),
+        let (is_secure, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(_) => return Err(wrong("the scheme is `http` or `https`")),
+            None => return Err(wrong("it begins with `http://` or `https://`")),
         };
         let (authority, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
@@ -51,13 +53,19 @@ impl Target {
             authority: authority.to_owned(),
             base_path: path.strip_suffix("/v1").unwrap_or(path).to_owned(),
             host: host.to_owned(),
-            port: port.unwrap_or(80),
+            port: port.unwrap_or(if is_secure { 443 } else { 80 }),
+            is_secure,
         })
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
     /// The address behind the name, looked up once.
     pub fn resolve(&self) -> Result<SocketAddr, BenchError> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let host = self.host();
         let failed = |source| BenchError::Resolve {
             host: self.host.clone(),
             source,
@@ -98,6 +106,7 @@ mod tests {
         assert_eq!(parts("http://a/x/v1/"), expect("a", "/x", 80));
         assert_eq!(parts("http://[::1]:90"), expect("[::1]:90", "", 90));
         assert_eq!(parts("http://[::1]"), expect("[::1]", "", 80));
+        assert_eq!(parts("https://a/v1"), expect("a", "", 443));
     }
 
     #[test]
@@ -106,7 +115,6 @@ mod tests {
             "",
             "a:80",
             "ftp://a",
-            "https://a",
             "http://",
             "http://:80",
             "http://a:",

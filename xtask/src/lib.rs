@@ -7,6 +7,7 @@
 //! `CARGO_TARGET_DIR` names when it is set.
 
 pub mod bench;
+pub mod burst;
 pub mod demo;
 pub mod dist;
 pub mod gate;

@@ -164,6 +164,9 @@ pub(crate) struct BenchLlm {
     /// Connections that may be open at once; who finds none free waits, and is measured
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) connections_max: usize,
+    /// Certificates in PEM to believe instead of the system's, of an `https` address
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// File with the API key
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_env")]
     pub(crate) api_key_file: Option<PathBuf>,

@@ -27,6 +27,11 @@ pub(crate) fn llm(context: &Context, verb: &cli::BenchLlm) -> Outcome<Exit> {
     let output = &context.output;
     let plan = plan(verb)?;
     plan.check()?;
+    if let Some(path) = &verb.output {
+        // Whether it can be written is known before the load and not behind it.
+        let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| Failure::io("write", path, &error))?;
+    }
     output.say(format_args!(
         "{}: {} of `{}`, seed {}",
         verb.url,
@@ -84,6 +89,7 @@ fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
         seed: verb.seed.map_or_else(drawn_seed, Ok)?,
         threads: verb.threads,
         connections_max: verb.connections_max,
+        ca_file: verb.ca.clone(),
         key: key(verb)?,
     })
 }

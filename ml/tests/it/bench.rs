@@ -323,6 +323,13 @@ fn what_cannot_be_measured_is_refused_with_a_hint() {
             answer.stderr
         );
     }
+    let nowhere = ["--rate", "1", "--requests", "1", "-o", "no/such/folder"];
+    let answer = place.ml(&[&base[..], &nowhere].concat()).exits(1);
+    assert!(
+        answer.stderr.contains("no/such/folder"),
+        "{}",
+        answer.stderr
+    );
     let absent = ["--trace", "no-such-file", "--format", "azure"];
     let answer = place.ml(&[&base[..], &absent].concat()).exits(1);
     assert!(answer.stderr.contains("no such file"), "{}", answer.stderr);
@@ -330,7 +337,7 @@ fn what_cannot_be_measured_is_refused_with_a_hint() {
         &base[..2],
         &[
             "--url",
-            "https://x",
+            "ftp://x",
             "--model",
             "m",
             "--rate",
@@ -340,5 +347,16 @@ fn what_cannot_be_measured_is_refused_with_a_hint() {
         ],
     ]
     .concat();
-    assert!(place.ml(&refused).exits(2).stderr.contains("TLS"));
+    let answer = place.ml(&refused).exits(2);
+    assert!(
+        answer.stderr.contains("`http` or `https`"),
+        "{}",
+        answer.stderr
+    );
+    let unbelieved = ["--rate", "1", "--requests", "1", "--ca", "no-such-file"];
+    let secure = ["--url", "https://127.0.0.1:1", "--model", "m"];
+    let answer = place
+        .ml(&[&base[..2], &secure, &unbelieved].concat())
+        .exits(2);
+    assert!(answer.stderr.contains("--ca FILE"), "{}", answer.stderr);
 }

@@ -10,6 +10,7 @@ use rustix::net::{
     sockopt,
 };
 
+use super::secure::{Session, Trust};
 use crate::delta::Reader;
 use crate::http::{Answer, Body, HttpError};
 use crate::sample::{Chunk, Fault, Sample};
@@ -23,6 +24,8 @@ const SAID_BYTES_MAX: usize = 512;
 /// A socket and what its request has met so far.
 pub(super) struct Connection {
     socket: OwnedFd,
+    /// What travels is encrypted.
+    session: Option<Session>,
     pub(super) phase: Phase,
     /// The request's bytes, of which `written` are with the kernel.
     pub(super) request: Vec<u8>,
@@ -66,7 +69,7 @@ pub(super) enum Progress {
 
 impl Connection {
     /// Begins to connect.
-    pub(super) fn open(address: SocketAddr) -> Result<Self, Errno> {
+    pub(super) fn open(address: SocketAddr, trust: Option<&Trust>) -> io::Result<Self> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -77,10 +80,11 @@ impl Connection {
         let phase = match connect(&socket, &address) {
             Ok(()) => Phase::Idle,
             Err(Errno::INPROGRESS) => Phase::Connecting,
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno.into()),
         };
         Ok(Self {
             socket,
+            session: trust.map(Session::new).transpose()?,
             phase,
             request: Vec::new(),
             written: 0,
@@ -111,6 +115,11 @@ impl Connection {
 
     /// Writes what the kernel takes; whether that was all.
     pub(super) fn write(&mut self) -> io::Result<bool> {
+        if let Some(session) = &mut self.session {
+            session.put(&self.request[self.written..])?;
+            self.written = self.request.len();
+            return session.flush(&self.socket);
+        }
         while self.written < self.request.len() {
             match send(
                 &self.socket,
@@ -128,6 +137,9 @@ impl Connection {
 
     /// Reads into `buffer` what is there; `None` when nothing is.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if let Some(session) = &mut self.session {
+            return session.read(&self.socket, buffer);
+        }
         loop {
             match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((count, _)) => return Ok(Some(count)),
@@ -136,6 +148,16 @@ impl Connection {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Whether it is to be encrypted, and the other side has not shown who it is.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_handshaking)
+    }
+
+    /// Whether a read that brought so few bytes has taken all that was there.
+    pub(super) fn is_drained(&self, count: usize, buffer: usize) -> bool {
+        self.session.is_none() && count < buffer
     }
 
     /// Takes bytes that were read at `now_us`.
@@ -182,6 +204,9 @@ impl Connection {
             .exchange
             .as_ref()
             .is_some_and(|exchange| exchange.sample.first_byte_us.is_some());
+        if self.is_handshaking() {
+            return Err(Fault::Tls);
+        }
         match self.answer.closed() {
             Ok(()) => {
                 self.finish(now_us, reader);

@@ -6,9 +6,11 @@
 mod connection;
 mod pacer;
 mod request;
+mod secure;
 mod timer;
 mod worker;
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
@@ -20,21 +22,34 @@ use crate::error::BenchError;
 use crate::plan::Plan;
 use crate::prompt::Prompts;
 use crate::sample::Run;
+use secure::Trust;
 use worker::Worker;
 
 /// Descriptors that are kept for what is no connection.
 const DESCRIPTORS_KEPT: u64 = 64;
 
+/// Where connections lead, and whom they believe there.
+struct Route {
+    address: SocketAddr,
+    trust: Option<Trust>,
+}
+
 /// Sends the load and measures. Ends before its time when `stop` becomes true.
 pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Run, BenchError> {
     plan.check()?;
-    let address = plan.target.resolve()?;
+    let route = Route {
+        address: plan.target.resolve()?,
+        trust: match plan.target.is_secure {
+            true => Some(Trust::new(&plan.target, plan.ca_file.as_deref())?),
+            false => None,
+        },
+    };
     let connections = raise_descriptors(plan.connections_max) / plan.threads;
     let prompts = Prompts::new(plan.seed, plan.shared_prefix);
     let cpu_before = cpu_us();
     let start = Instant::now();
     let work = |thread: usize| {
-        let worker = Worker::new(plan, &prompts, address, start, thread, connections.max(1))?;
+        let worker = Worker::new(plan, &prompts, &route, start, thread, connections.max(1))?;
         worker.run(stop)
     };
     let parts: Vec<Result<Run, BenchError>> = if plan.threads == 1 {

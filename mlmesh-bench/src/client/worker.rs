@@ -11,7 +11,7 @@
 //! work on one socket at most and not by that on all that are ready.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use super::Route;
 use super::connection::{Connection, Exchange, Phase, Progress};
 use super::pacer::Pacer;
 use super::request::Template;
@@ -52,7 +53,7 @@ pub(super) struct Worker<'a> {
     plan: &'a Plan,
     prompts: &'a Prompts,
     template: Template,
-    address: SocketAddr,
+    route: &'a Route,
     start: Instant,
     connections_max: usize,
     epoll: std::os::fd::OwnedFd,
@@ -81,7 +82,7 @@ impl<'a> Worker<'a> {
     pub(super) fn new(
         plan: &'a Plan,
         prompts: &'a Prompts,
-        address: SocketAddr,
+        route: &'a Route,
         start: Instant,
         thread: usize,
         connections_max: usize,
@@ -100,7 +101,7 @@ impl<'a> Worker<'a> {
             plan,
             prompts,
             template: Template::new(plan),
-            address,
+            route,
             start,
             connections_max,
             epoll,
@@ -197,8 +198,8 @@ impl<'a> Worker<'a> {
     }
 
     /// The place of a new connection, which may still be on its way.
-    fn connect(&mut self) -> Result<usize, Errno> {
-        let connection = Connection::open(self.address)?;
+    fn connect(&mut self) -> io::Result<usize> {
+        let connection = Connection::open(self.route.address, self.route.trust.as_ref())?;
         let place = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
@@ -212,7 +213,7 @@ impl<'a> Worker<'a> {
         );
         if let Err(errno) = watched {
             self.free.push(place);
-            return Err(errno);
+            return Err(errno.into());
         }
         slot.connection = Some(Box::new(connection));
         self.run.connections += 1;
@@ -299,9 +300,23 @@ impl<'a> Worker<'a> {
             let read = connection.read(&mut self.buffer);
             let now_us = self.start.elapsed().as_micros() as u64;
             let count = match read {
+                Ok(None) if connection.phase == Phase::Writing => {
+                    // A handshake may have come to its end, and then the request goes.
+                    self.write(place);
+                    if self.phase(place) != Some(Phase::Reading) {
+                        return now_us;
+                    }
+                    continue;
+                }
                 Ok(None) => return now_us,
                 Ok(Some(0)) => return self.hung_up(place, now_us),
                 Ok(Some(count)) => count,
+                Err(error)
+                    if error.kind() == io::ErrorKind::InvalidData
+                        || connection.is_handshaking() =>
+                {
+                    return self.fail(place, Fault::Tls);
+                }
                 Err(_) => {
                     let fault = match connection.exchange.as_ref() {
                         Some(exchange) if exchange.sample.first_byte_us.is_some() => {
@@ -312,6 +327,7 @@ impl<'a> Worker<'a> {
                     return self.fail(place, fault);
                 }
             };
+            let connection_drained = connection.is_drained(count, self.buffer.len());
             match connection.take(&self.buffer[..count], now_us, &self.reader) {
                 Ok(Progress::Going) => {}
                 Ok(Progress::Whole { reusable }) => {
@@ -320,7 +336,7 @@ impl<'a> Worker<'a> {
                 }
                 Err(_) => return self.fail(place, Fault::Http),
             }
-            if count < self.buffer.len() && !ended {
+            if connection_drained && !ended {
                 return now_us;
             }
         }
@@ -431,6 +447,14 @@ impl<'a> Worker<'a> {
     }
 
     fn end_overdue(&mut self, now_us: u64) {
+        // They wait in the order of their instants.
+        let overdue = |due_us: u64| now_us > due_us.saturating_add(self.plan.timeout_us);
+        let count = self.waiting.partition_point(|(_, due_us)| overdue(*due_us));
+        for (call, due_us) in self.waiting.drain(..count).collect::<Vec<_>>() {
+            let mut sample = sample(&call, due_us, now_us, false);
+            sample.fault = Some(Fault::Timeout);
+            self.keep(sample, &[]);
+        }
         for place in 0..self.slots.len() {
             let connection = self.slots[place].connection.as_ref();
             let exchange = connection.and_then(|connection| connection.exchange.as_ref());

@@ -33,6 +33,7 @@ pub(crate) fn plan(url: &str, requests: u64) -> Plan {
         seed: 7,
         threads: 1,
         connections_max: 100,
+        ca_file: None,
         key: None,
     }
 }
@@ -304,6 +305,24 @@ fn a_hang_is_given_up_and_the_rest_goes_on() {
         4,
         "{faults:?}"
     );
+}
+
+#[test]
+fn who_waits_for_a_connection_is_given_up_in_time_too() {
+    let server = Server::new(|_, _| {
+        std::thread::park_timeout(std::time::Duration::from_secs(60));
+        false
+    });
+    let mut asked = plan(&server.url, 6);
+    asked.timeout_us = 200_000;
+    asked.connections_max = 1;
+    let run = measure(&asked);
+    assert!(
+        run.samples
+            .iter()
+            .all(|sample| sample.fault == Some(Fault::Timeout))
+    );
+    assert!(run.wall_us < 10_000_000, "not one after the other");
 }
 
 #[test]

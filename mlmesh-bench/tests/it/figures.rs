@@ -187,6 +187,29 @@ fn goodput_counts_faults_and_bounds_are_reached_at_their_value() {
     }
 }
 
+#[test]
+fn an_answer_of_one_token_has_no_time_per_token_and_one_without_text_no_first() {
+    let (single, silent) = (
+        Made {
+            chunks_us: &[1_050_000],
+            tokens: Some(1),
+            ..GOOD
+        },
+        Made {
+            chunks_us: &[],
+            tokens: Some(1),
+            ..GOOD
+        },
+    );
+    for (slo, good) in [("tpot=1us", 2), ("ttft=1s", 1)] {
+        let run = run(&[failed_copy(&single), failed_copy(&silent)]);
+        let report = Report::new(&plan("http://x", 1), Some(slo.parse().unwrap()), &run);
+        assert_eq!(report.goodput.unwrap().good, Some(good), "{slo}");
+        assert_eq!(report.latency_ms.tpot.count, 0);
+        assert_eq!(report.latency_ms.ttft.count, 1);
+    }
+}
+
 fn failed_copy(made: &Made<'static>) -> Made<'static> {
     Made {
         chunks_us: made.chunks_us,

@@ -9,5 +9,6 @@ mod client;
 mod events;
 mod figures;
 mod framing;
+mod secure;
 mod server;
 mod traces;

@@ -10,6 +10,7 @@ mod gateway;
 mod idle;
 mod jobs;
 mod list;
+mod llm;
 mod mlflow;
 mod proof;
 mod snapshot;
@@ -76,6 +77,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "mlflow",
         run: mlflow::run,
+        everyday: true,
+    },
+    Bench {
+        name: "llm",
+        run: llm::run,
         everyday: true,
     },
     Bench {
