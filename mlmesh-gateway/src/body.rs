@@ -64,6 +64,12 @@ impl Body {
         matches!(self, Body::Done)
     }
 
+    /// Whether another chunk may stand here.
+    pub(crate) fn is_between_chunks(self) -> bool {
+        let is_start = |chunked: Chunked| chunked.state == State::Size && chunked.count == 0;
+        matches!(self, Body::Chunked(chunked) if is_start(chunked))
+    }
+
     /// Goes over bytes that came and says how many of them belong to this body.
     /// What follows is the next message's. An error is the rule that is broken.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {

@@ -125,6 +125,7 @@ impl Connection {
                     let keep = keep && !self.thread.is_draining.get();
                     self.say(&Answer::from(refusal), is_head, keep).await
                 }
+                End::Told(bytes) => self.tell(&bytes, false).await,
                 end => end,
             };
             match end {
@@ -136,7 +137,7 @@ impl Connection {
                     linger(client, input, &mut self.deadline, wait, &thread.spare).await;
                     return;
                 }
-                End::Close | End::Cut | End::Refused { .. } => return,
+                End::Close | End::Cut | End::Told(_) | End::Refused { .. } => return,
             }
         }
     }
@@ -233,8 +234,12 @@ impl Connection {
 
     /// Sends an answer of the gateway's own.
     async fn say(&mut self, answer: &Answer, is_head: bool, keep: bool) -> End {
-        let bytes = answer.bytes(is_head, !keep);
-        let mut left = bytes.as_slice();
+        self.tell(&answer.bytes(is_head, !keep), keep).await
+    }
+
+    /// Sends bytes of the gateway's own.
+    async fn tell(&mut self, bytes: &[u8], keep: bool) -> End {
+        let mut left = bytes;
         self.deadline.restart(self.thread.shared.waits.client_write);
         let sent = poll_fn(|cx| self.poll_say(&mut left, cx)).await;
         match (sent, keep) {

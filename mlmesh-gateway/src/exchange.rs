@@ -32,6 +32,8 @@ pub(crate) enum End {
     Close,
     /// The client may still be sending what nobody reads.
     Linger,
+    /// These are the last bytes of a response.
+    Told(Vec<u8>),
     /// There is nobody to talk to, or the response cannot be finished.
     Cut,
     /// No byte of a response was sent.
@@ -96,7 +98,8 @@ pub(crate) async fn carry(
                 let keep = hop.is_sent() && !request.close;
                 return match fault.refusal() {
                     Some(refusal) if !hop.has_begun() => refused(refusal, &request, keep),
-                    _ => End::Cut,
+                    Some(refusal) => hop.farewell(refusal).map_or(End::Cut, End::Told),
+                    None => End::Cut,
                 };
             }
         }

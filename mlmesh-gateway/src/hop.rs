@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::exchange::End;
+use crate::farewell::{self, Tail};
 use crate::limits::INTERIM_MAX;
 use crate::linger::receive;
 use crate::metrics::Outcome;
@@ -52,6 +53,8 @@ pub(crate) struct Hop<'c> {
     has_begun: bool,
     /// Whether the client does not take what it is sent.
     is_stalled: bool,
+    /// How what was received of the body ends.
+    tail: Tail,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +132,7 @@ impl<'c> Hop<'c> {
             interims: 0,
             has_begun: false,
             is_stalled: false,
+            tail: Tail::default(),
         }
     }
 
@@ -153,6 +157,17 @@ impl<'c> Hop<'c> {
         self.connection.head.rewind(self.sent);
         self.sent = 0;
         (self.request_body, self.forward)
+    }
+
+    /// What can still be said to a client whose response breaks off: within a stream of
+    /// events, between two of them, what happened.
+    pub(crate) fn farewell(&self, refusal: Refusal) -> Option<Vec<u8>> {
+        let is_chunked = self.response_body.is_between_chunks();
+        let is_open = is_chunked || self.response_body == Body::UntilClose;
+        let is_taken = self.connection.reply.is_empty() && self.relay == 0;
+        let is_events = self.response.is_some_and(|response| response.is_events);
+        (is_events && is_open && is_taken && self.tail.is_between_events(is_chunked))
+            .then(|| farewell::words(refusal, is_chunked && !self.asked.is_old))
     }
 
     /// After the response: what can be used again is.
@@ -335,6 +350,7 @@ impl<'c> Hop<'c> {
             if reply.is_empty() {
                 let piece = self.response_body.piece(answer.filled());
                 let piece = piece.map_err(Fault::Target)?;
+                self.tail.follow(&answer.filled()[..piece.bytes]);
                 reply.append(&answer.filled()[piece.data], spare);
                 answer.passed(piece.bytes);
             }
@@ -342,6 +358,9 @@ impl<'c> Hop<'c> {
         }
         let known = self.response_body.advance(answer.filled());
         self.relay = known.map_err(Fault::Target)?;
+        if self.response.is_some_and(|response| response.is_events) {
+            self.tail.follow(&answer.filled()[..self.relay]);
+        }
         if !reply.is_empty() {
             // The first bytes of the body travel with the head; later ones are not copied.
             let fits = reply.append(&answer.filled()[..self.relay], spare);

@@ -18,6 +18,7 @@ mod buffer;
 mod connection;
 mod deadline;
 mod exchange;
+mod farewell;
 mod field;
 mod gateway;
 mod hop;

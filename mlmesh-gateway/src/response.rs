@@ -18,6 +18,8 @@ pub(crate) struct Response {
     pub(crate) body: Body,
     /// The target closes after this one.
     pub(crate) close: bool,
+    /// The body is a stream of events (`text/event-stream`).
+    pub(crate) is_events: bool,
 }
 
 /// What of the request decides about its response.
@@ -80,6 +82,7 @@ pub(crate) fn read(
             Framing::Unsaid => Body::UntilClose,
         },
         close: fields.close || version == 0,
+        is_events: parsed.headers.iter().any(is_events),
     };
     let mut put = |bytes: &[u8]| {
         output.append(bytes, spare);
@@ -112,6 +115,13 @@ pub(crate) fn read(
     }
     put(b"\r\n");
     Ok(Some(response))
+}
+
+fn is_events(header: &httparse::Header<'_>) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    header.name.eq_ignore_ascii_case("content-type")
+        && header.value.len() >= EVENTS.len()
+        && header.value[..EVENTS.len()].eq_ignore_ascii_case(EVENTS)
 }
 
 #[cfg(test)]

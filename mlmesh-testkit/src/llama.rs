@@ -65,7 +65,7 @@ impl LlamaServer {
                 .arg(&model)
                 .args(["--alias", "tiny", "--host", "127.0.0.1"])
                 .args(["--port", &address.port().to_string()])
-                .args(["--parallel", &SLOTS.to_string(), "--ctx-size", "8192"])
+                .args(["--parallel", &SLOTS.to_string(), "--ctx-size", "65536"])
                 .args(["--threads", "1", "--threads-http", "8"])
                 .args(["--metrics", "--slots", "--no-webui", "--offline"])
                 .stdin(Stdio::null())

@@ -13,7 +13,7 @@ const HEADS: u32 = 4;
 const KV_HEADS: u32 = 2;
 const KV_WIDTH: u64 = WIDTH * KV_HEADS as u64 / HEADS as u64;
 const FEED_FORWARD: u64 = 256;
-const CONTEXT: u32 = 4096;
+const CONTEXT: u32 = 16_384;
 /// Data of each tensor begins at a multiple of this.
 const ALIGNMENT: usize = 32;
 

@@ -102,6 +102,62 @@ fn a_response_that_breaks_off_is_seen_to() {
 }
 
 #[test]
+fn a_stream_of_events_that_breaks_off_ends_with_an_event() {
+    let waits = Waits {
+        response_body: SHORT,
+        ..Waits::default()
+    };
+    let place = Place::with(1, waits);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n";
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+    // Whether the stream stands between two events, and how it is framed for the client.
+    for (answer, told) in [
+        (chunked.clone(), true),
+        (format!("{chunked}9\r\ndata: 1\n\n\r\n"), true),
+        (format!("{chunked}9\r\ndata: 1\n\n"), false),
+        (format!("{chunked}6\r\ndata: \r\n"), false),
+        (
+            format!("{head}Content-Length: 99\r\n\r\ndata: 1\n\n"),
+            false,
+        ),
+    ] {
+        for leave in [drop as fn(Wire), Wire::reset, |target| {
+            target.stream.set_nonblocking(false).unwrap();
+            // It stays and says nothing more.
+            std::mem::forget(target);
+        }] {
+            println!("{answer:?}");
+            let (mut client, mut target) = place.carried(GET);
+            target.send(&answer);
+            client.expect(&answer);
+            leave(target);
+            let rest = client.rest();
+            assert_eq!(!rest.is_empty(), told, "{rest}");
+            if told {
+                let (size, rest) = rest.split_once("\r\n").unwrap();
+                let event = rest.strip_suffix("\r\n0\r\n\r\n").unwrap();
+                assert_eq!(usize::from_str_radix(size, 16).unwrap(), event.len());
+                let json = event.strip_prefix("data: ").unwrap();
+                let json: serde_json::Value = serde_json::from_str(json).unwrap();
+                let code = json["error"]["code"].as_str().unwrap();
+                assert!(["target_failed", "target_timeout"].contains(&code));
+            }
+        }
+    }
+    // Where the end of the connection is the end of the stream, and to HTTP/1.0.
+    let (mut client, mut target) = place.carried(GET);
+    target.send(format!("{head}\r\ndata: 1\n\n"));
+    client.until("data: 1\n\n");
+    target.reset();
+    assert!(client.rest().starts_with("data: {\"error\":"));
+    let (mut client, mut target) = place.carried("GET / HTTP/1.0\r\n\r\n");
+    target.send(format!("{chunked}9\r\ndata: 1\n\n\r\n"));
+    client.until("data: 1\n\n");
+    drop(target);
+    assert!(client.rest().starts_with("data: {\"error\":"));
+}
+
+#[test]
 fn what_comes_after_a_response_is_nobody_s() {
     let place = Place::new();
     let (mut client, mut liar) = place.carried(GET);

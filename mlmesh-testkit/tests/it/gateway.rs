@@ -93,7 +93,7 @@ fn chat_is_the_same_as_from_the_engine_and_goes_to_each_in_turn() {
 fn a_client_that_leaves_frees_the_engine() {
     let Some(place) = place() else { return };
     let line = format!("POST {CHAT} HTTP/1.1");
-    let stream = http::send(place.gateway.address(), &line, &chat(true, 2000));
+    let stream = http::send(place.gateway.address(), &line, &chat(true, 15_000));
     let mut reader = BufReader::new(stream.expect("a connection"));
     let mut text = String::new();
     while !text.contains("data: ") {
@@ -180,6 +180,14 @@ if sys.argv[2] == "down":
     except openai.InternalServerError as error:
         print(error.status_code, error.code)
     sys.exit()
+if sys.argv[2] == "killed":
+    ask["max_tokens"] = 15000
+    try:
+        for piece in client.chat.completions.create(stream=True, **ask):
+            print("piece", flush=True)
+    except openai.APIError as error:
+        print(error.code)
+    sys.exit()
 assert [model.id for model in client.models.list()] == ["tiny"]
 whole = client.chat.completions.create(**ask)
 pieces = []
@@ -187,7 +195,7 @@ for piece in client.chat.completions.create(stream=True, **ask):
     pieces += [choice.delta.content for choice in piece.choices if choice.delta.content]
 assert len(pieces) > 10, pieces
 assert "".join(pieces) == whole.choices[0].message.content, (pieces, whole)
-ask["max_tokens"] = 2000
+ask["max_tokens"] = 15000
 with client.chat.completions.create(stream=True, **ask) as stream:
     next(iter(stream))
 print(whole.usage.completion_tokens)
@@ -214,7 +222,20 @@ fn the_openai_client_streams_and_reads_errors() {
     assert!(wait_until(PATIENCE, || {
         place.engines.iter().all(|engine| engine.busy_slots() == 0)
     }));
+
+    // The engine dies under a stream: the client is told, and by what.
+    let mut client = Command::new(python.join("bin/python"))
+        .args(["-c", CLIENT, &url, "killed"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Python starts");
+    let mut lines = BufReader::new(client.stdout.take().expect("a pipe")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    assert_eq!(first, "piece");
     drop(place.engines);
+    let last = lines.map_while(Result::ok).last();
+    assert_eq!(last.as_deref(), Some("target_failed"));
+    assert!(client.wait().expect("our own child").success());
     assert_eq!(run("down").trim(), "502 target_unreachable");
 }
 
