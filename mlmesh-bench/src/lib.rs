@@ -35,7 +35,7 @@ mod trace;
 mod words;
 
 pub use arrivals::{Arrivals, Instants};
-pub use client::run;
+pub use client::{Watch, run};
 pub use delta::{Delta, Reader as DeltaReader, Usage};
 pub use error::BenchError;
 pub use http::{Answer, Body, HttpError};

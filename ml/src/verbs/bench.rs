@@ -4,11 +4,13 @@ use std::fs;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use mlmesh_bench::{
-    Arrivals, BenchError, Bound, Endpoint, Lengths, Pace, Plan, PromptLength, Report, Summary,
-    Target, Think, Trace, TraceFormat, run,
+    Arrivals, BenchError, Bound, Endpoint, Lengths, Pace, Plan, PromptLength, Report, Run, Summary,
+    Target, Think, Trace, TraceFormat, Watch, run,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -18,6 +20,8 @@ use crate::error::{Exit, Failure, Outcome, split_hint};
 use crate::output::{Output, Table, Tone, printable};
 
 const PROMPT_CHARS: Lengths = Lengths::Constant(1024);
+/// How often a person is told how far the load is.
+const TELL: Duration = Duration::from_millis(200);
 /// Bytes of a file with an API key.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
 
@@ -42,24 +46,63 @@ pub(crate) fn llm(context: &Context, verb: &cli::BenchLlm) -> Outcome<Exit> {
         verb.model,
         plan.seed
     ));
-    let run = run(&plan, &*stop_on_signals()?)?;
-    let report = Report::new(&plan, verb.slo, &run);
+    let run = watched(output, &plan)?;
+    let mut report = Report::new(&plan, verb.slo, &run);
+    if let Some(path) = &verb.output {
+        report = report.with_requests(&plan, &run);
+        write(path, &report)?;
+        report.requests = None;
+    }
     if output.json {
         output.json(&report)?;
     } else {
         print(output, &report)?;
     }
-    let exit = match report.validity.valid {
-        true => Exit::Done,
-        false => Exit::Invalid,
-    };
     for reason in &report.validity.reasons {
         output.warn(reason);
     }
-    if let Some(path) = &verb.output {
-        write(path, &report.with_requests(&plan, &run))?;
+    Ok(match report.validity.valid {
+        true => Exit::Done,
+        false => Exit::Invalid,
+    })
+}
+
+/// Sends the load and says meanwhile how far it is. Ctrl-C keeps what was measured
+/// until then; a second one ends the program.
+fn watched(output: &Output, plan: &Plan) -> Outcome<Run> {
+    let watch = Watch::default();
+    for signal in [SIGINT, SIGTERM] {
+        let code = 128 + signal;
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&watch.stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&watch.stop)))
+            .map_err(|error| {
+                Failure::failed("internal", format!("listen for signals: {error}"), "")
+            })?;
     }
-    Ok(exit)
+    let mut ticker = output.ticker();
+    let is_over = AtomicBool::new(false);
+    let run = thread::scope(|scope| {
+        let talker = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                thread::park_timeout(TELL);
+                let (started, ended) = (&watch.started, &watch.ended);
+                let (started, ended) = (
+                    started.load(Ordering::Relaxed),
+                    ended.load(Ordering::Relaxed),
+                );
+                ticker.tick(|ticker| {
+                    let under_way = started.saturating_sub(ended);
+                    let elapsed = ticker.elapsed();
+                    format!("{elapsed}: {started} sent, {under_way} of them under way")
+                });
+            }
+        });
+        let run = run(plan, &watch);
+        is_over.store(true, Ordering::Relaxed);
+        talker.thread().unpark();
+        run
+    });
+    Ok(run?)
 }
 
 fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
@@ -167,17 +210,6 @@ fn key(verb: &cli::BenchLlm) -> Outcome<Option<String>> {
         (None, None) => return Ok(None),
     };
     Ok(Some(text.trim().to_owned()))
-}
-
-/// Becomes true with Ctrl-C: what was measured until then is kept.
-fn stop_on_signals() -> Outcome<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
-            Failure::failed("internal", format!("listen for signals: {error}"), "")
-        })?;
-    }
-    Ok(stop)
 }
 
 fn write(path: &Path, report: &Report) -> Outcome {

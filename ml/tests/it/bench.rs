@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::thread;
 
 use mlmesh_testkit::http;
@@ -251,6 +252,52 @@ fn tokens_of_a_real_engine_are_those_that_it_counts_itself() {
         );
         assert_eq!(figures["latency_ms"]["e2e"]["count"], 12);
     }
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_measured() {
+    let place = place();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let file = place.path("run.json");
+    let child = place
+        .command(&[
+            "bench",
+            "llm",
+            "--url",
+            &url,
+            "--model",
+            "tiny",
+            "--rate",
+            "1",
+            "--arrivals",
+            "constant",
+            "--requests",
+            "1000",
+            "--json",
+            "-o",
+            file.to_str().unwrap(),
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first request is under way, and is never answered.
+    let (mut request, _) = listener.accept().unwrap();
+    request.read_exact(&mut [0; 4]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        figures["counts"]["interrupted"],
+        figures["counts"]["requests"]
+    );
+    assert_eq!(figures["counts"]["failed"], 0);
+    let whole = std::fs::read(&file).unwrap();
+    let whole: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    assert_eq!(whole["requests"][0]["error"], "interrupted");
 }
 
 #[test]

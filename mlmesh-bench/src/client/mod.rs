@@ -11,7 +11,8 @@ mod timer;
 mod worker;
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::Instant;
 
@@ -34,8 +35,19 @@ struct Route {
     trust: Option<Trust>,
 }
 
-/// Sends the load and measures. Ends before its time when `stop` becomes true.
-pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Run, BenchError> {
+/// What another thread sees of a load while it runs, and how it ends it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Set to true, it ends the load before its time.
+    pub stop: Arc<AtomicBool>,
+    /// Requests that the client has turned to; some milliseconds old.
+    pub started: AtomicU64,
+    /// Of these, those that are over.
+    pub ended: AtomicU64,
+}
+
+/// Sends the load and measures.
+pub fn run(plan: &Plan, watch: &Watch) -> Result<Run, BenchError> {
     plan.check()?;
     let route = Route {
         address: plan.target.resolve()?,
@@ -50,7 +62,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Run, BenchError> {
     let start = Instant::now();
     let work = |thread: usize| {
         let worker = Worker::new(plan, &prompts, &route, start, thread, connections.max(1))?;
-        worker.run(stop)
+        worker.run(watch)
     };
     let parts: Vec<Result<Run, BenchError>> = if plan.threads == 1 {
         vec![work(0)]

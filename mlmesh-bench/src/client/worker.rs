@@ -12,18 +12,18 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::Route;
 use super::connection::{Connection, Exchange, Phase, Progress};
 use super::pacer::Pacer;
 use super::request::Template;
 use super::timer::Timer;
+use super::{Route, Watch};
 use crate::delta::Reader;
 use crate::error::BenchError;
 use crate::plan::{Call, Plan};
@@ -67,6 +67,8 @@ pub(super) struct Worker<'a> {
     /// Due, and all connections are taken.
     waiting: VecDeque<(Call<'a>, u64)>,
     in_flight: usize,
+    /// Requests that were told as begun, and as over.
+    told: (usize, usize),
     buffer: Vec<u8>,
     body: Vec<u8>,
     run: Run,
@@ -113,14 +115,15 @@ impl<'a> Worker<'a> {
             idle: Vec::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
+            told: (0, 0),
             buffer: vec![0; READ_BYTES],
             body: Vec::new(),
             run: Run::default(),
         })
     }
 
-    /// Runs to the end of the load, or until `stop`.
-    pub(super) fn run(mut self, stop: &AtomicBool) -> Result<Run, BenchError> {
+    /// Runs to the end of the load, or until it is stopped.
+    pub(super) fn run(mut self, watch: &Watch) -> Result<Run, BenchError> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut looked_us = 0;
         loop {
@@ -129,7 +132,8 @@ impl<'a> Worker<'a> {
             if now_us >= looked_us + LOOK_US {
                 looked_us = now_us;
                 self.end_overdue(now_us);
-                if stop.load(Ordering::Relaxed) {
+                self.tell(watch);
+                if watch.stop.load(Ordering::Relaxed) {
                     self.interrupt(now_us);
                     break;
                 }
@@ -159,6 +163,20 @@ impl<'a> Worker<'a> {
         }
         self.run.wall_us = self.now_us();
         Ok(self.run)
+    }
+
+    /// Adds what has happened since the last time.
+    fn tell(&mut self, watch: &Watch) {
+        let ended = self.run.samples.len();
+        let told = (ended + self.in_flight, ended);
+        let more = |now: usize, before: usize| now.saturating_sub(before) as u64;
+        watch
+            .started
+            .fetch_add(more(told.0, self.told.0), Ordering::Relaxed);
+        watch
+            .ended
+            .fetch_add(more(told.1, self.told.1), Ordering::Relaxed);
+        self.told = told;
     }
 
     fn now_us(&self) -> u64 {

@@ -1,10 +1,11 @@
 //! The client against engines that are raw sockets.
 
 use std::net::TcpListener;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use mlmesh_bench::{
-    Arrivals, Bound, Endpoint, Fault, Lengths, Pace, Plan, PromptLength, Report, Run, Target, run,
+    Arrivals, Bound, Endpoint, Fault, Lengths, Pace, Plan, PromptLength, Report, Run, Target,
+    Watch, run,
 };
 
 use crate::server::{Server, chunked, send, stream};
@@ -39,7 +40,7 @@ pub(crate) fn plan(url: &str, requests: u64) -> Plan {
 }
 
 pub(crate) fn measure(plan: &Plan) -> Run {
-    run(plan, &AtomicBool::new(false)).unwrap()
+    run(plan, &Watch::default()).unwrap()
 }
 
 /// The one fault that every request met.
@@ -401,6 +402,22 @@ fn threads_share_the_work_and_change_neither_instants_nor_prompts() {
 }
 
 #[test]
+fn a_duration_ends_the_sending_and_not_the_answers() {
+    let server = Server::new(|_, socket| {
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        send(socket, &stream(&["a"], Some((1, 1))))
+    });
+    let mut asked = plan(&server.url, 1);
+    asked.bound = Bound {
+        requests: None,
+        duration_us: Some(20_000),
+    };
+    let run = measure(&asked);
+    assert_eq!(run.samples.len(), 10, "each 2 ms, and none at 20");
+    assert!(run.samples.iter().all(|sample| sample.fault.is_none()));
+}
+
+#[test]
 fn a_closed_loop_keeps_its_number_and_thinks() {
     let server = Server::new(|_, socket| {
         std::thread::park_timeout(std::time::Duration::from_millis(10));
@@ -476,7 +493,9 @@ fn a_stop_keeps_what_was_measured() {
         std::thread::park_timeout(std::time::Duration::from_secs(60));
         false
     });
-    let run = run(&plan(&server.url, 5), &AtomicBool::new(true)).unwrap();
+    let watch = Watch::default();
+    watch.stop.store(true, Ordering::Relaxed);
+    let run = run(&plan(&server.url, 5), &watch).unwrap();
     assert!(run.interrupted);
     assert!(
         run.samples

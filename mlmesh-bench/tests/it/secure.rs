@@ -122,6 +122,6 @@ fn whoever_is_not_believed_gets_no_request() {
     assert!(plain.seen().is_empty());
 
     asked.ca_file = Some("/no/such/file".into());
-    let refused = mlmesh_bench::run(&asked, &std::sync::atomic::AtomicBool::new(false));
+    let refused = mlmesh_bench::run(&asked, &mlmesh_bench::Watch::default());
     assert!(refused.unwrap_err().to_string().contains("/no/such/file"));
 }
