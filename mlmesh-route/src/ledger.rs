@@ -116,7 +116,14 @@ impl Ledger {
     }
 
     /// A first token came: what was booked for it is done, and what is left begins now.
-    pub(crate) fn answered(&self, target: TargetId, now_us: u64, bound_us: u64, prefill_us: u64) {
+    /// Says how long the target worked on it, if it does one thing after the other.
+    pub(crate) fn answered(
+        &self,
+        target: TargetId,
+        now_us: u64,
+        bound_us: u64,
+        prefill_us: u64,
+    ) -> u64 {
         let slot = self.slot(target);
         let told_us = slot.told_us.swap(now_us, Ordering::Relaxed);
         let took_us = now_us.saturating_sub(told_us.max(bound_us)).max(1);
@@ -125,6 +132,7 @@ impl Ledger {
         let error = error + ERROR_WEIGHT * (off.min(ERROR_MAX) - error);
         slot.error.store((error * ONE) as u32, Ordering::Relaxed);
         self.release(target, now_us, prefill_us);
+        took_us
     }
 
     /// What was booked for a request is done, or will not be.

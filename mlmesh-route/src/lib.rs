@@ -26,9 +26,10 @@ mod router;
 mod snapshot;
 
 pub use mlmesh_strategy::{
-    Ask, BaselineRoundRobin, BlockAffinity, BlockHash, Candidate, Forecast, LeastPredictedTtft,
-    LeastQueue, LeastWork, PowerOfTwo, PrefixHash, Random, RequestId, SessionHash, Situation,
-    Strategy, TargetId, mixed, mixed_pair,
+    Ask, BLOCK_BYTES, BLOCKS_MAX, BaselineRoundRobin, BlockAffinity, BlockHash, BlockHasher,
+    Candidate, Forecast, INDEX_BYTES, Learnt, LeastPredictedTtft, LeastQueue, LeastWork,
+    PowerOfTwo, PrefixHash, Random, RequestId, Seen, SessionHash, Situation, Strategy, TargetId,
+    mixed, mixed_pair,
 };
 
 pub use allowance::Allowance;

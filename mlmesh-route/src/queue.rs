@@ -75,7 +75,7 @@ impl Queue {
         router: &Router<F>,
         now_us: u64,
         snapshot: &Snapshot,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<Effect<F::Memo>>,
     ) -> u64 {
         loop {
             let mut next: Option<((i64, u64), usize, Candidate)> = None;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Situation, Strategy};
+use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Seen, Situation, Strategy};
 
 use crate::ledger::Ledger;
 use crate::policy::Policy;
@@ -26,9 +26,9 @@ pub struct Router<F> {
 
 /// What comes of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<M> {
     /// Send it there, now.
-    Bind(Booking),
+    Bind(Booking<M>),
     /// It waits; an [`Effect`] will say what comes of it.
     Wait {
         /// Come with [`Event::Tick`] then, if nothing else happens before.
@@ -52,13 +52,21 @@ pub enum Verdict {
 /// A request and its target, with everything that was predicted. It is given back with
 /// the request's first token and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Booking {
+pub struct Booking<M> {
     /// Which request.
     pub request: RequestId,
     /// When it was bound.
     pub bound_us: u64,
     /// Where it goes, and the terms of which its cost consists.
     pub terms: Candidate,
+    /// Length of its prompt.
+    pub prompt_tokens: u64,
+    /// What a block of it stands for.
+    pub block_tokens: u64,
+    /// How long the target worked on it, once the first token is there; else zero.
+    pub took_us: u64,
+    /// What the forecast wants to remember of it.
+    pub memo: M,
 }
 
 /// Why a request is not served.
@@ -90,16 +98,16 @@ pub enum Reason {
 }
 
 /// What happened to requests.
-#[derive(Debug, Clone, Copy)]
-pub enum Event {
-    /// The first token of an answer came.
-    FirstToken(Booking),
+#[derive(Debug)]
+pub enum Event<'a, M> {
+    /// The first token of an answer came; the booking takes note of it.
+    FirstToken(&'a mut Booking<M>),
     /// An answer ended, or the request did: failed or left by its client.
     Ended {
         /// Which.
-        booking: Booking,
-        /// Whether [`Event::FirstToken`] came before.
-        answered: bool,
+        booking: Booking<M>,
+        /// How many of the prompt's tokens the engine held, if it says so.
+        cached_tokens: Option<u64>,
     },
     /// A client that waits has gone away.
     Gone(RequestId),
@@ -109,9 +117,9 @@ pub enum Event {
 
 /// What the shell has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum Effect<M> {
     /// Send a request that has waited.
-    Bind(Booking),
+    Bind(Booking<M>),
     /// Refuse a request that has waited.
     Refuse(RequestId, Refusal),
     /// Come back with [`Event::Tick`] then, if nothing else happens before. The newest
@@ -159,7 +167,7 @@ impl<F: Forecast> Router<F> {
         snapshot: &Snapshot,
         ask: &Ask,
         scratch: &mut Scratch,
-    ) -> Outcome {
+    ) -> Outcome<F::Memo> {
         match self.decide(now_us, snapshot, ask, scratch) {
             Verdict::Bind(terms) => Outcome::Bind(self.bind(now_us, ask, terms)),
             Verdict::Reject(refusal) => Outcome::Reject(refusal),
@@ -175,7 +183,7 @@ impl<F: Forecast> Router<F> {
         snapshot: &Snapshot,
         asks: &[Ask],
         scratch: &mut Scratch,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<Effect<F::Memo>>,
     ) {
         let Some(late) = self.policy.late.filter(|_| asks.len() > 1) else {
             for ask in asks {
@@ -215,19 +223,44 @@ impl<F: Forecast> Router<F> {
     }
 
     /// Takes note of what happened, and says what is to be done now.
-    pub fn step(&self, now_us: u64, snapshot: &Snapshot, event: Event, effects: &mut Vec<Effect>) {
+    pub fn step(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        event: Event<'_, F::Memo>,
+        effects: &mut Vec<Effect<F::Memo>>,
+    ) {
         match event {
             Event::FirstToken(booking) => {
                 let terms = booking.terms;
-                self.ledger
-                    .answered(terms.target, now_us, booking.bound_us, terms.prefill_us);
+                booking.took_us =
+                    self.ledger
+                        .answered(terms.target, now_us, booking.bound_us, terms.prefill_us);
+                let seen = Seen::Prefill {
+                    prompt_tokens: booking.prompt_tokens,
+                    cached_tokens: terms.cached_tokens,
+                    took_us: booking.took_us,
+                };
+                self.forecast.seen(terms.target, seen, booking.memo);
             }
-            Event::Ended { booking, answered } => {
+            Event::Ended {
+                booking,
+                cached_tokens,
+            } => {
                 let terms = booking.terms;
-                if !answered {
+                if booking.took_us == 0 {
                     self.ledger.release(terms.target, now_us, terms.prefill_us);
                 }
                 self.ledger.ended(terms.target);
+                if let Some(cached_tokens) = cached_tokens {
+                    let seen = Seen::Cached {
+                        prompt_tokens: booking.prompt_tokens,
+                        took_us: booking.took_us,
+                        cached_tokens,
+                        block_tokens: booking.block_tokens,
+                    };
+                    self.forecast.seen(terms.target, seen, booking.memo);
+                }
             }
             Event::Gone(request) => {
                 let mut queue = self.queue();
@@ -329,13 +362,16 @@ impl<F: Forecast> Router<F> {
     }
 
     /// Writes down that a request goes somewhere.
-    pub(crate) fn bind(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking {
+    pub(crate) fn bind(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking<F::Memo> {
         self.ledger.book(terms.target, now_us, terms.prefill_us);
-        self.forecast.bound(terms.target, ask);
         Booking {
             request: ask.request,
             bound_us: now_us,
             terms,
+            prompt_tokens: ask.prompt_tokens,
+            block_tokens: ask.block_tokens,
+            took_us: 0,
+            memo: self.forecast.bound(terms.target, ask),
         }
     }
 
@@ -349,7 +385,13 @@ impl<F: Forecast> Router<F> {
         &self.policy
     }
 
-    fn keep(&self, now_us: u64, snapshot: &Snapshot, ask: &Ask, best: &Candidate) -> Outcome {
+    fn keep(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        best: &Candidate,
+    ) -> Outcome<F::Memo> {
         let queue_max = self.policy.late.map_or(0, |late| late.queue_max);
         let mut queue = self.queue();
         if queue.len() >= queue_max {
@@ -369,7 +411,7 @@ impl<F: Forecast> Router<F> {
         queue: &mut Queue,
         now_us: u64,
         snapshot: &Snapshot,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<Effect<F::Memo>>,
     ) {
         let waiting_us = queue.drain(self, now_us, snapshot, effects);
         self.waiting_us.store(waiting_us, Ordering::Relaxed);

@@ -89,6 +89,7 @@ pub fn compare(trace: &Trace, comparison: &Comparison) -> Compared {
                 cache_blocks: CACHE_BLOCKS,
                 strategy: contender.strategy(common_blocks, *seed),
                 policy: contender.policy(),
+                learns: contender.learns(),
                 sigma: comparison.sigma,
                 seed: *seed,
             })

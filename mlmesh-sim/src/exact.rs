@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use mlmesh_route::{Ask, Forecast, TargetId};
+use mlmesh_route::{Ask, Forecast, Seen, TargetId};
 
 use crate::cache::PrefixCache;
 use crate::chance::Chance;
@@ -36,6 +36,8 @@ impl Exact {
 }
 
 impl Forecast for Exact {
+    type Memo = ();
+
     fn cached_tokens(&self, target: TargetId, ask: &Ask) -> u64 {
         let hit = self.caches.borrow()[target.index()].hit_blocks(&ask.blocks);
         reference::cached_tokens(ask.prompt_tokens, hit)
@@ -53,4 +55,6 @@ impl Forecast for Exact {
     fn bound(&self, target: TargetId, ask: &Ask) {
         self.caches.borrow_mut()[target.index()].touch(&ask.blocks);
     }
+
+    fn seen(&self, _target: TargetId, _seen: Seen, (): ()) {}
 }

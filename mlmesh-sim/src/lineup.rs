@@ -28,6 +28,7 @@ pub struct Contender {
     base: &'static str,
     late: Option<Order>,
     refuses: bool,
+    learns: bool,
 }
 
 /// A name that stands for nothing.
@@ -37,7 +38,7 @@ pub enum LineupError {
     #[error("strategy `{0}` is unknown; known are {known}", known = STRATEGIES.join(", "))]
     Strategy(String),
     /// No such addition.
-    #[error("`+{addition}` of `{name}` is unknown; known are +late, +fifo and +refuse")]
+    #[error("`+{addition}` of `{name}` is unknown; known are +late, +fifo, +refuse and +learnt")]
     Addition {
         /// The whole name.
         name: String,
@@ -49,7 +50,8 @@ pub enum LineupError {
 impl Contender {
     /// A strategy's name, and what is added to it: `+late` (bound late, the shortest
     /// prefill first), `+fifo` (bound late, in the order of coming), `+refuse` (the
-    /// hopeless are refused). `hybrid_mesh` is `least_ttft+late+refuse`.
+    /// hopeless are refused), `+learnt` (predictions are learnt as in a gateway, and not
+    /// known). `hybrid_mesh` is `least_ttft+late+refuse`.
     pub fn parse(name: &str) -> Result<Self, LineupError> {
         let mut parts = name.split('+');
         let typed = parts.next().unwrap_or_default();
@@ -61,12 +63,14 @@ impl Contender {
             base,
             late: hybrid.then_some(Order::ShortestPrefill),
             refuses: hybrid,
+            learns: false,
         };
         for addition in parts {
             match addition {
                 "late" => contender.late = Some(Order::ShortestPrefill),
                 "fifo" => contender.late = Some(Order::Fifo),
                 "refuse" => contender.refuses = true,
+                "learnt" => contender.learns = true,
                 _ => {
                     return Err(LineupError::Addition {
                         name: name.to_owned(),
@@ -81,6 +85,10 @@ impl Contender {
     /// Whether it is the bound that nobody beats.
     pub(crate) fn is_floor(&self) -> bool {
         self.base == "floor"
+    }
+
+    pub(crate) const fn learns(&self) -> bool {
+        self.learns
     }
 
     /// What its router keeps and refuses.

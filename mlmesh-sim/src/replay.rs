@@ -1,14 +1,15 @@
 //! A trace on reference engines under one router.
 
 use mlmesh_route::{
-    Ask, Booking, Effect, Event, Forecast, Policy, RequestId, Router, Scratch, Snapshot, Strategy,
+    Ask, Booking, Effect, Event, Forecast, INDEX_BYTES, Learnt, Policy, RequestId, Router, Scratch,
+    Snapshot, Strategy,
 };
 
 use crate::agenda::Agenda;
 use crate::cache::PrefixCache;
 use crate::chance::Chance;
 use crate::exact::Exact;
-use crate::reference::{self, Service, slo_us};
+use crate::reference::{self, BLOCK_TOKENS, Service, slo_us};
 use crate::trace::{Request, Trace};
 
 /// What is replayed how.
@@ -26,6 +27,9 @@ pub struct Replay<'a> {
     pub strategy: Box<dyn Strategy>,
     /// What is kept and refused.
     pub policy: Policy,
+    /// Predictions are learnt from first tokens and reported cached tokens, as in a
+    /// gateway, instead of known.
+    pub learns: bool,
     /// Standard deviation of the logarithm of the error of each predicted prefill.
     pub sigma: f64,
     /// All chance comes from it.
@@ -59,8 +63,8 @@ pub struct Served {
 }
 
 #[derive(Debug)]
-enum Happening {
-    FirstToken(Booking),
+enum Happening<M> {
+    FirstToken(Booking<M>),
     Tick,
 }
 
@@ -71,9 +75,9 @@ struct Engine {
     cache: PrefixCache,
 }
 
-struct Running<'a> {
+struct Running<'a, M> {
     trace: &'a Trace,
-    agenda: Agenda<Happening>,
+    agenda: Agenda<Happening<M>>,
     engines: Vec<Engine>,
     /// When the router wants to look again; earlier wishes have lapsed.
     tick_us: u64,
@@ -87,27 +91,30 @@ struct Running<'a> {
 /// Replays a trace to its end.
 #[must_use]
 pub fn replay(replay: Replay<'_>) -> Replayed {
+    if replay.learns {
+        let forecast = Learnt::new(replay.engines, INDEX_BYTES);
+        replay_with(replay, forecast)
+    } else {
+        let forecast = Exact::of(&replay);
+        replay_with(replay, forecast)
+    }
+}
+
+fn replay_with<F: Forecast>(replay: Replay<'_>, forecast: F) -> Replayed {
     let mut chance = Chance::new(replay.seed, CHANCE_OF_ASKS);
-    let forecast = Exact::of(&replay);
-    let Replay {
-        trace,
-        engines: count,
-        service,
-        cache_blocks,
-        ..
-    } = replay;
-    let snapshot = Snapshot::of_equals(count);
+    let trace = replay.trace;
+    let snapshot = Snapshot::of_equals(replay.engines);
     let router = Router::new(replay.strategy, replay.policy, forecast);
     let engine = |_| Engine {
         free_at_us: 0,
         busy_us: 0,
-        cache: PrefixCache::new(cache_blocks),
+        cache: PrefixCache::new(replay.cache_blocks),
     };
     let mut running = Running {
         trace,
         agenda: Agenda::default(),
-        engines: (0..count).map(engine).collect(),
-        service,
+        engines: (0..replay.engines).map(engine).collect(),
+        service: replay.service,
         tick_us: u64::MAX,
         present: 0,
         counted_us: 0,
@@ -172,20 +179,21 @@ fn ask(number: usize, request: &Request, chance: u64) -> Ask {
         request: RequestId(number as u64),
         prompt_tokens: request.prompt_tokens,
         blocks: request.blocks.clone(),
+        block_tokens: BLOCK_TOKENS,
         session: None,
         deadline_us: request.at_us + slo_us(request.prompt_tokens),
         chance,
     }
 }
 
-impl Running<'_> {
+impl<M: Copy> Running<'_, M> {
     /// Lets everything happen that happens up to then.
-    fn until<F: Forecast>(
+    fn until<F: Forecast<Memo = M>>(
         &mut self,
         until_us: u64,
         router: &Router<F>,
         snapshot: &Snapshot,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<Effect<M>>,
     ) {
         while let Some((now_us, what)) = self.agenda.pop_until(until_us) {
             match what {
@@ -194,12 +202,12 @@ impl Running<'_> {
                     self.tick_us = u64::MAX;
                     router.step(now_us, snapshot, Event::Tick, effects);
                 }
-                Happening::FirstToken(booking) => {
+                Happening::FirstToken(mut booking) => {
                     self.count(now_us, -1);
-                    router.step(now_us, snapshot, Event::FirstToken(booking), effects);
+                    router.step(now_us, snapshot, Event::FirstToken(&mut booking), effects);
                     let ended = Event::Ended {
                         booking,
-                        answered: true,
+                        cached_tokens: self.cached_tokens(&booking),
                     };
                     router.step(now_us, snapshot, ended, effects);
                 }
@@ -209,7 +217,7 @@ impl Running<'_> {
         }
     }
 
-    fn carry_out(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
+    fn carry_out(&mut self, now_us: u64, effects: &mut Vec<Effect<M>>) {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Bind(booking) => self.bind(now_us, booking),
@@ -220,6 +228,12 @@ impl Running<'_> {
                 Effect::WakeAt(at_us) => self.tick_at(at_us),
             }
         }
+    }
+
+    /// What the engine says in the end about its cache.
+    fn cached_tokens(&self, booking: &Booking<M>) -> Option<u64> {
+        let served = self.result.served[booking.request.0 as usize];
+        served.map(|served| served.cached_tokens)
     }
 
     /// So many come, or go.
@@ -238,7 +252,7 @@ impl Running<'_> {
     }
 
     /// The engine gets a prompt, works on it when it is free, and holds it from now on.
-    fn bind(&mut self, now_us: u64, booking: Booking) {
+    fn bind(&mut self, now_us: u64, booking: Booking<M>) {
         let number = booking.request.0 as usize;
         let request = &self.trace.requests[number];
         let engine = &mut self.engines[booking.terms.target.index()];

@@ -32,6 +32,8 @@ pub struct Ask {
     pub prompt_tokens: u64,
     /// The prompt's blocks from its beginning.
     pub blocks: Arc<[BlockHash]>,
+    /// How many tokens a block stands for, as well as it is known.
+    pub block_tokens: u64,
     /// What one conversation has in common, if the client says so.
     pub session: Option<u64>,
     /// Until when the first token has to be there, in the router's time.

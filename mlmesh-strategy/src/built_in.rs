@@ -104,8 +104,9 @@ impl Strategy for PowerOfTwo {
             1 => 0,
             _ => 1 + drawn(mixed(situation.ask.chance), count - 1),
         };
-        for place in [first, (first + step) % count] {
-            costs[place] = u64::from(candidates[place].in_flight);
+        // Of two with as many requests the one that was drawn first.
+        for (second, place) in [(1, (first + step) % count), (0, first)] {
+            costs[place] = 2 * u64::from(candidates[place].in_flight) + second;
         }
     }
 }

@@ -18,18 +18,26 @@
 #![warn(missing_docs)]
 
 mod ask;
+mod blocks;
 mod built_in;
 mod candidate;
 mod forecast;
+mod index;
+mod learnt;
 mod mix;
+mod prefill;
 mod strategy;
 
 pub use ask::{Ask, BlockHash, RequestId, TargetId};
+pub use blocks::{BLOCK_BYTES, BLOCKS_MAX, BlockHasher};
 pub use built_in::{
     BaselineRoundRobin, BlockAffinity, LeastPredictedTtft, LeastQueue, LeastWork, PowerOfTwo,
     PrefixHash, Random, SessionHash,
 };
 pub use candidate::Candidate;
-pub use forecast::Forecast;
+pub use forecast::{Forecast, Seen};
+pub use index::{Belief, BlockIndex};
+pub use learnt::{INDEX_BYTES, Learnt};
 pub use mix::{mixed, mixed_pair};
+pub use prefill::{FACTORS_AT_FIRST, Factors, PrefillFit, predicted_us};
 pub use strategy::{Situation, Strategy};

@@ -14,7 +14,8 @@ Strategies: baseline_rr, random, least_queue, power_of_two, least_work, session_
 block_affinity, prefix_hash, least_ttft, hybrid_mesh; floor is what nobody can beat.
 Added to a name: `+late` keeps requests until a target is free, the shortest prefill
 first; `+fifo` the same in the order of coming; `+refuse` refuses what cannot meet its
-SLO any more. hybrid_mesh is least_ttft+late+refuse.";
+SLO any more; `+learnt` learns its predictions as a gateway does, instead of knowing
+them. hybrid_mesh is least_ttft+late+refuse.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sim {

@@ -86,7 +86,7 @@ fn the_shortest_prefill_goes_first_or_who_came_first() {
         }
         let mut now_us = 1_000_000;
         for next in expected {
-            let effects = bench.step(now_us, Event::FirstToken(running));
+            let effects = bench.step(now_us, Event::FirstToken(&mut running));
             assert_eq!(bound(&effects), [next], "{order:?}");
             running = effects
                 .iter()
@@ -120,7 +120,7 @@ fn a_long_prompt_is_not_passed_by_for_ever() {
             Outcome::Wait { .. }
         ));
         now_us += 1_000_000;
-        let effects = bench.step(now_us, Event::FirstToken(running));
+        let effects = bench.step(now_us, Event::FirstToken(&mut running));
         let Some(Effect::Bind(next)) = effects.first() else {
             panic!("{effects:?}")
         };

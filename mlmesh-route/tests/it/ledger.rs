@@ -16,14 +16,21 @@ fn books_are_even_after_many_threads() {
                 for step in 0..500 {
                     let ask = ask(thread * 1_000 + step, 100);
                     let outcome = router.offer(step, snapshot, &ask, &mut scratch);
-                    let mlmesh_route::Outcome::Bind(booking) = outcome else {
+                    let mlmesh_route::Outcome::Bind(mut booking) = outcome else {
                         panic!("{outcome:?}")
                     };
-                    let answered = step % 3 > 0;
-                    if answered {
-                        router.step(step, snapshot, Event::FirstToken(booking), &mut effects);
+                    if step % 3 > 0 {
+                        router.step(
+                            step,
+                            snapshot,
+                            Event::FirstToken(&mut booking),
+                            &mut effects,
+                        );
                     }
-                    let ended = Event::Ended { booking, answered };
+                    let ended = Event::Ended {
+                        booking,
+                        cached_tokens: None,
+                    };
                     router.step(step, snapshot, ended, &mut effects);
                 }
             });
@@ -42,12 +49,13 @@ fn books_are_even_after_many_threads() {
 fn an_end_that_is_told_twice_counts_for_nothing() {
     let mut bench = Bench::new(1, Policy::default());
     let booking = bench.bind(0, &ask(0, 100));
-    let ended = Event::Ended {
-        booking,
-        answered: false,
-    };
-    bench.step(1, ended);
-    bench.step(2, ended);
+    for now_us in [1, 2] {
+        let ended = Event::Ended {
+            booking,
+            cached_tokens: None,
+        };
+        bench.step(now_us, ended);
+    }
     let ledger = bench.router.ledger();
     assert_eq!(ledger.in_flight(TargetId(0)), 0);
     assert_eq!(ledger.backlog(TargetId(0), 2).expected_us, 0);

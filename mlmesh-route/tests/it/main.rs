@@ -4,3 +4,4 @@
 mod binding;
 mod ledger;
 mod plain;
+mod traps;

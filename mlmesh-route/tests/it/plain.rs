@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use mlmesh_route::{
     Ask, BlockHash, Booking, Effect, Event, Forecast, Late, LeastPredictedTtft, Outcome, Policy,
-    RequestId, Router, Scratch, Snapshot, Strategy, TargetId,
+    RequestId, Router, Scratch, Seen, Snapshot, Strategy, TargetId,
 };
 
 /// A token takes a millisecond, and a target holds what it was sent.
@@ -14,6 +14,8 @@ pub(crate) struct Plain {
 }
 
 impl Forecast for Plain {
+    type Memo = ();
+
     fn cached_tokens(&self, target: TargetId, ask: &Ask) -> u64 {
         let held = self.held.lock().unwrap();
         let blocks = ask.blocks.iter();
@@ -30,6 +32,8 @@ impl Forecast for Plain {
         let blocks = ask.blocks.iter().map(|block| (target, *block));
         self.held.lock().unwrap().extend(blocks);
     }
+
+    fn seen(&self, _target: TargetId, _seen: Seen, (): ()) {}
 }
 
 pub(crate) struct Bench {
@@ -54,20 +58,20 @@ impl Bench {
         }
     }
 
-    pub(crate) fn offer(&mut self, now_us: u64, ask: &Ask) -> Outcome {
+    pub(crate) fn offer(&mut self, now_us: u64, ask: &Ask) -> Outcome<()> {
         self.router
             .offer(now_us, &self.snapshot, ask, &mut self.scratch)
     }
 
     /// An offer that has to be bound.
-    pub(crate) fn bind(&mut self, now_us: u64, ask: &Ask) -> Booking {
+    pub(crate) fn bind(&mut self, now_us: u64, ask: &Ask) -> Booking<()> {
         match self.offer(now_us, ask) {
             Outcome::Bind(booking) => booking,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) fn step(&self, now_us: u64, event: Event) -> Vec<Effect> {
+    pub(crate) fn step(&self, now_us: u64, event: Event<'_, ()>) -> Vec<Effect<()>> {
         let mut effects = Vec::new();
         self.router
             .step(now_us, &self.snapshot, event, &mut effects);
@@ -75,20 +79,20 @@ impl Bench {
     }
 
     /// First token and end at once; who is bound by it, and where.
-    pub(crate) fn finish(&self, now_us: u64, booking: Booking) -> Vec<(u64, u16)> {
-        let mut effects = self.step(now_us, Event::FirstToken(booking));
+    pub(crate) fn finish(&self, now_us: u64, mut booking: Booking<()>) -> Vec<(u64, u16)> {
+        let mut effects = self.step(now_us, Event::FirstToken(&mut booking));
         effects.extend(self.step(
             now_us,
             Event::Ended {
                 booking,
-                answered: true,
+                cached_tokens: None,
             },
         ));
         bound(&effects)
     }
 }
 
-pub(crate) fn bound(effects: &[Effect]) -> Vec<(u64, u16)> {
+pub(crate) fn bound(effects: &[Effect<()>]) -> Vec<(u64, u16)> {
     let bound = effects.iter().filter_map(|effect| match effect {
         Effect::Bind(booking) => Some((booking.request.0, booking.terms.target.0)),
         Effect::Refuse(..) | Effect::WakeAt(_) => None,
@@ -102,6 +106,7 @@ pub(crate) fn ask(request: u64, prompt_tokens: u64) -> Ask {
         request: RequestId(request),
         prompt_tokens,
         blocks: [BlockHash(1_000_000 + request)].into(),
+        block_tokens: 100,
         session: None,
         deadline_us: u64::MAX,
         chance: request,

@@ -23,6 +23,7 @@ fn run(trace: &Trace, engines: u16, policy: Policy, seed: u64) -> Replayed {
         cache_blocks: 0,
         strategy: Box::new(LeastWork),
         policy,
+        learns: false,
         sigma: 0.0,
         seed,
     })
@@ -155,6 +156,7 @@ fn every_request_ends_once_and_work_is_neither_lost_nor_made() {
             cache_blocks: 1_000,
             strategy: contender.strategy(1, 3),
             policy: contender.policy(),
+            learns: false,
             sigma: 0.3,
             seed: 3,
         });

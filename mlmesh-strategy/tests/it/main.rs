@@ -1,0 +1,4 @@
+//! Strategies and forecasts from outside.
+
+mod choices;
+mod learning;
