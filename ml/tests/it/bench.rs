@@ -9,7 +9,7 @@ use mlmesh_testkit::http;
 use mlmesh_testkit::llama::{self, LlamaServer};
 
 use crate::golden;
-use crate::program::place;
+use crate::program::{Answer, place};
 use crate::shape::shape;
 
 const KEY: &str = "sk-a-key-that-nobody-may-see";
@@ -18,6 +18,21 @@ data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\
 data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n\
 data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n\
 data: [DONE]\n\n";
+
+trait Measured {
+    /// Done, or late: a client that shares its processors may be, and says so.
+    fn measured(self) -> Self;
+}
+
+impl Measured for Answer {
+    #[track_caller]
+    fn measured(self) -> Self {
+        let said = format!("{}{}", self.stdout, self.stderr);
+        let is_late = self.code == 6 && said.contains("the client was the bottleneck");
+        assert!(self.code == 0 || is_late, "{self:?}");
+        self
+    }
+}
 
 /// An address where each request is answered with these bytes, if it has the key.
 fn engine(head: &'static str, body: &'static str) -> String {
@@ -94,7 +109,7 @@ fn a_load_is_measured_and_written_with_every_stamp() {
             file.to_str().unwrap(),
             "--json",
         ])
-        .exits(0);
+        .measured();
     let figures = answer.json();
     assert_eq!(figures["counts"]["completed"], 20);
     assert_eq!(figures["tokens"]["prompt"], 180);
@@ -145,6 +160,7 @@ fn level(value: &mut serde_json::Value) {
             for (name, value) in fields {
                 match name.as_str() {
                     "min" | "max" if value.is_number() => *value = 0.into(),
+                    "validity" => *value = serde_json::json!({"valid": true, "reasons": []}),
                     "version" => *value = "0".into(),
                     _ => level(value),
                 }
@@ -175,7 +191,7 @@ fn a_person_reads_a_table_with_units_and_what_the_client_cost() {
         "--api-key-env",
         "BENCH_KEY",
     ]);
-    let answer = crate::program::answer(command.env("BENCH_KEY", KEY)).exits(0);
+    let answer = crate::program::answer(command.env("BENCH_KEY", KEY)).measured();
     for part in [
         "milliseconds",
         "time to first token",
@@ -232,9 +248,7 @@ fn tokens_of_a_real_engine_are_those_that_it_counts_itself() {
             mode,
             "--json",
         ];
-        // A client that shares its processors may be late.
-        let answer = place.ml(&arguments);
-        assert!([0, 6].contains(&answer.code), "{answer:?}");
+        let answer = place.ml(&arguments).measured();
         let figures = answer.json();
         assert_eq!(figures["counts"]["completed"], 12, "{figures}");
         let after = all.map(|name| counter(&engine, name));

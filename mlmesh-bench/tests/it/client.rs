@@ -323,7 +323,8 @@ fn who_waits_for_a_connection_is_given_up_in_time_too() {
             .iter()
             .all(|sample| sample.fault == Some(Fault::Timeout))
     );
-    assert!(run.wall_us < 10_000_000, "not one after the other");
+    // One more may have begun before the rest was given up.
+    assert!(run.connections <= 2, "not one after the other");
 }
 
 #[test]
