@@ -20,6 +20,8 @@ mod deadline;
 mod exchange;
 mod farewell;
 mod field;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod hop;
 mod http2;

@@ -160,6 +160,55 @@ fn a_drain_finishes_what_was_begun_and_closes_the_rest() {
 }
 
 #[test]
+fn a_drain_under_load_fails_nobody() {
+    const CLIENTS: usize = 16;
+    let place = Place::new();
+    let Place { gateway, targets } = place;
+    let engine = targets[0].try_clone().unwrap();
+    engine.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || {
+        for stream in engine.incoming() {
+            let mut wire = Wire::of(stream.unwrap());
+            std::thread::spawn(move || {
+                while wire.is_open() {
+                    wire.until("\r\n\r\n");
+                    wire.send(OK);
+                }
+            });
+        }
+    });
+    let address = gateway.address();
+    let answered = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let answered = &answered;
+                scope.spawn(move || {
+                    let mut client = Wire::connect(address);
+                    loop {
+                        client.send(GET);
+                        let head = client.until("\r\n\r\n");
+                        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+                        client.expect("ok");
+                        answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        if head.contains("Connection: close") {
+                            return client.ended();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let many = || answered.load(std::sync::atomic::Ordering::Relaxed) > CLIENTS * 50;
+        crate::wire::eventually(many);
+        gateway.drain(PATIENCE);
+        // Each was told with a whole answer that its connection ends.
+        clients
+            .into_iter()
+            .for_each(|client| client.join().unwrap());
+    });
+}
+
+#[test]
 fn a_drain_ends_with_its_grace() {
     let place = Place::new();
     let (mut client, mut target) = place.carried(GET);

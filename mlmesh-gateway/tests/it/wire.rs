@@ -197,6 +197,11 @@ impl Wire {
         while matches!(self.stream.read(&mut piece), Ok(bytes) if bytes > 0) {}
     }
 
+    /// Whether the other side has something to say, now or later.
+    pub(crate) fn is_open(&mut self) -> bool {
+        !self.left.is_empty() || matches!(self.stream.peek(&mut [0]), Ok(1))
+    }
+
     fn more(&mut self) -> bool {
         let mut piece = [0; 16 * 1024];
         let bytes = self.stream.read(&mut piece).unwrap();
