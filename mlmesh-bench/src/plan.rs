@@ -44,6 +44,8 @@ pub struct Plan {
     pub output_tokens: Lengths,
     /// Whether the engine is asked to go on to the last of them.
     pub ignore_eos: bool,
+    /// Whether the engine is asked to count tokens in each chunk.
+    pub count_each_chunk: bool,
     /// Lengths and shared blocks of recorded requests, instead of drawn ones.
     pub trace: Option<Arc<Trace>>,
     /// Beginnings that prompts share.

@@ -92,6 +92,8 @@ pub struct Load {
     pub output_tokens: Option<String>,
     /// Whether the engine was asked to go on to the last of them.
     pub ignore_eos: bool,
+    /// Whether the engine was asked to count tokens in each chunk.
+    pub count_each_chunk: bool,
     /// Beginnings that prompts shared.
     pub shared_prefix: Option<String>,
     /// Fixes schedule and prompts.
@@ -362,6 +364,7 @@ fn load(plan: &Plan) -> Load {
         prompt_tokens: prompt_tokens.filter(|_| is_drawn),
         output_tokens: is_drawn.then(|| plan.output_tokens.to_string()),
         ignore_eos: plan.ignore_eos,
+        count_each_chunk: plan.count_each_chunk,
         shared_prefix: plan.shared_prefix.map(|shared| shared.to_string()),
         seed: plan.seed,
         threads: plan.threads,

@@ -110,7 +110,12 @@ pub(crate) struct BenchLlm {
     )]
     pub(crate) cv: Option<f64>,
     /// Send so many
-    #[arg(long, value_name = "N", help_heading = "When requests are sent")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "When requests are sent"
+    )]
     pub(crate) requests: Option<u64>,
     /// Send for so long; what is under way then is waited for
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "When requests are sent")]
@@ -141,6 +146,10 @@ pub(crate) struct BenchLlm {
     /// Ask the engine to go on to the last of them (vLLM, SGLang, llama-server)
     #[arg(long, help_heading = "What is sent")]
     pub(crate) ignore_eos: bool,
+    /// Ask for the count of tokens in each chunk, so that the time between tokens is
+    /// exact where a chunk has several (vLLM, SGLang)
+    #[arg(long, conflicts_with = "no_stream", help_heading = "What is sent")]
+    pub(crate) count_each_chunk: bool,
     /// Begin prompts with one of a few texts, such as
     /// `groups=32,chars=8192,popularity=1/rank`; else every prompt is unique
     #[arg(long, value_name = "GROUPS", help_heading = "What is sent")]

@@ -97,12 +97,21 @@ fn watched(output: &Output, plan: &Plan) -> Outcome<Run> {
                 });
             }
         });
-        let run = run(plan, &watch);
-        is_over.store(true, Ordering::Relaxed);
-        talker.thread().unpark();
-        run
+        // Also when the load panics, or the scope would wait for ever.
+        let _over = Over(&is_over, talker.thread());
+        run(plan, &watch)
     });
     Ok(run?)
+}
+
+/// Ends the talk when it goes.
+struct Over<'a>(&'a AtomicBool, &'a thread::Thread);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.unpark();
+    }
 }
 
 fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
@@ -127,6 +136,7 @@ fn plan(verb: &cli::BenchLlm) -> Outcome<Plan> {
         },
         output_tokens: verb.output_tokens,
         ignore_eos: verb.ignore_eos,
+        count_each_chunk: verb.count_each_chunk,
         trace: trace(verb)?,
         shared_prefix: verb.shared_prefix,
         seed: verb.seed.map_or_else(drawn_seed, Ok)?,

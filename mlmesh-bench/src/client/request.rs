@@ -46,7 +46,11 @@ impl Template {
             ),
         };
         if plan.stream {
-            after_prompt.push_str(",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+            after_prompt.push_str(",\"stream\":true,\"stream_options\":{\"include_usage\":true");
+            if plan.count_each_chunk {
+                after_prompt.push_str(",\"continuous_usage_stats\":true");
+            }
+            after_prompt.push('}');
         }
         if plan.ignore_eos {
             after_prompt.push_str(",\"ignore_eos\":true");

@@ -29,6 +29,7 @@ pub(crate) fn plan(url: &str, requests: u64) -> Plan {
         prompt: PromptLength::Chars(Lengths::Constant(100)),
         output_tokens: Lengths::Constant(8),
         ignore_eos: false,
+        count_each_chunk: false,
         trace: None,
         shared_prefix: None,
         seed: 7,
@@ -95,6 +96,7 @@ fn a_request_says_what_the_plan_says() {
     asked.model = "a \"b\"".to_owned();
     asked.key = Some("sk-x".to_owned());
     asked.ignore_eos = true;
+    asked.count_each_chunk = true;
     measure(&asked);
     asked.endpoint = Endpoint::Completions;
     asked.stream = false;
@@ -113,6 +115,7 @@ fn a_request_says_what_the_plan_says() {
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
     assert_eq!(body["model"], "a \"b\"");
     assert_eq!(body["stream_options"]["include_usage"], true);
+    assert_eq!(body["stream_options"]["continuous_usage_stats"], true);
     assert_eq!(
         (&body["max_tokens"], &body["ignore_eos"]),
         (&8.into(), &true.into())
@@ -400,6 +403,22 @@ fn threads_share_the_work_and_change_neither_instants_nor_prompts() {
         .flat_map(|body| [body.clone(), body.clone()])
         .collect();
     assert_eq!(both, twice);
+}
+
+#[test]
+fn tokens_that_are_counted_in_each_chunk_stand_beside_its_stamp() {
+    let chunk = |counted: u32| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"x\"}}}}],\"usage\":{{\"prompt_tokens\":4,\"completion_tokens\":{counted}}}}}\n\n"
+        )
+    };
+    let body = [chunk(1), chunk(4), "data: [DONE]\n\n".to_owned()].concat();
+    let answer = chunked("text/event-stream", &body);
+    let server = Server::new(move |_, socket| send(socket, &answer));
+    let run = measure(&plan(&server.url, 1));
+    let sample = &run.samples[0];
+    assert_eq!(run.chunk_tokens(sample), Some(&[1, 4][..]));
+    assert_eq!(sample.usage.unwrap().completion_tokens, 4);
 }
 
 #[test]
