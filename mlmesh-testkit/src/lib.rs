@@ -9,4 +9,6 @@ pub mod kill;
 pub mod llama;
 pub mod place;
 pub mod postgres;
+pub mod python;
 pub mod tiny_model;
+pub mod triton;

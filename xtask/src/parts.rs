@@ -32,9 +32,15 @@ enum Probe {
     PythonModules(&'static str),
     /// Debian's Python has this package.
     DebianModule(&'static str),
+    /// Python's library of the version that `python3` is.
+    PythonLibrary,
     /// `postgres` is on `PATH` or in Debian's versioned folder.
     PostgresServer,
 }
+
+/// Loads Python's library, or fails.
+const LOAD_LIBRARY: &str =
+    "import ctypes, sys; ctypes.CDLL('libpython%d.%d.so.1.0' % sys.version_info[:2])";
 
 /// Where Debian keeps packages of its Python.
 const DEBIAN_PACKAGES: &str = "/usr/lib/python3/dist-packages";
@@ -75,6 +81,11 @@ pub const PARTS: &[Part] = &[
         package: "python3-torchvision",
         reason: "the training script of MLflow's documentation",
         present: Probe::DebianModule("torchvision"),
+    },
+    Part {
+        package: "libpython3-dev",
+        reason: "processes of Triton's models",
+        present: Probe::PythonLibrary,
     },
     Part {
         package: "postgresql",
@@ -148,6 +159,10 @@ impl Probe {
             Probe::Program(names) => names.iter().any(step::on_path),
             Probe::PythonModules(modules) => Command::new("python3")
                 .args(["-c", &format!("import {modules}")])
+                .output()
+                .is_ok_and(|output| output.status.success()),
+            Probe::PythonLibrary => Command::new("python3")
+                .args(["-c", LOAD_LIBRARY])
                 .output()
                 .is_ok_and(|output| output.status.success()),
             Probe::DebianModule(name) => Path::new(DEBIAN_PACKAGES).join(name).is_dir(),

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mlmesh_telemetry::adapter::{Figure, Signal, adapter};
 use mlmesh_telemetry::scrape::{MetricsPage, Observation, ScrapeError};
-use mlmesh_testkit::{http, llama};
+use mlmesh_testkit::triton::{MODEL, TritonServer};
+use mlmesh_testkit::{http, llama, python};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,6 +57,36 @@ fn a_real_engine_says_what_it_has_done() {
         .filter(|signal| after.state.missing.contains_key(signal))
         .collect();
     assert!(missing.is_empty(), "{missing:?}: {:?}", after.state);
+}
+
+#[test]
+fn a_real_triton_says_what_it_has_done() {
+    let Some(environment) = python::environment_with("tritonclient") else {
+        return;
+    };
+    let triton = TritonServer::start(&environment);
+    let path = format!("/v2/models/{MODEL}/infer");
+    let ask = |body: &str| http::post(triton.http(), &path, body).unwrap();
+    let input = r#"{"inputs":[{"name":"IN","shape":[2],"datatype":"INT32","data":[1,2]}]}"#;
+    for _ in 0..3 {
+        let (status, answer) = ask(input);
+        assert!(status == 200 && answer.contains("[2,4]"), "{answer}");
+    }
+    let seen = observed(triton.metrics(), PATIENCE).unwrap();
+    assert_eq!((seen.adapter.runtime.as_str(), seen.defects), ("triton", 0));
+    let figures = &seen.state.figures[MODEL];
+    assert_eq!(figures[&Signal::Done], Figure::Total(3.0));
+    assert_eq!(figures[&Signal::Failed], Figure::Total(0.0));
+    assert_eq!(figures[&Signal::Waiting], Figure::Now(0.0));
+    for signal in [Signal::EndToEnd, Signal::Queued] {
+        let Figure::Timing { seconds, count } = figures[&signal] else {
+            panic!("{figures:?}");
+        };
+        assert!(
+            seconds > 0.0 && seconds < 60.0 && count == 3.0,
+            "{figures:?}"
+        );
+    }
 }
 
 /// A server that reads one request and answers so, then holds the connection.

@@ -11,7 +11,6 @@ use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::llama::{self, LlamaServer};
 use serde_json::Value;
 
-use crate::mlflow::python_with;
 use crate::site::skipped;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -203,7 +202,7 @@ print(whole.usage.completion_tokens)
 
 #[test]
 fn the_openai_client_streams_and_reads_errors() {
-    let Some(python) = python_with("openai") else {
+    let Some(python) = mlmesh_testkit::python::environment_with("openai") else {
         return;
     };
     let Some(place) = place() else { return };

@@ -7,3 +7,4 @@ mod kill;
 mod mlflow;
 mod programs;
 mod site;
+mod triton;

@@ -15,37 +15,20 @@ mod deaths;
 mod peer;
 mod points;
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::site::{Site, skipped};
+use mlmesh_testkit::python::environment_with;
 
-/// The folder of the tests' Python environment, where it has a module.
-pub(crate) fn python_with(module: &str) -> Option<PathBuf> {
-    let python = std::env::var_os("MLMESH_TEST_PYTHON").map(PathBuf::from);
-    let prefix = python.and_then(|python| Some(python.parent()?.parent()?.to_owned()));
-    let has_it = |prefix: &PathBuf| {
-        let probe = format!("import importlib.util as u; exit(u.find_spec('{module}') is None)");
-        let probe = Command::new(prefix.join("bin/python"))
-            .args(["-c", &probe])
-            .status();
-        probe.is_ok_and(|status| status.success())
-    };
-    let found = prefix.filter(has_it);
-    if found.is_none() {
-        skipped(&format!("no Python with `{module}`"));
-    }
-    found
-}
+use crate::site::Site;
 
 /// How long a script may take that imports the client on a busy machine.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
 
 /// A site whose jobs have the client; `None` where there is none.
 fn site() -> Option<Site> {
-    let prefix = python_with("mlflow")?;
+    let prefix = environment_with("mlflow")?;
     let mut site = Site::new();
     site.set("VIRTUAL_ENV", prefix.to_str().unwrap());
     site.start();
@@ -209,7 +192,7 @@ fn a_plain_client_logs_and_uploads_while_the_daemon_is_dead() {
 /// An example of the client's documentation, with lines before it.
 fn example(site: &Site, module: &str, name: &str, number: u32, before: &[&str]) -> String {
     let file = site.path("example.py");
-    let python = python_with("mlflow").unwrap().join("bin/python");
+    let python = environment_with("mlflow").unwrap().join("bin/python");
     let made = Command::new(python)
         .args(["-c", include_str!("mlflow/examples.py")])
         .args([module, name, &number.to_string()])
@@ -231,7 +214,7 @@ fn outputs_of(site: &Site, run: &str) -> String {
 #[test]
 fn the_documentations_scikit_learn_example_logs_to_its_run() {
     let Some(site) = site() else { return };
-    if python_with("sklearn").is_none() {
+    if environment_with("sklearn").is_none() {
         return;
     }
     let script = example(&site, "mlflow.sklearn", "autolog", 0, &[]);
@@ -292,7 +275,7 @@ dataclasses._process_class = with_factory
 #[test]
 fn the_documentations_pytorch_example_logs_to_its_run() {
     let Some(site) = site() else { return };
-    if python_with("torchvision").is_none() || python_with("lightning").is_none() {
+    if environment_with("torchvision").is_none() || environment_with("lightning").is_none() {
         return;
     }
     let script = example(&site, "mlflow.pytorch", "autolog", 0, &[]);
@@ -319,7 +302,7 @@ fn the_documentations_pytorch_example_logs_to_its_run() {
 #[test]
 fn a_pytorch_script_logs_its_losses_and_weights() {
     let Some(site) = site() else { return };
-    if python_with("torch").is_none() {
+    if environment_with("torch").is_none() {
         return;
     }
     let script = include_str!("mlflow/torch_line.py");
@@ -365,7 +348,7 @@ fn the_documentations_client_examples_log_to_their_runs() {
 #[test]
 fn answers_are_those_of_mlflows_own_server() {
     let Some(site) = site() else { return };
-    let Some(prefix) = python_with("flask") else {
+    let Some(prefix) = environment_with("flask") else {
         return;
     };
     let peer = peer::Server::start(&prefix);
