@@ -31,6 +31,9 @@ pub struct Compared {
     pub schema: &'static str,
     /// In the order in which they were named.
     pub strategies: Vec<Row>,
+    /// Arrivals, first tokens and looks at queues of all replays.
+    #[serde(skip)]
+    pub events: u64,
 }
 
 /// What came of one contender, as the mean over its seeds.
@@ -77,6 +80,7 @@ pub struct Spread {
 #[must_use]
 pub fn compare(trace: &Trace, comparison: &Comparison) -> Compared {
     let common_blocks = common_blocks(trace);
+    let mut events = 0;
     let row = |contender: &Contender| {
         let replays = comparison.seeds.iter().map(|seed| {
             if contender.is_floor() {
@@ -94,12 +98,18 @@ pub fn compare(trace: &Trace, comparison: &Comparison) -> Compared {
                 seed: *seed,
             })
         });
-        let outcomes: Vec<Outcome> = replays.map(|one| Outcome::of(trace, &one)).collect();
+        let outcomes = replays.map(|one| {
+            events += one.events;
+            Outcome::of(trace, &one)
+        });
+        let outcomes: Vec<Outcome> = outcomes.collect();
         Row::of(contender, outcomes)
     };
+    let strategies = comparison.contenders.iter().map(row).collect();
     Compared {
         schema: COMPARE_SCHEMA,
-        strategies: comparison.contenders.iter().map(row).collect(),
+        strategies,
+        events,
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct SimCompare {
     /// The requests
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: PathBuf,
-    /// How the trace is written: `mooncake`
+    /// How the trace is written: `mooncake` or `azure`
     #[arg(long, value_name = "FORMAT", default_value = "mooncake")]
     pub(crate) format: Format,
     /// So many engines, each the reference engine of docs/SIMULATION.md

@@ -33,6 +33,7 @@ pub(crate) fn compare(output: &Output, verb: &cli::SimCompare) -> Outcome {
     if output.json {
         return output.json(&compared);
     }
+    output.say(format_args!("{} events were simulated", compared.events));
     print(output, &compared)
 }
 

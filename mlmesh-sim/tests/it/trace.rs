@@ -52,6 +52,7 @@ fn what_is_no_trace_is_refused_with_its_line() {
         (format!("{good}{{"), "line 2"),
         (format!("{good}\n{}", good.replace("7, 8", "7")), "line 3"),
         (good.replace("513", "-1"), "line 1"),
+        (good.replace(": 0,", ": 18446744073709551,"), "line 1"),
     ] {
         let error = Trace::read(&text, Format::Mooncake)
             .unwrap_err()
@@ -60,4 +61,35 @@ fn what_is_no_trace_is_refused_with_its_line() {
     }
     assert!(Trace::read(good, Format::Mooncake).is_ok());
     assert!("azurite".parse::<Format>().is_err());
+}
+
+#[test]
+fn prompts_of_an_azure_trace_have_nothing_in_common() {
+    let text = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+        2023-11-16 23:59:59.9999999,513,44\r\n\
+        2023-11-17 00:00:01.5,1,0\n";
+    let trace = Trace::read(text, Format::Azure).unwrap();
+    let seen: Vec<(u64, u64, Vec<u64>)> = trace
+        .requests
+        .iter()
+        .map(|one| {
+            (
+                one.at_us,
+                one.prompt_tokens,
+                one.blocks.iter().map(|block| block.0).collect(),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [(0, 513, vec![0, 1]), (1_500_001, 1, vec![2])]);
+    for (wrong, told) in [
+        (text.replace("Context", "Prompt"), "line 1"),
+        (text.replace("513", "-1"), "line 2"),
+        (text.replace("513", "99999999999"), "at most 16777216"),
+        (text.replace(",0\n", "\n"), "line 3"),
+        (text.replace("11-17", "13-17"), "line 3"),
+        (text.replace("11-17", "11-15"), "earlier"),
+    ] {
+        let error = Trace::read(&wrong, Format::Azure).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }

@@ -13,6 +13,7 @@ mod list;
 mod llm;
 mod mlflow;
 mod proof;
+mod sim;
 mod snapshot;
 mod status;
 mod submit;
@@ -77,6 +78,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "mlflow",
         run: mlflow::run,
+        everyday: true,
+    },
+    Bench {
+        name: "sim",
+        run: sim::run,
         everyday: true,
     },
     Bench {
