@@ -60,6 +60,7 @@ fn fuzz(workspace: &Workspace, seed: u64) -> Result<()> {
     for targets in [
         &["--workspace", "--lib", "--bins"][..],
         &["--package", "mlmesh-recipe", "--test", "it"],
+        &["--package", "mlmesh-bench", "--test", "it"],
     ] {
         let mut command = step::cargo(&workspace.root, &["test", "--quiet", "--no-fail-fast"]);
         command

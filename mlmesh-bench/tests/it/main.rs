@@ -9,6 +9,7 @@ mod client;
 mod events;
 mod figures;
 mod framing;
+mod fuzz;
 mod secure;
 mod server;
 mod traces;
