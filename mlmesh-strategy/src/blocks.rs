@@ -2,7 +2,7 @@
 //! are the same for every engine, and where they part, they part.
 
 use crate::ask::BlockHash;
-use crate::mix::{mixed, mixed_pair};
+use crate::mix::mixed;
 
 /// Bytes of a block, unless a router is told otherwise; some 64 tokens of prose.
 pub const BLOCK_BYTES: usize = 256;
@@ -10,6 +10,8 @@ pub const BLOCK_BYTES: usize = 256;
 pub const BLOCKS_MAX: usize = 4_096;
 
 const STRIDE: usize = 32;
+/// What tells the lanes apart.
+const LANES: [u64; 4] = [mixed(1), mixed(2), mixed(3), mixed(4)];
 
 /// Hashes pieces of a prompt as if they were one, block by block. Each hash covers
 /// everything before it; what does not fill a block has none.
@@ -55,41 +57,43 @@ impl BlockHasher {
             }
             let rest = self.rest;
             self.rest_bytes = 0;
-            self.stride(&rest, blocks);
+            self.strides(&[rest], blocks);
         }
         let (strides, rest) = bytes.as_chunks::<STRIDE>();
-        for stride in strides {
-            if blocks.len() >= BLOCKS_MAX {
-                return;
-            }
-            self.stride(stride, blocks);
-        }
+        self.strides(strides, blocks);
         self.rest[..rest.len()].copy_from_slice(rest);
         self.rest_bytes = rest.len();
     }
 
     /// Four words in four lanes, so that no multiplication waits for another.
-    fn stride(&mut self, bytes: &[u8; STRIDE], blocks: &mut Vec<BlockHash>) {
-        let (words, _) = bytes.as_chunks::<8>();
-        for (lane, word) in self.lanes.iter_mut().zip(words) {
-            *lane = folded(*lane ^ u64::from_le_bytes(*word));
-        }
-        self.strides_left -= 1;
-        if self.strides_left == 0 && blocks.len() < BLOCKS_MAX {
-            for lane in self.lanes {
-                self.chain = mixed_pair(self.chain, lane);
+    fn strides(&mut self, mut strides: &[[u8; STRIDE]], blocks: &mut Vec<BlockHash>) {
+        while !strides.is_empty() && blocks.len() < BLOCKS_MAX {
+            let (now, later) = strides.split_at(strides.len().min(self.strides_left));
+            let mut lanes = self.lanes;
+            for stride in now {
+                let (words, _) = stride.as_chunks::<8>();
+                for (lane, word) in lanes.iter_mut().zip(words) {
+                    *lane = folded(*lane ^ u64::from_le_bytes(*word));
+                }
             }
-            blocks.push(BlockHash(self.chain));
-            self.strides_left = self.strides_a_block;
-            self.begin();
+            self.lanes = lanes;
+            self.strides_left -= now.len();
+            strides = later;
+            if self.strides_left == 0 {
+                let [a, b, c, d] = self.lanes;
+                let (ab, cd) = (folded(a ^ b.rotate_left(32)), folded(c ^ d.rotate_left(32)));
+                self.chain = mixed(self.chain ^ ab ^ cd.rotate_left(17));
+                blocks.push(BlockHash(self.chain));
+                self.strides_left = self.strides_a_block;
+                self.begin();
+            }
         }
     }
 
     /// Each block's lanes begin with what came before it.
     fn begin(&mut self) {
-        for (number, lane) in (1..).zip(&mut self.lanes) {
-            *lane = mixed_pair(self.key ^ self.chain, number);
-        }
+        let first = self.chain ^ self.key;
+        self.lanes = LANES.map(|lane| first ^ lane);
     }
 }
 
