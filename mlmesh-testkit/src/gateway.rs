@@ -88,6 +88,17 @@ impl Gateway {
         value.trim().parse().expect("a number")
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(file).expect("the gateway is there");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+            .expect("a number")
+            * 1024
+    }
+
     /// Tells it to stop; it drains first.
     pub fn terminate(&self) {
         let pid = Pid::from_child(&self.child);

@@ -9,6 +9,7 @@ use mlmesh_testkit::gateway::Gateway;
 use mlmesh_testkit::http;
 use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::llama::{self, LlamaServer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::site::skipped;
@@ -290,4 +291,39 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     let output = checked.wait_with_output().expect("promtool ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+}
+
+/// Clients that say nothing, or begin and never end; each costs a descriptor here, too.
+const IDLE_CLIENTS: u64 = 10_000;
+
+#[test]
+fn ten_thousand_idle_clients_keep_nobody_out() {
+    let limits = getrlimit(Resource::Nofile);
+    let all = limits.maximum.unwrap_or(u64::MAX);
+    let raised = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
+    let clients = IDLE_CLIENTS.min(all.saturating_sub(500)).max(1);
+    println!("{clients} clients");
+    let gateway = Gateway::start(&[nobody()], &[]);
+    let address = gateway.address();
+    let connect = |_| TcpStream::connect(address).expect("a connection");
+    let mut idle: Vec<TcpStream> = (0..clients).map(connect).collect();
+    for client in idle.iter_mut().step_by(2) {
+        client.write_all(b"GET / HTTP/1.1\r\nX: ").expect("sent");
+    }
+    // Half a head is given up after ten seconds; nobody has to wait for that.
+    let (status, _) = http::get(gateway.pages(), "/-/health").expect("a page");
+    assert_eq!(status, 200);
+    assert_eq!(
+        gateway.metric("mlmesh_gateway_client_connections_total "),
+        clients as i64 + 2
+    );
+    let each = gateway.memory() / clients;
+    assert!(each < 32 * 1024, "{each} bytes for each client");
+    drop(idle);
+    let open = || gateway.metric("mlmesh_gateway_client_connections ");
+    assert!(wait_until(PATIENCE, || open() == 1));
 }
