@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::buffer::Spare;
@@ -103,7 +103,9 @@ pub(crate) async fn run(
             grace = stop.wait_for(Option::is_some) => break grace.ok().and_then(|grace| *grace),
         }
     };
-    // Who has connected already is served; the door closes behind them.
+    // Who has connected already is served; the door closes behind them. The runtime looks
+    // at its sockets before it goes on here, and only then knows who that is.
+    yield_now().await;
     while let Some((client, peer)) = waiting(&listener).await {
         let door = door.for_caller(peer.ip());
         admit(&thread, &mut connections, client, door);

@@ -209,6 +209,27 @@ fn a_drain_under_load_fails_nobody() {
 }
 
 #[test]
+fn who_has_connected_before_a_drain_is_served() {
+    for _ in 0..20 {
+        let Place { gateway, targets } = Place::new();
+        let mut clients: Vec<Wire> = (0..3).map(|_| Wire::connect(gateway.address())).collect();
+        for client in &mut clients {
+            client.send(GET);
+        }
+        let drain = std::thread::spawn(move || gateway.drain(PATIENCE));
+        let mut engines: Vec<Wire> = clients.iter().map(|_| accepted(&targets[0])).collect();
+        for engine in &mut engines {
+            engine.until("\r\n\r\n");
+            engine.send(OK);
+        }
+        for client in &mut clients {
+            assert!(client.rest().ends_with("ok"));
+        }
+        drain.join().unwrap();
+    }
+}
+
+#[test]
 fn a_drain_ends_with_its_grace() {
     let place = Place::new();
     let (mut client, mut target) = place.carried(GET);
