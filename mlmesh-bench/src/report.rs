@@ -208,6 +208,8 @@ pub struct Client {
     pub connections: u64,
     /// Requests on a connection that had served another.
     pub reused: usize,
+    /// Requests that found every connection taken and waited for one.
+    pub waited: u64,
 }
 
 /// Whether the figures are the engine's.
@@ -540,6 +542,7 @@ fn client(plan: &Plan, run: &Run) -> Client {
         cpu_us_per_request: (requests > 0).then(|| run.cpu_us as f64 / requests as f64),
         cpu_share: (time > 0.0).then(|| run.cpu_us as f64 / time),
         connections: run.connections,
+        waited: run.waited,
         reused: run.samples.iter().filter(|sample| sample.reused).count(),
     }
 }
@@ -560,6 +563,12 @@ fn validity(counts: &Counts, client: &Client, run: &Run) -> Validity {
             "the client was the bottleneck: {who} of {} requests was sent {late:.1} ms late or later, {SCHEDULE_DELAY_MS_MAX} ms are allowed",
             delay.count
         ));
+        if client.waited > 0 {
+            reasons.push(format!(
+                "{} requests waited for one of the connections, which the engine kept busy; `--connections-max` allows more",
+                client.waited
+            ));
+        }
     }
     if counts.completed == 0 {
         reasons.push("no request has a whole answer".to_owned());

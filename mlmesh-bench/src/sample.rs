@@ -18,6 +18,8 @@ pub struct Run {
     pub cpu_us: u64,
     /// Connections that were opened.
     pub connections: u64,
+    /// Requests that found every connection taken and waited for one.
+    pub waited: u64,
     /// Of each fault that came with words, those of the first one, cut.
     pub said: BTreeMap<Fault, String>,
     /// Whether it was ended before its time.

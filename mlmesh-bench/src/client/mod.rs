@@ -100,6 +100,7 @@ impl Run {
         }
         self.wall_us = self.wall_us.max(other.wall_us);
         self.connections += other.connections;
+        self.waited += other.waited;
         self.interrupted |= other.interrupted;
     }
 }

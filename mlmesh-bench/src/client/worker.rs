@@ -201,6 +201,7 @@ impl<'a> Worker<'a> {
             return;
         }
         if !self.has_room() {
+            self.run.waited += 1;
             self.waiting.push_back((call, intended_us));
             return;
         }

@@ -363,6 +363,8 @@ fn more_requests_than_connections_wait_and_are_measured_from_their_instant() {
         "{:?}",
         report.validity.reasons
     );
+    assert!(report.client.waited >= 5, "{}", report.client.waited);
+    assert!(report.validity.reasons[1].contains("--connections-max"));
     assert!(
         report.latency_ms.e2e.max.unwrap() >= 200.0,
         "the wait counts"

@@ -48,6 +48,7 @@ fn run(made: &[Made<'_>]) -> Run {
         wall_us: 2_000_000,
         cpu_us: 100_000,
         connections: 2,
+        waited: 0,
         said: Default::default(),
         interrupted: false,
     }
