@@ -20,7 +20,7 @@ pub struct Candidate {
     pub prefill_us: u64,
     /// By how much longer, or less; not a part of the prediction.
     pub prefill_doubt_us: u64,
-    /// What the answers that it is writing meanwhile add to that.
+    /// What the answers that it is writing meanwhile add to that; zero where nobody says.
     pub decode_us: u64,
     /// The way there and back.
     pub rtt_us: u64,
