@@ -9,31 +9,30 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct PrefixCache {
     blocks_max: usize,
     held: usize,
-    /// By block; grows with the largest one seen.
+    /// By block, where its link is; grows with the largest block seen.
+    places: Vec<u32>,
+    /// As many as blocks are held, and some that are free.
     links: Vec<Link>,
+    free: Vec<u32>,
     newest: u32,
     oldest: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    held: bool,
+    block: u32,
     newer: u32,
     older: u32,
 }
-
-const LOOSE: Link = Link {
-    held: false,
-    newer: NONE,
-    older: NONE,
-};
 
 impl PrefixCache {
     pub(crate) fn new(blocks_max: usize) -> Self {
         Self {
             blocks_max,
             held: 0,
+            places: Vec::new(),
             links: Vec::new(),
+            free: Vec::new(),
             newest: NONE,
             oldest: NONE,
         }
@@ -42,8 +41,8 @@ impl PrefixCache {
     /// How many blocks from the beginning are held without a gap.
     pub(crate) fn hit_blocks(&self, blocks: &[BlockHash]) -> usize {
         let held = |block: &&BlockHash| {
-            let link = self.links.get(place(**block) as usize);
-            link.is_some_and(|link| link.held)
+            let place = self.places.get(number(**block) as usize);
+            place.is_some_and(|place| *place != NONE)
         };
         blocks.iter().take_while(held).count()
     }
@@ -52,31 +51,49 @@ impl PrefixCache {
     /// to go and what is left can still be hit.
     pub(crate) fn touch(&mut self, blocks: &[BlockHash]) {
         for block in blocks.iter().rev() {
-            let place = place(*block);
-            if self.links.len() <= place as usize {
-                self.links.resize(place as usize + 1, LOOSE);
+            let block = number(*block);
+            if self.places.len() <= block as usize {
+                self.places.resize(block as usize + 1, NONE);
             }
-            if self.links[place as usize].held {
-                self.unlink(place);
-            } else {
-                self.held += 1;
-            }
+            let place = match self.places[block as usize] {
+                NONE => self.place(block),
+                place => {
+                    self.unlink(place);
+                    place
+                }
+            };
             self.link(place);
         }
         while self.held > self.blocks_max {
             let oldest = self.oldest;
             self.unlink(oldest);
+            self.places[self.links[oldest as usize].block as usize] = NONE;
+            self.free.push(oldest);
             self.held -= 1;
         }
     }
 
+    /// A place for a block that is not held.
+    fn place(&mut self, block: u32) -> u32 {
+        let link = Link {
+            block,
+            newer: NONE,
+            older: NONE,
+        };
+        let place = self.free.pop().unwrap_or(self.links.len() as u32);
+        match self.links.get_mut(place as usize) {
+            Some(free) => *free = link,
+            None => self.links.push(link),
+        }
+        self.places[block as usize] = place;
+        self.held += 1;
+        place
+    }
+
     fn link(&mut self, place: u32) {
         let older = self.newest;
-        self.links[place as usize] = Link {
-            held: true,
-            newer: NONE,
-            older,
-        };
+        let link = &mut self.links[place as usize];
+        (link.newer, link.older) = (NONE, older);
         match older {
             NONE => self.oldest = place,
             older => self.links[older as usize].newer = place,
@@ -86,7 +103,6 @@ impl PrefixCache {
 
     fn unlink(&mut self, place: u32) {
         let Link { newer, older, .. } = self.links[place as usize];
-        self.links[place as usize] = LOOSE;
         match newer {
             NONE => self.newest = older,
             newer => self.links[newer as usize].older = older,
@@ -98,6 +114,6 @@ impl PrefixCache {
     }
 }
 
-fn place(block: BlockHash) -> u32 {
+fn number(block: BlockHash) -> u32 {
     u32::try_from(block.0).expect("a trace numbers its blocks from zero")
 }
