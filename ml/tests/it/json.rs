@@ -8,7 +8,7 @@ use crate::shape::shape;
 
 /// Verbs whose data are a text that another program reads as it is.
 const PLAIN: &[&str] = &["completions", "man"];
-/// Verbs that `runs.rs`, `daemon.rs` and `bench.rs` hold, and the contract's tests.
+/// Verbs that `runs.rs`, `daemon.rs`, `bench.rs` and `sim.rs` hold, and the contract's tests.
 const ELSEWHERE: &[&str] = &[
     "bench",
     "deps",
@@ -25,6 +25,7 @@ const ELSEWHERE: &[&str] = &[
     "unpin",
     "tag",
     "note",
+    "sim",
 ];
 /// Tells changes as they come (`following.rs`), or goes on until it is interrupted.
 const FOLLOWING: &[&str] = &["watch", "monitor"];
