@@ -2,11 +2,17 @@
 //! response read to the end.
 
 use std::io::{Read, Result, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// How long a response may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An address that was free a moment ago, for a server that cannot choose one itself.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
 
 /// Status and body of a page.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {

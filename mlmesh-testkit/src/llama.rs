@@ -3,11 +3,12 @@
 //! `cargo xtask test` unpacks the server beside the build, with the libraries that belong
 //! to it; nothing of it is installed in the system.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::http::free_address;
 use crate::kill::wait_until;
 use crate::tiny_model;
 
@@ -146,11 +147,6 @@ fn processor() -> &'static str {
     let known = [("avx512f", "skylakex"), ("avx2", "haswell")];
     let found = known.iter().find(|(flag, _)| flags.contains(flag));
     found.map_or("x64", |(_, name)| name)
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
 }
 
 /// Whether one token can be had: a green health page alone says little.

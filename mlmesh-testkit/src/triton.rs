@@ -2,7 +2,7 @@
 //! comes with the packages of the tests' Python environment.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::http::free_address;
 use crate::kill::wait_until;
 
 const PORTS_TRIED_MAX: u32 = 5;
@@ -186,11 +187,6 @@ fn models(folder: &Path) -> std::io::Result<PathBuf> {
     )?;
     fs::write(model.join("1/model.py"), PROGRAM)?;
     Ok(models)
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
 }
 
 fn is_ready(http: SocketAddr) -> bool {

@@ -9,6 +9,7 @@ use mlmesh_testkit::gateway::Gateway;
 use mlmesh_testkit::http;
 use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::llama::{self, LlamaServer};
+use mlmesh_testkit::python::environment_with;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
@@ -203,7 +204,7 @@ print(whole.usage.completion_tokens)
 
 #[test]
 fn the_openai_client_streams_and_reads_errors() {
-    let Some(python) = mlmesh_testkit::python::environment_with("openai") else {
+    let Some(python) = environment_with("openai") else {
         return;
     };
     let Some(place) = place() else { return };

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use mlmesh_testkit::gateway::Gateway;
+use mlmesh_testkit::python::environment_with;
 use mlmesh_testkit::triton::{MODEL, TritonServer};
 
 const SCRIPT: &str = r#"
@@ -62,7 +63,7 @@ print("all as it should be")
 
 #[test]
 fn tritons_own_client_gets_its_answers_over_http_and_grpc() {
-    let Some(environment) = mlmesh_testkit::python::environment_with("tritonclient") else {
+    let Some(environment) = environment_with("tritonclient") else {
         return;
     };
     let triton = TritonServer::start(&environment);
