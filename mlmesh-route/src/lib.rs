@@ -20,6 +20,7 @@
 
 mod allowance;
 mod ledger;
+mod named;
 mod policy;
 mod queue;
 mod router;
@@ -34,6 +35,7 @@ pub use mlmesh_strategy::{
 
 pub use allowance::Allowance;
 pub use ledger::{Backlog, Ledger};
+pub use named::{NameError, STRATEGIES, strategy_by_name};
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
 pub use router::{Booking, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict};
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};

@@ -22,7 +22,7 @@ mod synthetic;
 mod trace;
 
 pub use compare::{COMPARE_SCHEMA, Compared, Comparison, Row, Spread, compare};
-pub use lineup::{Contender, LineupError, STRATEGIES};
+pub use lineup::{Contender, LineupError};
 pub use reference::{BLOCK_TOKENS, CACHE_BLOCKS, Service, prefill_us, slo_us};
 pub use replay::{Replay, Replayed, Served, floor, replay};
 pub use statistics::{Summary, half_width, percentile};

@@ -1,33 +1,19 @@
-//! Names that stand for a strategy and what its router does beside it.
+//! Who takes part in a comparison: the strategies of the router by their names, and what
+//! only a simulation knows.
 
-use mlmesh_route::{
-    BaselineRoundRobin, BlockAffinity, Late, LeastPredictedTtft, LeastQueue, LeastWork, Order,
-    Policy, PowerOfTwo, PrefixHash, Random, SessionHash, Strategy,
-};
+use mlmesh_route::{BlockAffinity, NameError, Policy, STRATEGIES, Strategy, strategy_by_name};
 
-/// Names of strategies that can be compared.
-pub const STRATEGIES: &[&str] = &[
-    "baseline_rr",
-    "random",
-    "least_queue",
-    "power_of_two",
-    "least_work",
-    "session_hash",
-    "block_affinity",
-    "prefix_hash",
-    "least_ttft",
-    "hybrid_mesh",
-    "floor",
-];
+/// Bound to one target for each first block, and the bound that nobody beats.
+const OURS: [&str; 2] = ["block_affinity", "floor"];
 
 /// One that takes part in a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contender {
     /// As it was typed.
     pub name: String,
-    base: &'static str,
-    late: Option<Order>,
-    refuses: bool,
+    /// The name as the router knows it; for one of [`OURS`] a strategy of the same policy.
+    routed: String,
+    ours: Option<&'static str>,
     learns: bool,
 }
 
@@ -35,7 +21,11 @@ pub struct Contender {
 #[derive(Debug, thiserror::Error)]
 pub enum LineupError {
     /// No such strategy.
-    #[error("strategy `{0}` is unknown; known are {known}", known = STRATEGIES.join(", "))]
+    #[error(
+        "strategy `{0}` is unknown; known are {known}, {ours}",
+        known = STRATEGIES.join(", "),
+        ours = OURS.join(", ")
+    )]
     Strategy(String),
     /// No such addition.
     #[error("`+{addition}` of `{name}` is unknown; known are +late, +fifo, +refuse and +learnt")]
@@ -48,43 +38,40 @@ pub enum LineupError {
 }
 
 impl Contender {
-    /// A strategy's name, and what is added to it: `+late` (bound late, the shortest
-    /// prefill first), `+fifo` (bound late, in the order of coming), `+refuse` (the
-    /// hopeless are refused), `+learnt` (predictions are learnt as in a gateway, and not
-    /// known). `hybrid_mesh` is `least_ttft+late+refuse`.
+    /// A name as [`strategy_by_name`] knows it, `block_affinity` or `floor`, and beside
+    /// the router's additions `+learnt`: predictions are learnt as in a gateway, and not
+    /// known.
     pub fn parse(name: &str) -> Result<Self, LineupError> {
         let mut parts = name.split('+');
         let typed = parts.next().unwrap_or_default();
-        let base = STRATEGIES.iter().find(|known| **known == typed);
-        let base = *base.ok_or_else(|| LineupError::Strategy(typed.to_owned()))?;
-        let hybrid = base == "hybrid_mesh";
-        let mut contender = Self {
-            name: name.to_owned(),
-            base,
-            late: hybrid.then_some(Order::ShortestPrefill),
-            refuses: hybrid,
-            learns: false,
-        };
+        let ours = OURS.into_iter().find(|one| *one == typed);
+        let mut routed = ours.map_or(typed, |_| "random").to_owned();
+        let mut learns = false;
         for addition in parts {
-            match addition {
-                "late" => contender.late = Some(Order::ShortestPrefill),
-                "fifo" => contender.late = Some(Order::Fifo),
-                "refuse" => contender.refuses = true,
-                "learnt" => contender.learns = true,
-                _ => {
-                    return Err(LineupError::Addition {
-                        name: name.to_owned(),
-                        addition: addition.to_owned(),
-                    });
-                }
+            if addition == "learnt" {
+                learns = true;
+            } else {
+                routed = routed + "+" + addition;
             }
         }
-        Ok(contender)
+        strategy_by_name(&routed).map_err(|error| match error {
+            NameError::Strategy(base) => LineupError::Strategy(base),
+            NameError::Addition { addition, .. } => LineupError::Addition {
+                name: name.to_owned(),
+                addition,
+            },
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            routed,
+            ours,
+            learns,
+        })
     }
 
     /// Whether it is the bound that nobody beats.
     pub(crate) fn is_floor(&self) -> bool {
-        self.base == "floor"
+        self.ours == Some("floor")
     }
 
     pub(crate) const fn learns(&self) -> bool {
@@ -94,32 +81,23 @@ impl Contender {
     /// What its router keeps and refuses.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        Policy {
-            late: self.late.map(|order| Late {
-                order,
-                ..Late::default()
-            }),
-            refuse_hopeless: self.refuses,
-        }
+        self.parts().1
     }
 
     /// A strategy that has decided nothing yet. The first blocks that all requests have
     /// in common are told to the one that cannot find out.
     #[must_use]
     pub fn strategy(&self, common_blocks: usize, seed: u64) -> Box<dyn Strategy> {
-        match self.base {
-            "baseline_rr" => Box::new(BaselineRoundRobin),
-            "random" => Box::new(Random),
-            "least_queue" => Box::new(LeastQueue),
-            "power_of_two" => Box::new(PowerOfTwo),
-            "least_work" => Box::new(LeastWork),
-            "session_hash" => Box::new(SessionHash),
-            "block_affinity" => Box::new(BlockAffinity {
+        match self.ours {
+            Some(_) => Box::new(BlockAffinity {
                 common_blocks,
                 key: seed,
             }),
-            "prefix_hash" => Box::new(PrefixHash::default()),
-            base => Box::new(LeastPredictedTtft { name: base }),
+            None => self.parts().0,
         }
+    }
+
+    fn parts(&self) -> (Box<dyn Strategy>, Policy) {
+        strategy_by_name(&self.routed).expect("the name was known when it was parsed")
     }
 }
