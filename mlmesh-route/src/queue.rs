@@ -64,8 +64,11 @@ impl Queue {
         Some(self.waiting.swap_remove(last).ask.request)
     }
 
-    pub(crate) fn remove(&mut self, request: RequestId) {
+    /// Whether it was there.
+    pub(crate) fn remove(&mut self, request: RequestId) -> bool {
+        let before = self.waiting.len();
         self.waiting.retain(|one| one.ask.request != request);
+        self.waiting.len() < before
     }
 
     /// Binds whatever can be bound, refuses what has become hopeless, and says how much

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Seen, Situation, Strategy};
+use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Seen, Situation, Strategy, TargetId};
 
 use crate::ledger::Ledger;
 use crate::policy::Policy;
@@ -263,9 +263,7 @@ impl<F: Forecast> Router<F> {
                 }
             }
             Event::Gone(request) => {
-                let mut queue = self.queue();
-                queue.remove(request);
-                self.waiting.store(queue.len(), Ordering::Relaxed);
+                self.leave(request);
             }
             Event::Tick => {}
         }
@@ -274,6 +272,36 @@ impl<F: Forecast> Router<F> {
             let mut queue = self.queue();
             self.drain(&mut queue, now_us, snapshot, effects);
         }
+    }
+
+    /// Whether a request's prompt has to be there before it is offered.
+    pub fn reads_prompts(&self) -> bool {
+        self.strategy.reads_prompt() || self.policy.late.is_some() || self.policy.refuse_hopeless
+    }
+
+    /// A client that waits has gone away. Says whether its request still waited: if it did
+    /// not, the word on it is on its way to whom it was told.
+    pub fn leave(&self, request: RequestId) -> bool {
+        let mut queue = self.queue();
+        let waited = queue.remove(request);
+        self.waiting.store(queue.len(), Ordering::Relaxed);
+        waited
+    }
+
+    /// The target whose turn it is among those that are usable, for what is no work for
+    /// it; nothing is booked.
+    pub fn turn(&self, snapshot: &Snapshot) -> Option<TargetId> {
+        let usable = || snapshot.targets.iter().filter(|target| target.usable);
+        let count = usable().count() as u64;
+        let place = self.ledger.next_turn().checked_rem(count)?;
+        usable().nth(place as usize).map(|target| target.id)
+    }
+
+    /// How long a target that holds nothing of a prompt is predicted to work on it; that
+    /// of the first one that is usable.
+    pub fn cold_prefill_us(&self, snapshot: &Snapshot, ask: &Ask) -> u64 {
+        let first = snapshot.targets.iter().find(|target| target.usable);
+        first.map_or(0, |target| self.forecast.prefill_us(target.id, ask, 0))
     }
 
     /// Filter, score, pick and judge, with predictions from `predict`.

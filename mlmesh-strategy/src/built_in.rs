@@ -32,6 +32,10 @@ impl Strategy for BaselineRoundRobin {
         false
     }
 
+    fn reads_prompt(&self) -> bool {
+        false
+    }
+
     fn score(&self, situation: Situation<'_>, candidates: &[Candidate], costs: &mut [u64]) {
         let count = candidates.len() as u64;
         let first = situation.turn % count;
@@ -51,6 +55,10 @@ impl Strategy for Random {
     }
 
     fn needs_forecast(&self) -> bool {
+        false
+    }
+
+    fn reads_prompt(&self) -> bool {
         false
     }
 
@@ -75,6 +83,10 @@ impl Strategy for LeastQueue {
         false
     }
 
+    fn reads_prompt(&self) -> bool {
+        false
+    }
+
     fn score(&self, _situation: Situation<'_>, candidates: &[Candidate], costs: &mut [u64]) {
         for (candidate, cost) in candidates.iter().zip(costs) {
             *cost = u64::from(candidate.in_flight);
@@ -93,6 +105,10 @@ impl Strategy for PowerOfTwo {
     }
 
     fn needs_forecast(&self) -> bool {
+        false
+    }
+
+    fn reads_prompt(&self) -> bool {
         false
     }
 

@@ -25,6 +25,12 @@ pub trait Strategy: Debug + Send + Sync {
     /// `cached_tokens` and `prefill_us` of candidates are zero, which costs nothing.
     fn needs_forecast(&self) -> bool;
 
+    /// Whether it looks at the prompt, or at what its length makes of a target's work.
+    /// Without, a request may be sent on before its body is there.
+    fn reads_prompt(&self) -> bool {
+        true
+    }
+
     /// Writes one cost for each candidate; the least wins, of equal ones the first.
     /// `costs` is as long as `candidates`, which is never empty.
     fn score(&self, situation: Situation<'_>, candidates: &[Candidate], costs: &mut [u64]);
