@@ -35,9 +35,11 @@ mod refusal;
 mod request;
 mod response;
 pub mod scan;
+mod signals;
 mod target;
 mod thread;
 
 pub use gateway::{Gateway, GatewayError, Settings};
 pub use limits::Waits;
+pub use signals::SnapshotCell;
 pub use target::{Target, TargetError};

@@ -36,6 +36,9 @@ pub const HOST_BYTES_MAX: usize = 262;
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Pause after an accept that failed, for the want of file descriptors above all.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What is known of the targets is not believed when it is older: whoever puts it
+/// together has stopped.
+pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// How long the gateway waits, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

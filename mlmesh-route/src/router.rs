@@ -328,9 +328,10 @@ impl<F: Forecast> Router<F> {
                 cached_tokens: 0,
                 prefill_us: 0,
                 decode_us: 0,
-                rtt_us: target.rtt_us,
-                penalty_us: target.penalty_us,
+                rtt_us: 0,
+                penalty_us: 0,
             };
+            target.weigh_in(&mut candidate);
             if needs_forecast {
                 predict(&mut candidate);
             }
