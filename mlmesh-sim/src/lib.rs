@@ -13,6 +13,7 @@ mod agenda;
 mod cache;
 mod chance;
 mod compare;
+pub mod engine;
 mod exact;
 mod lineup;
 mod reference;
@@ -20,6 +21,7 @@ mod replay;
 mod statistics;
 mod synthetic;
 mod trace;
+mod yaml;
 
 pub use compare::{COMPARE_SCHEMA, Compared, Comparison, Row, Spread, compare};
 pub use lineup::{Contender, LineupError};
