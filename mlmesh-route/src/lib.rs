@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod allowance;
+pub mod fusion;
 mod ledger;
 mod named;
 mod policy;
