@@ -58,6 +58,10 @@ pub enum Signal {
     GpuMemoryFree,
     /// Degrees Celsius of a GPU.
     GpuTemperature,
+    /// Whether heat slows a GPU down: 1, else 0.
+    GpuThermalSlowdown,
+    /// Whether its supply of power slows a GPU down: 1, else 0.
+    GpuPowerBrake,
     /// Watts that a GPU draws.
     GpuPower,
     /// Joules that a GPU has drawn.
@@ -93,7 +97,7 @@ pub enum About {
 
 impl Signal {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Waiting,
         Self::Running,
         Self::KvUsage,
@@ -112,6 +116,8 @@ impl Signal {
         Self::GpuMemoryUsed,
         Self::GpuMemoryFree,
         Self::GpuTemperature,
+        Self::GpuThermalSlowdown,
+        Self::GpuPowerBrake,
         Self::GpuPower,
         Self::GpuEnergy,
         Self::GpuXid,
@@ -129,6 +135,8 @@ impl Signal {
             | Self::GpuMemoryUsed
             | Self::GpuMemoryFree
             | Self::GpuTemperature
+            | Self::GpuThermalSlowdown
+            | Self::GpuPowerBrake
             | Self::GpuPower
             | Self::GpuXid => Form::Now,
             Self::PromptTokens
@@ -152,6 +160,8 @@ impl Signal {
             | Self::GpuMemoryUsed
             | Self::GpuMemoryFree
             | Self::GpuTemperature
+            | Self::GpuThermalSlowdown
+            | Self::GpuPowerBrake
             | Self::GpuPower
             | Self::GpuEnergy
             | Self::GpuXid
@@ -201,6 +211,17 @@ pub enum Missing {
     },
 }
 
+impl Missing {
+    /// One word for it.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotOffered(_) => "not_offered",
+            Self::NotOnPage { .. } => "not_on_page",
+            Self::Impossible { .. } => "impossible",
+        }
+    }
+}
+
 /// What a page says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct State {
@@ -222,6 +243,10 @@ pub struct Adapter {
     pub source: String,
     /// Where its pages are.
     pub paths: Paths,
+    /// By how much a page may be older than the time at which it is asked for, where its
+    /// source measures in its own time.
+    #[serde(default)]
+    pub delay_seconds: f64,
     /// Beginnings of metrics by which it is recognised.
     pub recognised_by: Vec<String>,
     /// The label that says which model, or which GPU.
@@ -257,6 +282,9 @@ pub struct Source {
     /// What its numbers are multiplied with to be in the unit of the signal.
     #[serde(default = "one")]
     pub scale: f64,
+    /// Of a number whose bits are reasons: those of which one makes 1, none makes 0.
+    #[serde(default)]
+    pub bits: Option<u64>,
     /// What several samples of one model are together.
     #[serde(default)]
     pub together: Together,
@@ -373,6 +401,7 @@ impl Adapter {
         let sums = self.numbers(&sums, source, by_name)?;
         let as_they_are = Source {
             scale: 1.0,
+            bits: None,
             ..source.clone()
         };
         let counts = self.numbers(&counts, &as_they_are, by_name)?;
@@ -405,7 +434,10 @@ impl Adapter {
             }
             let label = self.label.as_deref();
             let subject = label.and_then(|label| sample.label(label)).unwrap_or("");
-            let number = sample.value * source.scale;
+            let number = match source.bits {
+                Some(bits) => f64::from(sample.value as u64 & bits != 0),
+                None => sample.value * source.scale,
+            };
             let known = numbers.entry(subject.to_owned()).or_default();
             *known = match source.together {
                 Together::Sum => *known + number,

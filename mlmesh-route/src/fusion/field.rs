@@ -57,6 +57,15 @@ impl Lie {
     }
 }
 
+/// Why there is no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// One word of few, for pages of metrics.
+    pub code: &'static str,
+    /// For people.
+    pub text: Arc<str>,
+}
+
 /// Rates and means are of a time between this and twice this.
 const WINDOW_US: u64 = 2_500_000;
 
@@ -71,7 +80,7 @@ pub(crate) struct Field {
     /// By how much the value is older than the reading, at most.
     pub(crate) delay_us: u64,
     /// Why the newest page has none.
-    pub(crate) missing: Option<Arc<str>>,
+    pub(crate) missing: Option<Missing>,
     pub(crate) lies: [u64; Lie::ALL.len()],
 }
 
@@ -101,7 +110,10 @@ impl Field {
     pub(crate) fn take(&mut self, kind: Kind, reading: Reading, at_us: u64) -> Taken {
         if let Err(lie) = checked(kind, reading) {
             self.lies[lie as usize] = self.lies[lie as usize].saturating_add(1);
-            self.missing = Some(Arc::from(format!("refused: {}", lie.name())));
+            self.missing = Some(Missing {
+                code: "refused",
+                text: Arc::from(lie.name()),
+            });
             return Taken::No(lie);
         }
         let before = self.newest;

@@ -26,12 +26,12 @@ use mlmesh_strategy::TargetId;
 
 use crate::snapshot::{Snapshot, Target};
 use field::{Field, Taken};
-pub use field::{Lie, Reading};
+pub use field::{Lie, Missing, Reading};
 pub use kind::{KINDS, Kind};
 use quarantine::Quarantine;
 pub use quarantine::{Cause, Standing};
-pub use terms::{Own, Term};
-use terms::{View, is_serious};
+use terms::View;
+pub use terms::{Own, Term, is_serious};
 
 /// What one source said of one target at one time.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct Report {
     /// What it measured.
     pub readings: Vec<(Kind, Reading)>,
     /// What it did not, and why.
-    pub missing: Vec<(Kind, Arc<str>)>,
+    pub missing: Vec<(Kind, Missing)>,
 }
 
 /// What came of a report.
@@ -97,7 +97,7 @@ pub struct Fact {
     /// By how much the source may be late.
     pub delay_us: u64,
     /// Why there is no newer one.
-    pub missing: Option<Arc<str>>,
+    pub missing: Option<Missing>,
     /// Readings that were refused, by the number of the lie.
     pub lies: [u64; Lie::ALL.len()],
 }
@@ -204,7 +204,7 @@ impl OneTarget {
             let field = &mut self.fields[*kind as usize];
             // Another source may have what this one has not.
             if field.source.as_ref().is_none_or(|of| *of == report.source) {
-                field.missing = Some(Arc::clone(reason));
+                field.missing = Some(reason.clone());
             }
         }
         if noted.restarted {

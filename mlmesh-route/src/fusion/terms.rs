@@ -128,8 +128,9 @@ const XIDS_FATAL: [u64; 4] = [79, 95, 119, 120];
 /// rows, NVLink, many corrected ones, contained ones. All others are programs' errors.
 const XIDS_SERIOUS: [u64; 6] = [48, 63, 64, 74, 92, 94];
 
-/// Whether the driver's word for an error is one of the hardware's.
-pub(crate) fn is_serious(xid: f64) -> bool {
+/// Whether the driver's number of an error (XID) is one of the hardware's.
+#[must_use]
+pub fn is_serious(xid: f64) -> bool {
     XIDS_SERIOUS.contains(&(xid as u64)) || is_fatal(xid)
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mlmesh_route::fusion::{Cause, Fusion, KINDS, Kind, Lie, Own, Reading, Report, Standing, Term};
+use mlmesh_route::fusion::{
+    Cause, Fusion, KINDS, Kind, Lie, Missing, Own, Reading, Report, Standing, Term,
+};
 use mlmesh_route::{Outcome, Policy, Snapshot, TargetId, mixed};
 
 use crate::plain::{Bench, ask, late};
@@ -296,8 +298,8 @@ fn an_engine_that_lies_is_not_believed_and_counted() {
             let fact = &facts[0].facts[kind as usize];
             assert_eq!(fact.lies[lie as usize], 1, "{kind:?} {value}");
             assert_eq!(fact.value, None);
-            let reason = fact.missing.as_deref().unwrap();
-            assert_eq!(reason, format!("refused: {}", lie.name()));
+            let reason = fact.missing.as_ref().unwrap();
+            assert_eq!((reason.code, &*reason.text), ("refused", lie.name()));
             assert!(snapshot.targets[0].usable);
         }
     }
@@ -416,18 +418,22 @@ fn totals_that_go_back_are_another_process() {
 fn a_signal_that_is_missing_is_missing_with_its_reason() {
     let mut fusion = Fusion::new(1);
     let mut page = report(0, NOTHING, vec![(Kind::Waiting, Reading::Now(1.0))]);
-    page.missing = vec![(Kind::KvUsage, Arc::from("not offered"))];
+    let none = |text: &str| Missing {
+        code: "not_offered",
+        text: Arc::from(text),
+    };
+    page.missing = vec![(Kind::KvUsage, none("it does not say"))];
     fusion.take(WORSE, &page);
     let (_, facts) = fusion.snapshot(0);
     let fact = |kind: Kind| &facts[0].facts[kind as usize];
-    assert_eq!(fact(Kind::KvUsage).missing.as_deref(), Some("not offered"));
+    assert_eq!(fact(Kind::KvUsage).missing, Some(none("it does not say")));
     assert_eq!(fact(Kind::KvUsage).value, None);
     assert_eq!(fact(Kind::Waiting).value, Some(1.0));
     assert_eq!(fact(Kind::Waiting).source.as_deref(), Some("test"));
     // Another source that has none takes nothing away.
     let mut other = report(SECOND_US, NOTHING, Vec::new());
     other.source = Arc::from("other");
-    other.missing = vec![(Kind::Waiting, Arc::from("not offered"))];
+    other.missing = vec![(Kind::Waiting, none("it does not, either"))];
     fusion.take(WORSE, &other);
     let (_, facts) = fusion.snapshot(SECOND_US);
     assert_eq!(facts[0].facts[Kind::Waiting as usize].missing, None);

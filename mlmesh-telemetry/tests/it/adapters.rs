@@ -140,6 +140,8 @@ fn each_page_is_read_by_the_adapter_that_recognises_it() {
                 (GpuMemoryUsed, Now(1_073_741_824.0)),
                 (GpuMemoryFree, Now(2_147_483_648.0)),
                 (GpuTemperature, Now(61.0)),
+                (GpuThermalSlowdown, Now(1.0)),
+                (GpuPowerBrake, Now(0.0)),
                 (GpuPower, Now(412.5)),
                 (GpuEnergy, Total(5.0)),
                 (GpuXid, Now(79.0)),

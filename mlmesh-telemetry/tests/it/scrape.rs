@@ -13,13 +13,13 @@ use mlmesh_testkit::{http, llama, python};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+fn page_of(address: SocketAddr) -> MetricsPage {
+    let path = "/metrics".to_owned();
+    MetricsPage::new(vec![address], address.to_string(), path, None)
+}
+
 fn observed(address: SocketAddr, within: Duration) -> Result<Observation, ScrapeError> {
-    let page = MetricsPage {
-        addresses: vec![address],
-        host: address.to_string(),
-        path: "/metrics".to_owned(),
-        adapter: None,
-    };
+    let mut page = page_of(address);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -150,4 +150,38 @@ fn what_is_no_page_is_refused_with_the_reason() {
     drop(gone);
     let error = observed(address, PATIENCE).unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
+}
+
+#[test]
+fn a_connection_is_kept_and_made_anew_where_it_has_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut page = page_of(listener.local_addr().unwrap());
+    // Two pages over the first connection, which then ends unsaid; one over the second.
+    let thread = std::thread::spawn(move || {
+        for pages in [2, 1] {
+            let (mut stream, _) = listener.accept().unwrap();
+            for _ in 0..pages {
+                let mut request = [0; 1024];
+                let mut read = 0;
+                while !request[..read].ends_with(b"\r\n\r\n") {
+                    read += stream.read(&mut request[read..]).unwrap();
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\ntgi_queue 1";
+                stream.write_all(answer).unwrap();
+            }
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let connected: Vec<bool> = runtime.unwrap().block_on(async {
+        let mut connected = Vec::new();
+        for _ in 0..3 {
+            let seen = page.observe(PATIENCE).await.unwrap();
+            connected.push(seen.connected.is_some());
+        }
+        connected
+    });
+    assert_eq!(connected, [true, false, true]);
+    thread.join().unwrap();
 }
