@@ -213,7 +213,7 @@ pub enum Missing {
 
 impl Missing {
     /// One word for it.
-    pub const fn code(&self) -> &'static str {
+    pub const fn word(&self) -> &'static str {
         match self {
             Self::NotOffered(_) => "not_offered",
             Self::NotOnPage { .. } => "not_on_page",

@@ -121,7 +121,7 @@ pub enum ScrapeError {
 
 impl ScrapeError {
     /// One word for it.
-    pub const fn code(&self) -> &'static str {
+    pub const fn word(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "unreachable",
             Self::TimedOut { .. } => "timed_out",
