@@ -10,5 +10,6 @@ pub mod llama;
 pub mod place;
 pub mod postgres;
 pub mod python;
+pub mod sim;
 pub mod tiny_model;
 pub mod triton;

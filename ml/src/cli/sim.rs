@@ -1,5 +1,6 @@
 //! Simulated engines under the router that the gateway runs.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -17,11 +18,28 @@ first; `+fifo` the same in the order of coming; `+refuse` refuses what cannot me
 SLO any more; `+learnt` learns its predictions as a gateway does, instead of knowing
 them. hybrid_mesh is least_ttft+late+refuse.";
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  ml sim serve --listen 127.0.0.1:9000 --engines 4
+  ml sim serve --listen 127.0.0.1:0 --profile my-engine.yaml --slow 3=2.5
+
+Engine I listens at the port of --listen plus I; with port 0 each has a free one. What
+is served: /v1/chat/completions and /v1/completions (streamed or not) of the model
+`sim`, /v1/models, /health, and /metrics by the names of vLLM. An answer has as many
+tokens as the request allows, 16 without max_tokens, and each of them is ` sim`. A
+prompt is counted in characters and reused by blocks of its text.
+
+Profiles that come along: reference, a100x8-70b; a file is written like those of
+docs/SIMULATION.md.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sim {
     /// Replay a trace under several strategies, side by side
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(SimCompare),
+    /// Answer OpenAI's API with the timing of an engine, and nothing else of it
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(SimServe),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +65,33 @@ pub(crate) struct SimCompare {
     /// Folder for a page and the same figures as JSON; made if it is not there
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimServe {
+    /// Where the first engine listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// How an engine is: a name or a file
+    #[arg(long, value_name = "PROFILE", default_value = "reference")]
+    pub(crate) profile: String,
+    /// So many engines
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) engines: u16,
+    /// Engine I takes FACTOR times as long for everything; can be repeated
+    #[arg(long, value_name = "I=FACTOR", value_parser = parse_slow)]
+    pub(crate) slow: Vec<(u16, f64)>,
+}
+
+fn parse_slow(text: &str) -> Result<(u16, f64), String> {
+    let parsed = text.split_once('=').and_then(|(engine, factor)| {
+        let factor = factor.parse().ok();
+        let factor = factor.filter(|factor| (0.01..=1_000.0).contains(factor))?;
+        Some((engine.parse().ok()?, factor))
+    });
+    parsed.ok_or_else(|| {
+        format!("`{text}` is not an engine's number, `=` and a factor from 0.01 to 1000")
+    })
 }
 
 fn parse_contender(text: &str) -> Result<Contender, String> {

@@ -1,8 +1,10 @@
 //! `ml sim`: the router of the gateway on engines that are only numbers.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
+use mlmesh_sim::engine::{PROFILES, Profile};
 use mlmesh_sim::{Compared, Comparison, Row, Trace, compare as compare_all};
 
 use crate::cli;
@@ -10,6 +12,7 @@ use crate::error::{Failure, Outcome};
 use crate::output::{Output, Table, Tone};
 use crate::plot::axis::Kind;
 use crate::plot::{Chart, Curve, Figures, page};
+use crate::simulated::{self, Plan};
 
 /// Bytes of a trace.
 const TRACE_BYTES_MAX: u64 = 1 << 30;
@@ -35,6 +38,68 @@ pub(crate) fn compare(output: &Output, verb: &cli::SimCompare) -> Outcome {
     }
     output.say(format_args!("{} events were simulated", compared.events));
     print(output, &compared)
+}
+
+/// Serves simulated engines until the process ends.
+pub(crate) fn serve(output: &Output, verb: &cli::SimServe) -> Outcome {
+    let profile = profile(&verb.profile)?;
+    let mut engines = vec![profile; usize::from(verb.engines)];
+    for (place, factor) in &verb.slow {
+        let Some(engine) = engines.get_mut(usize::from(*place)) else {
+            return Err(Failure::usage(
+                format!(
+                    "`--slow {place}={factor}` names an engine that is not there; there are {}",
+                    verb.engines
+                ),
+                "engines are counted from 0",
+            ));
+        };
+        *engine = engine.slower(*factor);
+    }
+    let plan = Plan {
+        engines,
+        listen: verb.listen,
+    };
+    let ready = |addresses: &[SocketAddr]| {
+        let urls: Vec<String> = addresses.iter().map(|at| format!("http://{at}")).collect();
+        let said = if output.json {
+            output.json(
+                &serde_json::json!({"schema": "mlmesh.sim_serve/1", "model": "sim", "urls": urls}),
+            )
+        } else {
+            urls.iter().try_for_each(|url| output.line(url))
+        };
+        said.map_err(|failure| std::io::Error::other(failure.message))
+    };
+    simulated::serve(plan, ready).map_err(|error| {
+        let place = format!("serve simulated engines at `{}`: {error}", verb.listen);
+        Failure::failed(
+            "sim_serve_failed",
+            place,
+            "look whether something else listens there",
+        )
+    })
+}
+
+/// A profile that comes along, or one in a file.
+fn profile(name: &str) -> Outcome<Profile> {
+    if let Some(profile) = Profile::named(name) {
+        return Ok(profile);
+    }
+    let path = Path::new(name);
+    let text = fs::read_to_string(path).map_err(|error| {
+        let known: Vec<&str> = PROFILES.iter().map(|(known, _)| *known).collect();
+        let hint = format!("a file, or one of {}", known.join(", "));
+        Failure {
+            hint,
+            ..Failure::io("read the profile", path, &error)
+        }
+    })?;
+    Profile::read(&text, name).map_err(|error| {
+        let text = error.to_string();
+        let (message, hint) = crate::error::split_hint(&text);
+        Failure::failed("profile_invalid", message, hint)
+    })
 }
 
 const PAGE: &str = "compare.html";

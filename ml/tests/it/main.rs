@@ -30,6 +30,7 @@ mod roles;
 mod runs;
 mod secrets;
 mod sim;
+mod simulated;
 mod sweeps;
 mod terminal;
 mod transfer;

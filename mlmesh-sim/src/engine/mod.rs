@@ -16,6 +16,8 @@
 mod machine;
 mod memory;
 mod profile;
+mod text;
 
 pub use machine::{Counts, Detail, Engine, Job, Occurrence, Refused, Ticket, What};
 pub use profile::{Cost, PROFILES, Prefill, Profile, ProfileError};
+pub use text::text_blocks;

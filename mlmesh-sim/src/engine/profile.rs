@@ -187,6 +187,24 @@ impl Profile {
         Ok(())
     }
 
+    /// The same engine, which takes so many times as long for everything.
+    #[must_use]
+    pub fn slower(&self, factor: f64) -> Self {
+        let mut slower = self.clone();
+        let cost = &mut slower.cost;
+        for part in [
+            &mut cost.iteration_us,
+            &mut cost.sequence_us,
+            &mut cost.context_token_ns,
+            &mut cost.prefill_us,
+            &mut cost.prefill_token_us,
+            &mut cost.prefill_pair_ns,
+        ] {
+            *part *= factor;
+        }
+        slower
+    }
+
     /// How long it works on a prompt alone of which it holds so many tokens.
     #[must_use]
     pub fn prefill_us(&self, prompt_tokens: u64, cached_tokens: u64) -> u64 {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mlmesh_telemetry::adapter::{Figure, Signal, adapter};
 use mlmesh_telemetry::scrape::{MetricsPage, Observation, ScrapeError};
+use mlmesh_testkit::sim::SimEngines;
 use mlmesh_testkit::triton::{MODEL, TritonServer};
 use mlmesh_testkit::{http, llama, python};
 
@@ -24,6 +25,41 @@ fn observed(address: SocketAddr, within: Duration) -> Result<Observation, Scrape
         .enable_all()
         .build();
     runtime.unwrap().block_on(page.observe(within))
+}
+
+#[test]
+fn a_simulated_engine_tells_what_vllm_tells() {
+    let engines = SimEngines::start(1, &[]);
+    let address = engines.addresses()[0];
+    let body = r#"{"model":"sim","prompt":"0123456789abcdef","max_tokens":7}"#;
+    for _ in 0..2 {
+        let (status, answer) = http::post(address, "/v1/completions", body).unwrap();
+        assert_eq!(status, 200, "{answer}");
+    }
+    let seen = observed(address, PATIENCE).unwrap();
+    assert_eq!(seen.adapter.runtime, "vllm");
+    assert_eq!(seen.defects, 0);
+    let figures = &seen.state.figures["sim"];
+    for (signal, expected) in [
+        (Signal::Waiting, Figure::Now(0.0)),
+        (Signal::Running, Figure::Now(0.0)),
+        (Signal::KvUsage, Figure::Now(0.0)),
+        (Signal::PromptTokens, Figure::Total(8.0)),
+        (Signal::CachedTokens, Figure::Total(0.0)),
+        (Signal::GeneratedTokens, Figure::Total(14.0)),
+        (Signal::Done, Figure::Total(2.0)),
+    ] {
+        assert_eq!(figures[&signal], expected, "{signal:?}");
+    }
+    // Four tokens at 50 µs, and six iterations of 5 ms.
+    let times = |signal: Signal| match figures[&signal] {
+        Figure::Timing { seconds, count } => (seconds, count),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(times(Signal::FirstToken), (0.0004, 2.0));
+    assert_eq!(times(Signal::BetweenTokens), (0.06, 12.0));
+    let missing: Vec<_> = seen.state.missing.keys().collect();
+    assert_eq!(missing, [&Signal::Failed], "which vLLM does not have");
 }
 
 #[test]
