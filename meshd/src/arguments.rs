@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use mlmesh_api::settings::Settings;
+use mlmesh_api::settings::{Settings, parse_time};
 
 /// The mlmesh daemon. People use `ml`; this is what `ml up` starts.
 #[derive(Debug, Parser)]
@@ -51,9 +52,15 @@ pub(crate) struct Gateway {
     /// Address for clients; port 0 chooses one, which is printed
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
-    /// Engines, asked in turn
+    /// Engines
     #[arg(long, value_name = "URL", num_args = 1.., required = true)]
     pub(crate) target: Vec<String>,
+    /// How an engine is chosen for a request
+    #[arg(long, value_name = "NAME", default_value = "hybrid_mesh")]
+    pub(crate) strategy: String,
+    /// What a first token may take, beside twice what the prompt takes an idle engine; what would take longer is refused
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) ttft_slo: Duration,
     /// Threads that serve clients
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
@@ -63,6 +70,10 @@ pub(crate) struct Gateway {
     /// Speak plaintext on other addresses than loopback
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_time(text).ok_or("a duration is a whole number with `ms`, `s`, `m` or `h`")
 }
 
 impl Run {

@@ -41,6 +41,8 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         listen: arguments.listen,
         admin: arguments.admin,
         targets: targets.context("read `--target`")?,
+        strategy: arguments.strategy,
+        slo: arguments.ttft_slo,
         threads: arguments.threads,
         allow_plaintext: arguments.allow_plaintext,
         waits: Waits::default(),

@@ -500,7 +500,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-fn parse_time(text: &str) -> Option<Duration> {
+/// A duration with its unit: `ms`, `s`, `m` or `h`.
+pub fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text);
     let factor: u64 = match unit {
         "ms" => 1,

@@ -64,6 +64,14 @@ impl Body {
         matches!(self, Body::Done)
     }
 
+    /// Bytes that are still to come, as far as that was said.
+    pub(crate) fn announced(self) -> u64 {
+        match self {
+            Body::Length(left) => left,
+            Body::Done | Body::Chunked(_) | Body::UntilClose => 0,
+        }
+    }
+
     /// Whether another chunk may stand here.
     pub(crate) fn is_between_chunks(self) -> bool {
         let is_start = |chunked: Chunked| chunked.state == State::Size && chunked.count == 0;

@@ -1,9 +1,12 @@
 //! Bytes between two sockets. A buffer borrows its memory from the thread while it holds
-//! something and gives it back when it is empty, so that idle connections cost none.
+//! something and gives it back when it is empty, so that idle connections cost none. It
+//! grows only where it is told to, for a body that has to be there as a whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use crate::limits::{BUFFER_BYTES, SPARE_BUFFERS_MAX};
+use crate::limits::{
+    BUFFER_BYTES, GROWN_BYTES, GROWN_BYTES_MAX, SPARE_BUFFERS_MAX, SPARE_GROWN_MAX,
+};
 
 /// Bytes that were received and not yet passed on.
 #[derive(Debug, Default)]
@@ -17,6 +20,10 @@ pub(crate) struct Buffer {
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
     free: RefCell<Vec<Box<[u8]>>>,
+    /// Of [`GROWN_BYTES`] each.
+    grown: RefCell<Vec<Box<[u8]>>>,
+    /// Bytes of grown memory that buffers hold.
+    lent: Cell<usize>,
 }
 
 impl Buffer {
@@ -32,7 +39,24 @@ impl Buffer {
 
     /// Whether nothing can be received before something is passed on.
     pub(crate) fn is_full(&self) -> bool {
-        self.end - self.start == BUFFER_BYTES
+        let memory = self.memory.as_deref();
+        memory.is_some_and(|memory| self.end - self.start == memory.len())
+    }
+
+    /// Makes room for more than `bytes` in all. Says `false` and does nothing if the
+    /// thread has lent as much as it may.
+    pub(crate) fn grow(&mut self, bytes: usize, spare: &Spare) -> bool {
+        if self.memory.as_deref().map_or(BUFFER_BYTES, <[u8]>::len) > bytes {
+            return true;
+        }
+        let Some(mut memory) = spare.take_grown(bytes) else {
+            return false;
+        };
+        let filled = self.filled().len();
+        memory[..filled].copy_from_slice(self.filled());
+        self.clear(spare);
+        (self.memory, self.end) = (Some(memory), filled);
+        true
     }
 
     /// Where more can be received; empty only if the buffer is full.
@@ -66,22 +90,9 @@ impl Buffer {
         fits
     }
 
-    /// Puts other bytes where `old` stood, counted from the first byte held.
-    /// Says `false` and does nothing if they do not fit.
-    pub(crate) fn splice(&mut self, old: std::ops::Range<usize>, new: &[u8]) -> bool {
-        let (start, end) = (self.start, self.end);
-        let Some(memory) = self.memory.as_deref_mut() else {
-            return false;
-        };
-        let grown = end + new.len() - old.len();
-        if grown > memory.len() {
-            return false;
-        }
-        let tail = start + old.start + new.len();
-        memory.copy_within(start + old.end..end, tail);
-        memory[start + old.start..tail].copy_from_slice(new);
-        self.end = grown;
-        true
+    /// Forgets what stands behind the first so many bytes.
+    pub(crate) fn truncate(&mut self, bytes: usize) {
+        self.end = self.end.min(self.start + bytes);
     }
 
     /// Takes back bytes that were marked as passed on.
@@ -111,10 +122,46 @@ impl Spare {
         free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
+    /// Counts bytes that are held elsewhere among those that are lent. Says `false` and
+    /// counts nothing if the thread has lent as much as it may.
+    pub(crate) fn lend(&self, bytes: usize) -> bool {
+        let lent = self.lent.get() + bytes;
+        let may = lent <= GROWN_BYTES_MAX;
+        if may {
+            self.lent.set(lent);
+        }
+        may
+    }
+
+    /// They are held no more.
+    pub(crate) fn lent_back(&self, bytes: usize) {
+        self.lent.set(self.lent.get() - bytes);
+    }
+
+    /// More than so many bytes, as long as not too much is lent.
+    fn take_grown(&self, bytes: usize) -> Option<Box<[u8]>> {
+        let size = (bytes + 1).next_power_of_two().max(GROWN_BYTES);
+        if !self.lend(size) {
+            return None;
+        }
+        let kept = match size {
+            GROWN_BYTES => self.grown.borrow_mut().pop(),
+            _ => None,
+        };
+        Some(kept.unwrap_or_else(|| vec![0; size].into_boxed_slice()))
+    }
+
     fn give(&self, memory: Box<[u8]>) {
-        let mut free = self.free.borrow_mut();
-        if free.len() < SPARE_BUFFERS_MAX {
-            free.push(memory);
+        let (spare, count_max) = match memory.len() {
+            BUFFER_BYTES => (&self.free, SPARE_BUFFERS_MAX),
+            size => {
+                self.lent_back(size);
+                (&self.grown, SPARE_GROWN_MAX)
+            }
+        };
+        let mut spare = spare.borrow_mut();
+        if memory.len() <= GROWN_BYTES && spare.len() < count_max {
+            spare.push(memory);
         }
     }
 }
@@ -154,14 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_replaced_by_a_longer_and_by_a_shorter_one() {
+    fn a_buffer_grows_within_what_a_thread_lends() {
         let spare = Spare::default();
-        let mut buffer = holding(b"Host: a:1\r\n", &spare);
-        assert!(buffer.splice(6..9, b"bcd:23"));
-        assert_eq!(buffer.filled(), b"Host: bcd:23\r\n");
-        assert!(buffer.splice(6..12, b"e"));
-        assert_eq!(buffer.filled(), b"Host: e\r\n");
-        let mut full = holding(&vec![7; BUFFER_BYTES], &spare);
-        assert!(!full.splice(0..1, b"22"));
+        let mut buffer = holding(&vec![7; BUFFER_BYTES], &spare);
+        buffer.passed(1);
+        assert!(buffer.grow(BUFFER_BYTES - 1, &spare));
+        assert_eq!(buffer.room(&spare).len(), 1);
+        assert!(buffer.grow(BUFFER_BYTES, &spare));
+        assert_eq!(buffer.filled(), vec![7; BUFFER_BYTES - 1]);
+        assert_eq!(buffer.room(&spare).len(), GROWN_BYTES - BUFFER_BYTES + 1);
+        assert_eq!(spare.free.borrow().len(), 1);
+        assert!(!Buffer::default().grow(GROWN_BYTES_MAX - GROWN_BYTES, &spare));
+        buffer.clear(&spare);
+        assert_eq!((spare.lent.get(), spare.grown.borrow().len()), (0, 1));
+        let mut whole = Buffer::default();
+        assert!(whole.grow(GROWN_BYTES_MAX - 1, &spare));
+        assert!(!Buffer::default().grow(GROWN_BYTES - 1, &spare));
+        whole.clear(&spare);
+        assert_eq!((spare.lent.get(), spare.grown.borrow().len()), (0, 1));
     }
 }

@@ -17,10 +17,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use crate::body::Body;
 use crate::buffer::Buffer;
 use crate::deadline::Deadline;
 use crate::exchange::{self, End};
-use crate::limits::{BUFFER_BYTES, HOST_BYTES_MAX};
+use crate::limits::{BODY_READ_MAX, GROWN_BYTES};
 use crate::linger::{linger, receive};
 use crate::pages::{self, Answer};
 use crate::refusal::Refusal;
@@ -37,13 +38,18 @@ pub(crate) enum Door {
     Pages,
 }
 
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// A client's connection and what came over it.
 pub(crate) struct Connection {
     pub(crate) thread: Rc<Thread>,
     pub(crate) client: TcpStream,
     /// From the client, not yet passed on.
     pub(crate) input: Buffer,
-    /// A request's head for a target, with the first bytes of its body.
+    /// Bytes at the start of the input that are the body's of the request under way. They
+    /// stay until a response has begun, so that they can be sent again.
+    pub(crate) kept: usize,
+    /// A request's head for a target.
     pub(crate) head: Buffer,
     /// From the target, not yet passed on.
     pub(crate) answer: Buffer,
@@ -51,12 +57,16 @@ pub(crate) struct Connection {
     pub(crate) reply: Buffer,
     pub(crate) deadline: Deadline,
     door: Door,
+    /// A request whose head was read, while its body is.
+    begun: Option<Request>,
 }
 
 /// What a complete head asks for.
 enum Asked {
     Page(Page, Request),
-    Target(usize, Request),
+    /// To be told that it may send its body.
+    Continue,
+    Target(Request),
 }
 
 impl Door {
@@ -75,11 +85,13 @@ pub(crate) async fn serve(thread: Rc<Thread>, client: TcpStream, door: Door) {
         thread: Rc::clone(&thread),
         client,
         input: Buffer::default(),
+        kept: 0,
         head: Buffer::default(),
         answer: Buffer::default(),
         reply: Buffer::default(),
         deadline,
         door,
+        begun: None,
     };
     // Registered once: when the drain begins, whatever the task waits for is looked at again.
     let mut drain = pin!(thread.drain.notified());
@@ -103,9 +115,11 @@ impl Connection {
     async fn run(&mut self) {
         loop {
             let end = match self.next().await {
-                Ok(Some(Asked::Target(target, request))) => {
-                    exchange::carry(self, target, request).await
-                }
+                Ok(Some(Asked::Target(request))) => exchange::carry(self, request).await,
+                Ok(Some(Asked::Continue)) => match self.tell(CONTINUE, true).await {
+                    End::Keep => continue,
+                    end => end,
+                },
                 Ok(Some(Asked::Page(page, request))) => self.show(page, &request).await,
                 Ok(None) => End::Cut,
                 Err(refusal) => End::Refused {
@@ -144,6 +158,9 @@ impl Connection {
 
     /// Gives back what the last exchange held.
     fn forget(&mut self) {
+        self.input.passed(std::mem::take(&mut self.kept));
+        self.input.rest(&self.thread.spare);
+        self.begun = None;
         for buffer in [&mut self.head, &mut self.answer, &mut self.reply] {
             buffer.clear(&self.thread.spare);
         }
@@ -152,7 +169,7 @@ impl Connection {
     /// The next request. `None` when the connection has ended or nothing came for long.
     async fn next(&mut self) -> Result<Option<Asked>, Refusal> {
         let waits = self.thread.shared.waits;
-        let mut has_begun = !self.input.is_empty();
+        let mut has_begun = !self.input.is_empty() || self.begun.is_some();
         let mut is_draining = false;
         self.deadline
             .restart(if has_begun { waits.head } else { waits.idle });
@@ -166,7 +183,7 @@ impl Connection {
                         has_begun = true;
                         self.deadline.restart(waits.head);
                     }
-                } else if self.thread.is_draining.get() && !is_draining {
+                } else if self.thread.is_draining.get() && !is_draining && !has_begun {
                     is_draining = true;
                     self.deadline.restart(waits.drain_idle);
                 }
@@ -175,7 +192,11 @@ impl Connection {
                     break;
                 }
                 match receive(&mut self.client, &mut self.input, &self.thread.spare, cx) {
-                    Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+                    Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                        if self.begun.is_some() {
+                            self.deadline.restart(waits.request_body);
+                        }
+                    }
                     Poll::Ready(_) => return Poll::Ready(Ok(None)),
                     Poll::Pending => break,
                 }
@@ -190,38 +211,63 @@ impl Connection {
         .await
     }
 
-    /// Takes a complete head out of the input and writes it for the target whose turn it is.
+    /// Takes a complete head out of the input, and waits for as much of the body as has to
+    /// be there before a target is chosen.
     fn read(&mut self) -> Result<Option<Asked>, Refusal> {
-        let thread = &*self.thread;
-        let mut slots = request::slots();
-        let Some(head) = Head::read(self.input.filled(), &mut slots)? else {
-            return Ok(None);
-        };
-        let page = match self.door {
-            Door::TargetsAndPages => head.page(),
-            Door::Targets => None,
-            Door::Pages => Some(head.page().unwrap_or(Page::Unknown)),
-        };
-        let bytes = head.bytes();
-        let Some(page) = page else {
-            let target = thread.shared.next_target();
-            let host = thread.shared.targets[target].host().as_bytes();
-            let mut request = head.write(host, &mut self.head, &thread.spare);
+        if self.begun.is_none() {
+            let thread = &*self.thread;
+            let mut slots = request::slots();
+            let Some(head) = Head::read(self.input.filled(), &mut slots)? else {
+                return Ok(None);
+            };
+            let bytes = head.bytes();
+            let page = match self.door {
+                Door::TargetsAndPages => head.page(),
+                Door::Targets => None,
+                Door::Pages => Some(head.page().unwrap_or(Page::Unknown)),
+            };
+            if let Some(page) = page {
+                let request = head.request();
+                self.input.passed(bytes);
+                return Ok(Some(Asked::Page(page, request)));
+            }
+            let reads_bodies = thread.shared.brain.reads_bodies();
+            let request = head.write(reads_bodies, &mut self.head, &thread.spare);
             self.input.passed(bytes);
-            let known = request.body.advance(self.input.filled());
-            let known = known.map_err(Refusal::Malformed)?;
-            // What of the body is here already travels with the head. Another target's
-            // name may have to stand in it yet.
-            let room = (BUFFER_BYTES - HOST_BYTES_MAX).saturating_sub(self.head.filled().len());
-            let first = &self.input.filled()[..known.min(room)];
-            let fits = self.head.append(first, &thread.spare);
-            self.input.passed(fits);
-            request.forward = known - fits;
-            return Ok(Some(Asked::Target(target, request)));
+            let is_awaited = request.expects && request.reads_body(reads_bodies);
+            self.begun = Some(request);
+            if is_awaited && self.input.is_empty() {
+                return Ok(Some(Asked::Continue));
+            }
+        }
+        match self.has_enough()? {
+            true => Ok(self.begun.take().map(Asked::Target)),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether of a request's body is here what has to be; makes room for more if not.
+    fn has_enough(&mut self) -> Result<bool, Refusal> {
+        let thread = &*self.thread;
+        let Some(request) = &mut self.begun else {
+            return Ok(true);
         };
-        let request = head.request();
-        self.input.passed(bytes);
-        Ok(Some(Asked::Page(page, request)))
+        let new = &self.input.filled()[self.kept..];
+        let known = request.body.advance(new).map_err(Refusal::Malformed)?;
+        self.kept += known;
+        let is_read = request.reads_body(thread.shared.brain.reads_bodies());
+        if !is_read || request.body.is_done() || self.kept >= BODY_READ_MAX {
+            return Ok(true);
+        }
+        // What is announced is made room for as it comes, not at once.
+        let next = (2 * self.kept).max(GROWN_BYTES - 1);
+        let wanted = match request.body {
+            Body::Length(left) => usize::try_from(left).map_or(next, |left| self.kept + left),
+            _ if self.input.is_full() => next,
+            _ => self.kept,
+        };
+        let has_room = self.input.grow(wanted.min(next), &thread.spare);
+        Ok(!has_room && self.input.is_full())
     }
 
     async fn show(&mut self, page: Page, request: &Request) -> End {

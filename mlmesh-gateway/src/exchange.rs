@@ -1,7 +1,7 @@
 //! One request at a target, from the connection to the end of the response.
 //!
 //! When is a request sent a second time? Only as long as no byte of a response came, and
-//! - the connection could not be made: nothing was sent, the next target is asked;
+//! - the connection could not be made: nothing was sent, the router names another target;
 //! - an idle connection that was taken up again turns out to have ended, and either not a
 //!   byte was taken by it, or the method is idempotent and all that was sent is still here:
 //!   once more, to the same target, on a new connection.
@@ -14,12 +14,16 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use mlmesh_route::Ask;
 use tokio::net::TcpStream;
 
+use crate::body::Body;
+use crate::call::Call;
 use crate::connection::Connection;
 use crate::hop::{Fault, Hop};
 use crate::linger::receive;
 use crate::metrics::{Outcome, TargetCounters};
+use crate::place::{Placed, Unplaced};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::thread::Thread;
@@ -44,17 +48,25 @@ pub(crate) enum End {
     },
 }
 
-/// Carries a request whose head was written for this target.
-pub(crate) async fn carry(
-    connection: &mut Connection,
-    mut target: usize,
-    mut request: Request,
-) -> End {
+/// A request on its way: what the router was told of it, and where it goes.
+struct Errand {
+    /// Nothing for what is no work.
+    ask: Option<Ask>,
+    place: Placed,
+    /// Targets that took no connection.
+    tried: Vec<usize>,
+}
+
+/// Carries a request whose head was written but for the target.
+pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> End {
     let thread = Rc::clone(&connection.thread);
-    let targets = &thread.shared.targets;
-    let mut untried = targets.len();
+    let mut errand = match Errand::begin(connection, &thread, &request).await {
+        Ok(errand) => errand,
+        Err(unplaced) => return unplaced.end(&request),
+    };
     let mut may_reuse = true;
     loop {
+        let target = errand.place.target();
         let under_way = UnderWay::at(&thread, target);
         let idle = if may_reuse {
             thread.pool.take(target)
@@ -68,29 +80,28 @@ pub(crate) async fn carry(
                 Ok(stream) => stream,
                 Err(outcome) => {
                     under_way.count(outcome);
-                    untried -= 1;
                     if outcome == Outcome::ClientGone {
                         return End::Cut;
                     }
-                    let next = (target + 1) % targets.len();
-                    let host = targets[next].host().as_bytes();
-                    if untried == 0 || !connection.head.splice(request.host.clone(), host) {
-                        return refused(Refusal::TargetUnreachable, &request, false);
+                    match errand.elsewhere(connection, &thread).await {
+                        Ok(next) => (errand, may_reuse) = (next, true),
+                        Err(unplaced) => return unplaced.end(&request),
                     }
-                    request.host.end = request.host.start + host.len();
-                    (target, may_reuse) = (next, true);
                     continue;
                 }
             },
         };
-        let mut hop = Hop::new(connection, &thread, stream, &request, was_idle);
+        let host = thread.shared.targets[target].host();
+        request.address(host, &mut connection.head, &thread.spare);
+        let booked = errand.place.bound();
+        let mut hop = Hop::new(connection, &thread, stream, &request, was_idle, booked);
         match poll_fn(|cx| hop.poll(cx)).await {
             Ok(()) => {
                 under_way.count(Outcome::of_status(hop.status()));
                 return hop.finish(target);
             }
             Err(Fault::Stale) => {
-                (request.body, request.forward) = hop.rewind();
+                request.body = hop.rewind();
                 may_reuse = false;
             }
             Err(fault) => {
@@ -104,6 +115,82 @@ pub(crate) async fn carry(
             }
         }
     }
+}
+
+impl Errand {
+    /// Tells the router what of the request is here, and waits for its word.
+    async fn begin(
+        connection: &mut Connection,
+        thread: &Thread,
+        request: &Request,
+    ) -> Result<Errand, Unplaced> {
+        let brain = &thread.shared.brain;
+        let ask = (request.call != Call::Other).then(|| {
+            let here = &connection.input.filled()[..connection.kept];
+            let bytes = here.len() as u64 + request.body.announced();
+            let is_read = request.reads_body(brain.reads_bodies());
+            let work = &mut *thread.work.borrow_mut();
+            match request.is_chunked {
+                true if is_read => brain.ask(work, Some(&data_of(here)), bytes),
+                _ => brain.ask(work, is_read.then_some(here), bytes),
+            }
+        });
+        let tried = Vec::new();
+        let place = find(connection, thread, ask.as_ref(), &tried).await?;
+        Ok(Errand { ask, place, tried })
+    }
+
+    /// The same after its target took no connection.
+    async fn elsewhere(
+        self,
+        connection: &mut Connection,
+        thread: &Thread,
+    ) -> Result<Errand, Unplaced> {
+        let Errand {
+            ask,
+            place,
+            mut tried,
+        } = self;
+        tried.push(place.target());
+        // Its booking ends before the next begins.
+        drop(place);
+        let place = find(connection, thread, ask.as_ref(), &tried).await?;
+        Ok(Errand { ask, place, tried })
+    }
+}
+
+/// A target, unless the client goes away first.
+async fn find(
+    connection: &mut Connection,
+    thread: &Thread,
+    ask: Option<&Ask>,
+    tried: &[usize],
+) -> Result<Placed, Unplaced> {
+    Placed::find(thread, ask, tried, |cx| is_gone(connection, thread, cx)).await
+}
+
+impl Unplaced {
+    fn end(self, request: &Request) -> End {
+        match self {
+            Unplaced::ClientGone => End::Cut,
+            // What is here of the request is forgotten; if that is all, the next may come.
+            Unplaced::Refused(refusal) => {
+                refused(refusal, request, request.body.is_done() && !request.close)
+            }
+        }
+    }
+}
+
+/// What a body's chunks hold, as far as they are here.
+fn data_of(chunks: &[u8]) -> Vec<u8> {
+    let (mut body, mut rest, mut data) = (Body::CHUNKED, chunks, Vec::new());
+    while !rest.is_empty() && !body.is_done() {
+        // They were read before, so that nothing is wrong with them.
+        let Ok(piece) = body.piece(rest) else { break };
+        data.extend_from_slice(&rest[piece.data]);
+        rest = &rest[piece.bytes..];
+    }
+    data
 }
 
 fn refused(refusal: Refusal, request: &Request, keep: bool) -> End {

@@ -20,6 +20,8 @@ pub(crate) struct Fields {
     pub(crate) close: bool,
     /// `Connection` names fields of its own.
     names: bool,
+    /// `Expect: 100-continue`.
+    pub(crate) expects: bool,
     pub(crate) hosts: usize,
 }
 
@@ -66,6 +68,7 @@ impl Fields {
             framing: Framing::Unsaid,
             close: false,
             names: false,
+            expects: false,
             hosts: 0,
         };
         for header in headers {
@@ -89,7 +92,10 @@ impl Fields {
                 },
                 Field::Connection => fields.connection(header.value)?,
                 Field::Host => fields.hosts += 1,
-                Field::Expect | Field::Hop | Field::Other => {}
+                Field::Expect => {
+                    fields.expects |= header.value.eq_ignore_ascii_case(b"100-continue");
+                }
+                Field::Hop | Field::Other => {}
             }
         }
         Ok(fields)

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use mlmesh_route::NameError;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::brain::Brain;
 use crate::connection::Door;
 use crate::limits::{BACKLOG, TARGETS_MAX, THREADS_MAX, Waits};
 use crate::metrics::Counters;
+use crate::signals::SnapshotCell;
 use crate::target::Target;
 use crate::thread::{self, Shared, Stop};
 
@@ -25,8 +28,12 @@ pub struct Settings {
     /// Where the gateway's own pages are; without it under `/-/` of `listen`, for callers
     /// of this machine.
     pub admin: Option<SocketAddr>,
-    /// Engines, asked in turn.
+    /// Engines.
     pub targets: Vec<Target>,
+    /// How one of them is chosen, by name.
+    pub strategy: String,
+    /// What a first token may take, beside twice what the prompt takes an empty engine.
+    pub slo: Duration,
     /// Threads that serve `listen`.
     pub threads: usize,
     /// Speak plaintext on other addresses than loopback.
@@ -42,6 +49,8 @@ pub enum GatewayError {
     Targets(usize),
     #[error("`{0}` is a target twice; each stands once")]
     TargetTwice(String),
+    #[error(transparent)]
+    Strategy(#[from] NameError),
     #[error("a gateway has 1 to {THREADS_MAX} threads, not {0}")]
     Threads(usize),
     #[error(
@@ -73,6 +82,10 @@ impl Gateway {
             threads,
             ..
         } = settings;
+        let count = u16::try_from(targets.len()).unwrap_or(u16::MAX);
+        let known = SnapshotCell::of_equals(count);
+        let brain = Brain::new(count, known, &settings.strategy, settings.slo)?;
+        let brain = Arc::new(brain);
         let listeners = listen(settings.listen, threads)?;
         let address = address_of(&listeners[0], settings.listen)?;
         let admin = match settings.admin {
@@ -91,7 +104,12 @@ impl Gateway {
             Some(_) => Door::Targets,
             None => Door::TargetsAndPages,
         };
-        let shared = Arc::new(Shared::new(targets, counters.clone(), waits));
+        let shared = Arc::new(Shared {
+            targets,
+            counters: counters.clone(),
+            waits,
+            brain,
+        });
         let (stop, stopped) = watch::channel(None);
         let mut gateway = Gateway {
             address,

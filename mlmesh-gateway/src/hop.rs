@@ -8,6 +8,7 @@
 //!
 //! A side that does not take what it is sent is not read for: nothing grows.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,6 +16,8 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::body::Body;
+use crate::brain::Bound;
+use crate::call::Call;
 use crate::connection::Connection;
 use crate::exchange::End;
 use crate::farewell::{self, Tail};
@@ -37,12 +40,17 @@ pub(crate) struct Hop<'c> {
     sending: Sending,
     /// What of the request's body has still to be received.
     request_body: Body,
-    /// Bytes of the input that are known to be the request's.
+    /// Bytes taken by the target, of the head.
+    head_sent: usize,
+    /// And of what is kept of the body.
+    kept_sent: usize,
+    /// Bytes of the input behind those that are known to be the request's.
     forward: usize,
-    /// Bytes taken by the target, out of the head's buffer.
-    sent: usize,
-    /// Whether all that the target took is still in the head's buffer.
+    /// Whether all that the target took is still here.
     is_whole: bool,
+    /// The request's booking, unless it is no work.
+    booked: Option<&'c mut Bound>,
+    call: Call,
     response: Option<Response>,
     /// What of the response's body has still to be received.
     response_body: Body,
@@ -106,6 +114,7 @@ impl<'c> Hop<'c> {
         target: TcpStream,
         request: &Request,
         was_idle: bool,
+        booked: Option<&'c mut Bound>,
     ) -> Hop<'c> {
         connection
             .deadline
@@ -123,9 +132,12 @@ impl<'c> Hop<'c> {
             },
             sending: Sending::UnderWay,
             request_body: request.body,
-            forward: request.forward,
-            sent: 0,
+            head_sent: 0,
+            kept_sent: 0,
+            forward: 0,
             is_whole: true,
+            booked,
+            call: request.call,
             response: None,
             response_body: Body::Done,
             relay: 0,
@@ -152,11 +164,10 @@ impl<'c> Hop<'c> {
     }
 
     /// Makes the head's buffer what it was before it was sent, and says what of the body
-    /// has still to be received, and how much of it waits in the input.
-    pub(crate) fn rewind(&mut self) -> (Body, usize) {
-        self.connection.head.rewind(self.sent);
-        self.sent = 0;
-        (self.request_body, self.forward)
+    /// has still to be received.
+    pub(crate) fn rewind(&mut self) -> Body {
+        self.connection.head.rewind(self.head_sent);
+        self.request_body
     }
 
     /// What can still be said to a client whose response breaks off: within a stream of
@@ -209,29 +220,26 @@ impl<'c> Hop<'c> {
             let Connection {
                 client,
                 input,
+                kept,
                 head,
                 deadline,
                 ..
             } = &mut *self.connection;
-            let (buffer, bytes) = match head.is_empty() {
-                false => (&*head, head.filled().len()),
-                true => (&*input, self.forward),
+            // The head with the body as far as it is here; then the rest as it comes.
+            let body = &input.filled()[self.kept_sent..*kept + self.forward];
+            let parts = [IoSlice::new(head.filled()), IoSlice::new(body)];
+            let parts = match (head.is_empty(), body.is_empty()) {
+                (true, true) => &[],
+                (true, false) => &parts[1..],
+                (false, true) => &parts[..1],
+                (false, false) => &parts[..],
             };
-            if bytes > 0 {
-                let from = &buffer.filled()[..bytes];
-                match Pin::new(&mut self.target).poll_write(cx, from) {
+            if !parts.is_empty() {
+                let was_touched = self.head_sent + self.kept_sent > 0 || !self.is_whole;
+                match Pin::new(&mut self.target).poll_write_vectored(cx, parts) {
                     Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(taken)) if taken > 0 => {
-                        if head.is_empty() {
-                            input.passed(taken);
-                            self.forward -= taken;
-                            self.is_whole = false;
-                        } else {
-                            head.passed(taken);
-                            self.sent += taken;
-                        }
-                    }
-                    Poll::Ready(_) if self.was_idle && self.sent == 0 => return Err(Fault::Stale),
+                    Poll::Ready(Ok(taken)) if taken > 0 => self.took(taken),
+                    Poll::Ready(_) if self.was_idle && !was_touched => return Err(Fault::Stale),
                     Poll::Ready(_) => self.sending = Sending::Broken,
                 }
             } else if self.request_body.is_done() {
@@ -239,18 +247,40 @@ impl<'c> Hop<'c> {
                 if self.response.is_none() {
                     deadline.restart(waits.response_head);
                 }
-            } else if input.is_empty() {
-                match receive(client, input, spare, cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(bytes)) if bytes > 0 => deadline.restart(waits.request_body),
-                    Poll::Ready(_) => return Err(Fault::ClientGone),
-                }
             } else {
-                let known = self.request_body.advance(input.filled());
-                self.forward = known.map_err(Fault::Request)?;
+                // What comes from here on is passed on and not kept.
+                self.is_whole = false;
+                input.passed(std::mem::take(kept));
+                self.kept_sent = 0;
+                if input.is_empty() {
+                    match receive(client, input, spare, cx) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(Ok(bytes)) if bytes > 0 => deadline.restart(waits.request_body),
+                        Poll::Ready(_) => return Err(Fault::ClientGone),
+                    }
+                } else {
+                    let known = self.request_body.advance(input.filled());
+                    self.forward = known.map_err(Fault::Request)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// The target took so many bytes.
+    fn took(&mut self, taken: usize) {
+        let Connection { input, head, .. } = &mut *self.connection;
+        let of_head = taken.min(head.filled().len());
+        head.passed(of_head);
+        self.head_sent += of_head;
+        let of_body = taken - of_head;
+        match self.is_whole {
+            true => self.kept_sent += of_body,
+            false => {
+                input.passed(of_body);
+                self.forward -= of_body;
+            }
+        }
     }
 
     /// Passes on what came of the response; whether that was all of it.
@@ -336,13 +366,14 @@ impl<'c> Hop<'c> {
     /// Reads the head of a response, or finds how much of what came is its body.
     /// `false` if more has to come first.
     fn understand(&mut self) -> Result<bool, Fault> {
-        if self.response.is_none() {
-            match self.read_head()? {
+        let response = match self.response {
+            Some(response) => response,
+            None => match self.read_head()? {
                 Some(response) if response.is_interim() => return self.interim(),
-                Some(_) => {}
+                Some(response) => response,
                 None => return Ok(false),
-            }
-        }
+            },
+        };
         let spare = &self.thread.spare;
         let Connection { answer, reply, .. } = &mut *self.connection;
         if self.asked.is_old && matches!(self.response_body, Body::Chunked(_)) {
@@ -350,6 +381,12 @@ impl<'c> Hop<'c> {
             if reply.is_empty() {
                 let piece = self.response_body.piece(answer.filled());
                 let piece = piece.map_err(Fault::Target)?;
+                follow(
+                    &mut self.booked,
+                    self.call,
+                    response,
+                    &answer.filled()[..piece.bytes],
+                );
                 self.tail.follow(&answer.filled()[..piece.bytes]);
                 reply.append(&answer.filled()[piece.data], spare);
                 answer.passed(piece.bytes);
@@ -358,8 +395,10 @@ impl<'c> Hop<'c> {
         }
         let known = self.response_body.advance(answer.filled());
         self.relay = known.map_err(Fault::Target)?;
-        if self.response.is_some_and(|response| response.is_events) {
-            self.tail.follow(&answer.filled()[..self.relay]);
+        let piece = &answer.filled()[..self.relay];
+        follow(&mut self.booked, self.call, response, piece);
+        if response.is_events {
+            self.tail.follow(piece);
         }
         if !reply.is_empty() {
             // The first bytes of the body travel with the head; later ones are not copied.
@@ -377,6 +416,8 @@ impl<'c> Hop<'c> {
             answer,
             reply,
             head,
+            input,
+            kept,
             ..
         } = &mut *self.connection;
         let is_sent = self.sending == Sending::Done;
@@ -391,8 +432,11 @@ impl<'c> Hop<'c> {
             return Ok(None);
         };
         answer.passed(response.head_bytes);
-        if is_sent {
+        if is_sent && !response.is_interim() {
+            // Nothing is sent again from here on.
             head.clear(spare);
+            input.passed(std::mem::take(kept));
+            input.rest(spare);
         }
         if !response.is_interim() {
             self.asked = asked;
@@ -424,8 +468,8 @@ impl<'c> Hop<'c> {
             return Err(Fault::Target("the connection ended within the response"));
         }
         let nothing_came = self.connection.answer.is_empty() && self.interims == 0;
-        if nothing_came && self.was_idle && self.is_whole && (self.is_idempotent || self.sent == 0)
-        {
+        let is_untouched = self.head_sent == 0;
+        if nothing_came && self.was_idle && self.is_whole && (self.is_idempotent || is_untouched) {
             return Err(Fault::Stale);
         }
         Err(Fault::Target("the connection ended before a response"))
@@ -451,11 +495,21 @@ impl<'c> Hop<'c> {
     fn overdue(&self) -> Fault {
         let waits_for_body = self.sending == Sending::UnderWay
             && self.connection.head.is_empty()
-            && self.forward == 0;
+            && (self.kept_sent, self.forward) == (self.connection.kept, 0);
         if self.is_stalled || (waits_for_body && self.response.is_none()) {
             Fault::ClientStalled
         } else {
             Fault::TargetStalled
         }
+    }
+}
+
+/// Learns what a piece of a response's body says, if the response is a good one.
+fn follow(booked: &mut Option<&mut Bound>, call: Call, response: Response, piece: &[u8]) {
+    if let Some(booked) = booked
+        && !piece.is_empty()
+        && (200..300).contains(&response.status)
+    {
+        booked.follow(call, response.is_events, piece);
     }
 }

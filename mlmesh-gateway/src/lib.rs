@@ -14,7 +14,9 @@
 //! and knows neither the daemon nor a configuration file.
 
 mod body;
+mod brain;
 mod buffer;
+mod call;
 mod connection;
 mod deadline;
 mod exchange;
@@ -30,6 +32,7 @@ pub mod limits;
 mod linger;
 mod metrics;
 mod pages;
+mod place;
 mod pool;
 mod refusal;
 mod request;
@@ -38,6 +41,7 @@ pub mod scan;
 mod signals;
 mod target;
 mod thread;
+mod usage;
 
 pub use gateway::{Gateway, GatewayError, Settings};
 pub use limits::Waits;

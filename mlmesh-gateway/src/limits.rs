@@ -10,6 +10,16 @@ pub const HEADERS_MAX: usize = 100;
 pub const BUFFER_BYTES: usize = 32 * 1024;
 /// Unused buffers that a thread keeps.
 pub const SPARE_BUFFERS_MAX: usize = 256;
+/// Bytes of a request's body that are read before a target is chosen; what comes after
+/// them is passed on as it comes, and decides nothing.
+pub const BODY_READ_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a buffer that holds a body which does not fit the usual one.
+pub const GROWN_BYTES: usize = 256 * 1024;
+/// Unused ones of those that a thread keeps.
+pub const SPARE_GROWN_MAX: usize = 16;
+/// Bytes of them in use at once in a thread. Beyond, a target is chosen by the beginning
+/// of a body.
+pub const GROWN_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one chunk's extensions.
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 /// Interim responses (1xx) that one request may get.

@@ -1,10 +1,9 @@
 //! What one gateway counts. Each thread counts for itself; a page adds the threads up.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use crate::target::Target;
+use crate::thread::Shared;
 
 /// Counters of one thread. Only that thread writes them, whoever asks reads them.
 #[derive(Debug)]
@@ -81,7 +80,8 @@ impl TargetCounters {
 }
 
 /// The page that Prometheus reads.
-pub(crate) fn text(threads: &[Arc<Counters>], targets: &[Target]) -> String {
+pub(crate) fn text(shared: &Shared) -> String {
+    let (threads, targets) = (&shared.counters, &shared.targets);
     let mut page = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, i128)]| {
         // Writing to a text cannot fail.
@@ -118,6 +118,19 @@ pub(crate) fn text(threads: &[Arc<Counters>], targets: &[Target]) -> String {
         }
     }
     let none = |value| [(String::new(), value)];
+    let brain = &shared.brain;
+    let counts = &brain.counts;
+    let decisions = [
+        ("bound", &counts.bound),
+        ("waited", &counts.waited),
+        ("deadline_missed", &counts.hopeless),
+        ("queue_full", &counts.full),
+        ("no_target", &counts.without_target),
+    ];
+    let decisions = decisions.map(|(outcome, count)| {
+        let labels = format!("{{outcome=\"{outcome}\"}}");
+        (labels, count.load(Ordering::Relaxed).into())
+    });
     family(
         "mlmesh_gateway_requests_total",
         "counter",
@@ -135,6 +148,18 @@ pub(crate) fn text(threads: &[Arc<Counters>], targets: &[Target]) -> String {
         "counter",
         "Connections made to targets.",
         &connects,
+    );
+    family(
+        "mlmesh_gateway_decisions_total",
+        "counter",
+        "What the router said of requests; who waited is bound or refused later.",
+        &decisions,
+    );
+    family(
+        "mlmesh_gateway_requests_waiting",
+        "gauge",
+        "Requests that wait for a target.",
+        &none(brain.waiting() as i128),
     );
     family(
         "mlmesh_gateway_refused_total",

@@ -10,6 +10,8 @@ pub(crate) struct Answer {
     pub(crate) status: &'static str,
     pub(crate) content_type: &'static str,
     pub(crate) body: String,
+    /// When it is worth to ask again, in seconds.
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 /// What a page says now.
@@ -30,12 +32,14 @@ pub(crate) fn answer(page: Page, shared: &Shared, is_draining: bool) -> Answer {
                 status,
                 content_type: "application/json",
                 body: body.to_string(),
+                retry_after_s: None,
             }
         }
         Page::Metrics => Answer {
             status: "200 OK",
             content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::text(&shared.counters, &shared.targets),
+            body: metrics::text(shared),
+            retry_after_s: None,
         },
         Page::Unknown => Answer::from(Refusal::PageUnknown),
     }
@@ -47,6 +51,7 @@ impl From<Refusal> for Answer {
             status: refusal.status(),
             content_type: "application/json",
             body: refusal.body(),
+            retry_after_s: refusal.retry_after_s(),
         }
     }
 }
@@ -58,11 +63,14 @@ impl Answer {
             status,
             content_type,
             body,
+            retry_after_s,
         } = self;
+        let retry = retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n"));
+        let retry = retry.unwrap_or_default();
         let length = body.len();
         let connection = if close { "Connection: close\r\n" } else { "" };
         let mut text = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{connection}\r\n"
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{retry}{connection}\r\n"
         );
         if !is_head {
             text.push_str(body);

@@ -20,6 +20,20 @@ pub(crate) enum Refusal {
     /// The target's connection ended, or what came is no response.
     TargetFailed(&'static str),
     TargetTimeout,
+    /// No target is usable.
+    NoTarget {
+        retry_after_s: u32,
+    },
+    /// Its first token would come too late.
+    Hopeless {
+        late_ms: u64,
+        retry_after_s: u32,
+    },
+    /// As many requests wait as may.
+    QueueFull {
+        queue_max: usize,
+        retry_after_s: u32,
+    },
 }
 
 impl Refusal {
@@ -34,6 +48,9 @@ impl Refusal {
             Refusal::TargetUnreachable => "target_unreachable",
             Refusal::TargetFailed(_) => "target_failed",
             Refusal::TargetTimeout => "target_timeout",
+            Refusal::NoTarget { .. } => "no_target",
+            Refusal::Hopeless { .. } => "deadline_missed",
+            Refusal::QueueFull { .. } => "queue_full",
         }
     }
 
@@ -47,6 +64,26 @@ impl Refusal {
             Refusal::PageUnknown => "404 Not Found",
             Refusal::TargetUnreachable | Refusal::TargetFailed(_) => "502 Bad Gateway",
             Refusal::TargetTimeout => "504 Gateway Timeout",
+            Refusal::NoTarget { .. } => "503 Service Unavailable",
+            Refusal::Hopeless { .. } | Refusal::QueueFull { .. } => "429 Too Many Requests",
+        }
+    }
+
+    /// When it is worth to ask again, in seconds.
+    pub(crate) fn retry_after_s(self) -> Option<u32> {
+        match self {
+            Refusal::NoTarget { retry_after_s }
+            | Refusal::Hopeless { retry_after_s, .. }
+            | Refusal::QueueFull { retry_after_s, .. } => Some(retry_after_s),
+            Refusal::Malformed(_)
+            | Refusal::HeadTooLarge
+            | Refusal::VersionUnsupported
+            | Refusal::MethodUnsupported
+            | Refusal::RequestTimeout
+            | Refusal::PageUnknown
+            | Refusal::TargetUnreachable
+            | Refusal::TargetFailed(_)
+            | Refusal::TargetTimeout => None,
         }
     }
 
@@ -65,13 +102,21 @@ impl Refusal {
             Refusal::TargetUnreachable => "no target could be reached".to_owned(),
             Refusal::TargetFailed(what) => format!("the target failed: {what}"),
             Refusal::TargetTimeout => "the target did not answer in time".to_owned(),
+            Refusal::NoTarget { .. } => "no target is usable".to_owned(),
+            Refusal::Hopeless { late_ms, .. } => {
+                format!("the first token would come {late_ms} ms later than it has to be there")
+            }
+            Refusal::QueueFull { queue_max, .. } => {
+                format!("{queue_max} requests wait already, which is as many as may")
+            }
         }
     }
 
     /// The body, in the form that OpenAI's clients read.
     pub(crate) fn body(self) -> String {
-        let kind = match self.status().as_bytes()[0] {
-            b'4' => "invalid_request_error",
+        let kind = match &self.status()[..3] {
+            "429" => "rate_limit_error",
+            status if status.starts_with('4') => "invalid_request_error",
             _ => "server_error",
         };
         let error = serde_json::json!({

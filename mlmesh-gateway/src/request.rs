@@ -1,12 +1,12 @@
 //! The head of a request: read strictly, and written again for a target.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use httparse::{Error, Header, Status};
 
 use crate::body::Body;
 use crate::buffer::{Buffer, Spare};
+use crate::call::Call;
 use crate::field::{Field, Fields, Framing, lines_are_strict};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::refusal::Refusal;
@@ -40,10 +40,12 @@ pub(crate) struct Request {
     pub(crate) close: bool,
     /// What of the body has still to be received.
     pub(crate) body: Body,
-    /// Bytes at the start of the input that are known to be the body's.
-    pub(crate) forward: usize,
-    /// Where in the written head the target's name stands.
-    pub(crate) host: Range<usize>,
+    pub(crate) is_chunked: bool,
+    pub(crate) call: Call,
+    /// The client waits for a word before it sends the body.
+    pub(crate) expects: bool,
+    /// Where in the written head the target's name comes.
+    pub(crate) host: usize,
 }
 
 /// Pages of the gateway itself.
@@ -123,36 +125,41 @@ impl<'b, 'h> Head<'b, 'h> {
 
     /// What an exchange has to know; the target's name stands nowhere yet.
     pub(crate) fn request(&self) -> Request {
+        let body = match self.fields.framing {
+            Framing::Unsaid | Framing::Length(0) => Body::Done,
+            Framing::Length(bytes) => Body::Length(bytes),
+            Framing::Chunked => Body::CHUNKED,
+        };
         let idempotent = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
         Request {
             is_head: self.method == "HEAD",
             is_idempotent: idempotent.contains(&self.method),
             is_old: self.is_old,
             close: self.fields.close || self.is_old,
-            body: match self.fields.framing {
-                Framing::Unsaid | Framing::Length(0) => Body::Done,
-                Framing::Length(bytes) => Body::Length(bytes),
-                Framing::Chunked => Body::CHUNKED,
-            },
-            forward: 0,
-            host: 0..0,
+            body,
+            is_chunked: self.fields.framing == Framing::Chunked,
+            call: Call::of(self.method, self.path, !body.is_done()),
+            expects: self.fields.expects && !self.is_old,
+            host: 0,
         }
     }
 
-    /// Writes the head for the target `host`: as it came, but for what belongs to one hop.
-    pub(crate) fn write(&self, host: &[u8], output: &mut Buffer, spare: &Spare) -> Request {
+    /// Writes the head for a target: as it came, but for what belongs to one hop, and for
+    /// the target's name, with which it will end. A request whose body is read here first
+    /// (`reads_bodies`) expects nothing of the target any more.
+    pub(crate) fn write(&self, reads_bodies: bool, output: &mut Buffer, spare: &Spare) -> Request {
+        let mut request = self.request();
+        let reads_body = request.reads_body(reads_bodies);
         let mut put = |bytes: &[u8]| {
             output.append(bytes, spare);
         };
-        for part in [self.method, " ", self.path, " HTTP/1.1\r\nHost: "] {
+        for part in [self.method, " ", self.path, " HTTP/1.1\r\n"] {
             put(part.as_bytes());
         }
-        put(host);
-        put(b"\r\n");
         for header in self.headers {
             let field = Field::named(header.name);
             // Who speaks HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
-            let is_void = field == Field::Expect && self.is_old;
+            let is_void = field == Field::Expect && (self.is_old || reads_body);
             if field == Field::Host
                 || is_void
                 || self.fields.stays(field, header.name, self.headers)
@@ -165,12 +172,22 @@ impl<'b, 'h> Head<'b, 'h> {
             put(b"\r\n");
         }
         put(VIA);
-        put(b"\r\n");
-        let start = self.method.len() + self.path.len() + "  HTTP/1.1\r\nHost: ".len();
-        let host = start..start + host.len();
-        Request {
-            host,
-            ..self.request()
+        request.host = output.filled().len();
+        request
+    }
+}
+
+impl Request {
+    /// Whether its body is read before a target is chosen, where bodies are.
+    pub(crate) fn reads_body(&self, reads_bodies: bool) -> bool {
+        reads_bodies && self.call != Call::Other
+    }
+
+    /// Ends the written head with a target's name, in the place of another's.
+    pub(crate) fn address(&self, host: &str, output: &mut Buffer, spare: &Spare) {
+        output.truncate(self.host);
+        for part in ["Host: ", host, "\r\n\r\n"] {
+            output.append(part.as_bytes(), spare);
         }
     }
 }
@@ -222,7 +239,9 @@ mod tests {
         let Some(head) = Head::read(text.as_bytes(), &mut slots)? else {
             return Ok(None);
         };
-        let request = head.write(b"engine:1", &mut output, &spare);
+        let request = head.write(false, &mut output, &spare);
+        request.address("another:1", &mut output, &spare);
+        request.address("engine:1", &mut output, &spare);
         let written = String::from_utf8(output.filled().to_vec()).unwrap();
         Ok(Some((request, written)))
     }
@@ -238,10 +257,10 @@ mod tests {
         .unwrap();
         assert_eq!(
             head,
-            "POST /v1/chat/completions?a=b HTTP/1.1\r\nHost: engine:1\r\nAuthorization: Bearer x\r\n\
-             Content-Length: 3\r\nX-Forwarded-For: 1.2.3.4\r\nVia: 1.1 mlmesh\r\n\r\n"
+            "POST /v1/chat/completions?a=b HTTP/1.1\r\nAuthorization: Bearer x\r\n\
+             Content-Length: 3\r\nX-Forwarded-For: 1.2.3.4\r\nVia: 1.1 mlmesh\r\n\
+             Host: engine:1\r\n\r\n"
         );
-        assert_eq!(&head[request.host.clone()], "engine:1");
         assert_eq!(request.body, Body::Length(3));
         assert!(!request.close && !request.is_idempotent);
     }

@@ -1,9 +1,9 @@
 //! One thread of the gateway: a listener, what its connections share, and its drain.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
+use crate::brain::{Brain, Work};
 use crate::buffer::Spare;
 use crate::connection::{self, Door};
 use crate::http2::{self, Upstreams};
@@ -25,8 +26,7 @@ pub(crate) struct Shared {
     pub(crate) targets: Vec<Target>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) waits: Waits,
-    /// Requests that were given a target so far.
-    position: AtomicU64,
+    pub(crate) brain: Arc<Brain>,
 }
 
 /// What all connections of one thread share.
@@ -36,6 +36,7 @@ pub(crate) struct Thread {
     pub(crate) pool: Pool,
     pub(crate) upstreams: Upstreams,
     pub(crate) spare: Spare,
+    pub(crate) work: RefCell<Work>,
     /// Whether the gateway goes down; connections are woken once when it begins to.
     pub(crate) is_draining: Cell<bool>,
     pub(crate) drain: Notify,
@@ -43,23 +44,6 @@ pub(crate) struct Thread {
 
 /// The wish to go down, and for how long requests under way may go on.
 pub(crate) type Stop = watch::Receiver<Option<Duration>>;
-
-impl Shared {
-    pub(crate) fn new(targets: Vec<Target>, counters: Vec<Arc<Counters>>, waits: Waits) -> Shared {
-        Shared {
-            targets,
-            counters,
-            waits,
-            position: AtomicU64::new(0),
-        }
-    }
-
-    /// The target whose turn it is, in the exact order of all threads' requests.
-    pub(crate) fn next_target(&self) -> usize {
-        let position = self.position.fetch_add(1, Ordering::Relaxed);
-        (position % self.targets.len() as u64) as usize
-    }
-}
 
 /// Accepts until told to stop, then lets connections finish within the grace.
 pub(crate) async fn run(
@@ -75,10 +59,14 @@ pub(crate) async fn run(
         shared,
         counters,
         spare: Spare::default(),
+        work: RefCell::default(),
         is_draining: Cell::new(false),
         drain: Notify::new(),
     });
     let mut connections = JoinSet::new();
+    // Ends with this function, after the last connection.
+    let mut clock = JoinSet::new();
+    clock.spawn_local(Arc::clone(&thread.shared.brain).keep_time());
     let mut sweep = interval(thread.shared.waits.idle_upstream.max(ACCEPT_PAUSE));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Said once, not with each attempt.

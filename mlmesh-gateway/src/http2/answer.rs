@@ -5,16 +5,19 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use http_body_util::{Either, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version, http::request::Parts};
+use mlmesh_route::Ask;
 use tokio::time::timeout;
 
+use crate::call::Call;
 use crate::connection::Door;
 use crate::field::Field;
-use crate::http2::passed::{Passed, UnderWay};
+use crate::http2::passed::{Held, Passed, UnderWay};
 use crate::metrics::Outcome;
 use crate::pages::{self, Answer};
+use crate::place::{Placed, Unplaced};
 use crate::refusal::Refusal;
 use crate::request::Page;
 use crate::target::Target;
@@ -62,14 +65,35 @@ async fn carry(
         return Err(Refusal::MethodUnsupported);
     }
     let waits = thread.shared.waits;
-    let (parts, body) = request.into_parts();
-    let mut waiting = Some(Passed::request(body, waits.request_body));
+    let (parts, mut body) = request.into_parts();
+    let brain = &thread.shared.brain;
+    let call = match is_grpc {
+        true => Call::of_grpc(parts.uri.path()),
+        false => Call::of(
+            parts.method.as_str(),
+            parts.uri.path(),
+            !body.is_end_stream(),
+        ),
+    };
+    // The messages of a gRPC call may wait for its answers.
+    let held = match call != Call::Other && !is_grpc && brain.reads_bodies() {
+        true => Held::read(thread, &mut body, waits.request_body).await?,
+        false => Held::default(),
+    };
+    let ask = (call != Call::Other).then(|| {
+        let announced = body.size_hint().lower();
+        let data = (!held.is_empty()).then(|| held.data());
+        let bytes = data.as_ref().map_or(0, Bytes::len) as u64 + announced;
+        brain.ask(&mut thread.work.borrow_mut(), data.as_deref(), bytes)
+    });
+    let mut waiting = Some(Passed::request(held, body, waits.request_body));
     let targets = &thread.shared.targets;
-    let mut target = thread.shared.next_target();
-    let mut untried = targets.len();
+    let mut tried = Vec::new();
+    let mut booked = place(thread, ask.as_ref(), &tried).await?;
     let mut may_reuse = true;
     while let Some(body) = waiting.take() {
-        let mut under_way = UnderWay::at(thread, target);
+        let target = booked.target();
+        let mut under_way = UnderWay::at(thread, target, call);
         let idle = match may_reuse {
             true => thread.upstreams.take(target, is_grpc, waits.idle_upstream),
             false => None,
@@ -89,11 +113,11 @@ async fn carry(
                     }
                     Err(outcome) => {
                         under_way.outcome = outcome;
-                        untried -= 1;
-                        if untried == 0 {
-                            return Err(Refusal::TargetUnreachable);
-                        }
-                        (target, may_reuse) = ((target + 1) % targets.len(), true);
+                        tried.push(target);
+                        // Its booking ends before the next begins.
+                        drop(booked);
+                        booked = place(thread, ask.as_ref(), &tried).await?;
+                        may_reuse = true;
                         waiting = Some(body);
                         continue;
                     }
@@ -104,7 +128,7 @@ async fn carry(
         let request = for_target(&parts, body, &targets[target], is_grpc)?;
         match timeout(waits.response_head, upstream.send(request)).await {
             Ok(Ok((response, http1))) => {
-                under_way.answered(response.status().as_u16(), http1);
+                under_way.answered(&response, http1, booked.into_bound());
                 return Ok(passed_on(response, waits.response_body, under_way));
             }
             Ok(Err(mut error)) => {
@@ -125,6 +149,15 @@ async fn carry(
         }
     }
     Err(Refusal::TargetUnreachable)
+}
+
+/// A target; a client that goes away drops this.
+async fn place(thread: &Thread, ask: Option<&Ask>, tried: &[usize]) -> Result<Placed, Refusal> {
+    let found = Placed::find(thread, ask, tried, |_| false).await;
+    found.map_err(|unplaced| match unplaced {
+        Unplaced::Refused(refusal) => refusal,
+        Unplaced::ClientGone => Refusal::RequestTimeout,
+    })
 }
 
 /// The request as the target gets it.
@@ -205,6 +238,11 @@ fn own(answer: Answer) -> Reply {
     *reply.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = HeaderValue::from_static(answer.content_type);
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);
+    if let Some(seconds) = answer.retry_after_s {
+        reply
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
     reply
 }
 
@@ -213,7 +251,8 @@ fn own(answer: Answer) -> Reply {
 fn trailers_only(refusal: Refusal) -> Reply {
     let code = match refusal {
         Refusal::TargetTimeout => "4",
-        Refusal::TargetUnreachable | Refusal::TargetFailed(_) => "14",
+        Refusal::TargetUnreachable | Refusal::TargetFailed(_) | Refusal::NoTarget { .. } => "14",
+        Refusal::Hopeless { .. } | Refusal::QueueFull { .. } => "8",
         Refusal::MethodUnsupported | Refusal::PageUnknown => "12",
         _ => "13",
     };

@@ -1,25 +1,101 @@
 //! What is passed on: bodies frame by frame, and the request to which they belong.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Response;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::CONTENT_TYPE;
+use tokio::time::timeout;
 
+use crate::brain::Bound;
+use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::http2::upstream::Http1;
+use crate::limits::BODY_READ_MAX;
 use crate::metrics::Outcome;
+use crate::refusal::Refusal;
 use crate::thread::Thread;
 
 /// A body that breaks off when nothing comes for too long.
 pub(crate) struct Passed {
+    /// What was read of it before; comes first.
+    held: Held,
     body: Incoming,
     wait: Duration,
     deadline: Deadline,
     /// Of a response: what ends with it.
     under_way: Option<UnderWay>,
+}
+
+/// The beginning of a request's body, read before a target was chosen.
+#[derive(Default)]
+pub(crate) struct Held {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    /// Who has lent those bytes.
+    thread: Option<Rc<Thread>>,
+}
+
+impl Held {
+    /// Reads until the body ends, or as far as it is read at all.
+    pub(crate) async fn read(
+        thread: &Rc<Thread>,
+        body: &mut Incoming,
+        wait: Duration,
+    ) -> Result<Held, Refusal> {
+        let mut held = Held::default();
+        held.thread = Some(Rc::clone(thread));
+        while !body.is_end_stream() && held.bytes < BODY_READ_MAX {
+            let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+            let frame = match timeout(wait, frame).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => break,
+                Ok(Some(Err(_))) => return Err(Refusal::Malformed("the body breaks off")),
+                Err(_) => return Err(Refusal::RequestTimeout),
+            };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            let is_lent = thread.spare.lend(bytes);
+            held.bytes += if is_lent { bytes } else { 0 };
+            held.frames.push_back(frame);
+            if !is_lent {
+                break;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether nothing was read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The data, in one piece.
+    pub(crate) fn data(&self) -> Bytes {
+        let mut data = self.frames.iter().filter_map(Frame::data_ref);
+        match (data.next(), self.frames.len()) {
+            (Some(only), 1) => only.clone(),
+            (Some(first), _) => {
+                let mut all = first.to_vec();
+                data.for_each(|more| all.extend_from_slice(more));
+                all.into()
+            }
+            (None, _) => Bytes::new(),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(thread) = &self.thread {
+            thread.spare.lent_back(self.bytes);
+        }
+    }
 }
 
 /// Why a body broke off.
@@ -32,8 +108,9 @@ pub(crate) enum Broken {
 }
 
 impl Passed {
-    pub(crate) fn request(body: Incoming, wait: Duration) -> Self {
+    pub(crate) fn request(held: Held, body: Incoming, wait: Duration) -> Self {
         Self {
+            held,
             body,
             wait,
             deadline: Deadline::after(wait),
@@ -47,7 +124,7 @@ impl Passed {
         }
         Self {
             under_way: Some(under_way),
-            ..Self::request(body, wait)
+            ..Self::request(Held::default(), body, wait)
         }
     }
 }
@@ -61,6 +138,9 @@ impl Body for Passed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
+        if let Some(frame) = this.held.frames.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let (frame, failed) = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
                 (Some(Err(Broken::Http(error))), Some(Outcome::Failed))
@@ -79,6 +159,9 @@ impl Body for Passed {
         };
         let is_over = frame.is_none() || this.body.is_end_stream();
         if let Some(under_way) = &mut this.under_way {
+            if let Some(Ok(frame)) = &frame {
+                under_way.follow(frame);
+            }
             match failed {
                 Some(outcome) => under_way.outcome = outcome,
                 None if is_over => under_way.is_done(),
@@ -89,11 +172,15 @@ impl Body for Passed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.held.frames.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.held.frames.is_empty() {
+            true => self.body.size_hint(),
+            // Said by the length that stands in the head, if one does.
+            false => SizeHint::default(),
+        }
     }
 }
 
@@ -101,6 +188,9 @@ impl Body for Passed {
 pub(crate) struct UnderWay {
     thread: Rc<Thread>,
     target: usize,
+    booked: Option<Bound>,
+    call: Call,
+    is_events: bool,
     /// What is counted if it ends now.
     pub(crate) outcome: Outcome,
     /// What is counted at the end of the response.
@@ -110,22 +200,44 @@ pub(crate) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(crate) fn at(thread: &Rc<Thread>, target: usize) -> Self {
+    pub(crate) fn at(thread: &Rc<Thread>, target: usize, call: Call) -> Self {
         let counters = &thread.counters.targets[target];
         counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
             thread: Rc::clone(thread),
             target,
+            booked: None,
+            call,
+            is_events: false,
             outcome: Outcome::ClientGone,
             done: Outcome::ClientGone,
             http1: None,
         }
     }
 
-    /// The response has begun, over a connection of HTTP/1.1 if one is given.
-    pub(crate) fn answered(&mut self, status: u16, http1: Option<Http1>) {
-        self.done = Outcome::of_status(status);
+    /// The response has begun, over a connection of HTTP/1.1 if one is given. The
+    /// booking ends with it.
+    pub(crate) fn answered(
+        &mut self,
+        response: &Response<Incoming>,
+        http1: Option<Http1>,
+        booked: Option<Bound>,
+    ) {
+        self.done = Outcome::of_status(response.status().as_u16());
         self.http1 = http1;
+        self.booked = booked;
+        let kind = response.headers().get(CONTENT_TYPE);
+        self.is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    }
+
+    /// Learns what a piece of the response's body says, if the response is a good one.
+    fn follow(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(booked), Some(piece)) = (&mut self.booked, frame.data_ref())
+            && self.done == Outcome::Done
+            && !piece.is_empty()
+        {
+            booked.follow(self.call, self.is_events, piece);
+        }
     }
 
     fn is_done(&mut self) {

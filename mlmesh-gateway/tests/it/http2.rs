@@ -16,13 +16,13 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
-use mlmesh_gateway::Waits;
+use mlmesh_gateway::{Gateway, Waits};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use crate::wire::{PATIENCE, Place, gateway};
+use crate::wire::{PATIENCE, Place, settings};
 
 type Piece = Result<Frame<Bytes>, Infallible>;
 type Frames = StreamBody<Pin<Box<dyn Stream<Item = Piece>>>>;
@@ -280,7 +280,7 @@ fn grpc_streams_both_ways_and_its_status_arrives() {
             }
             connections
         });
-        let gateway = beside(move || gateway([target].into_iter(), Waits::default())).await;
+        let gateway = beside(move || Gateway::start(settings([target].into_iter())).unwrap()).await;
         let mut client = connect(gateway.address()).await;
         for _ in 0..2 {
             let (sender, body) = frames();
@@ -314,7 +314,7 @@ fn refusals_have_the_form_of_their_protocol() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let target = nobody.local_addr().unwrap();
     drop(nobody);
-    let gateway = gateway([target].into_iter(), Waits::default());
+    let gateway = Gateway::start(settings([target].into_iter())).unwrap();
     in_time(async {
         let mut client = connect(gateway.address()).await;
         let refused = client.send_request(grpc(text("call"))).await.unwrap();

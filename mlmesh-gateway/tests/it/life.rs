@@ -18,6 +18,8 @@ fn settings(targets: &[&str]) -> Settings {
             .iter()
             .map(|url| url.parse::<Target>().unwrap())
             .collect(),
+        strategy: "baseline_rr".to_owned(),
+        slo: Duration::from_secs(30),
         threads: 1,
         allow_plaintext: false,
         waits: Waits::default(),

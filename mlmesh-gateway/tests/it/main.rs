@@ -9,4 +9,5 @@ mod faults;
 mod http2;
 mod life;
 mod pieces;
+mod routing;
 mod wire;

@@ -28,10 +28,17 @@ impl Place {
     }
 
     pub(crate) fn with(targets: usize, waits: Waits) -> Place {
+        Place::of(targets, |settings| settings.waits = waits)
+    }
+
+    /// With other settings than usual.
+    pub(crate) fn of(targets: usize, change: impl FnOnce(&mut Settings)) -> Place {
         let listener = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let targets: Vec<TcpListener> = (0..targets).map(listener).collect();
         let addresses = targets.iter().map(|target| target.local_addr().unwrap());
-        let gateway = gateway(addresses, waits);
+        let mut settings = settings(addresses);
+        change(&mut settings);
+        let gateway = Gateway::start(settings).unwrap();
         Place { gateway, targets }
     }
 
@@ -82,17 +89,18 @@ impl Place {
     }
 }
 
-pub(crate) fn gateway(targets: impl Iterator<Item = SocketAddr>, waits: Waits) -> Gateway {
+pub(crate) fn settings(targets: impl Iterator<Item = SocketAddr>) -> Settings {
     let target = |address: SocketAddr| format!("http://{address}").parse::<Target>().unwrap();
-    Gateway::start(Settings {
+    Settings {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         admin: None,
         targets: targets.map(target).collect(),
+        strategy: "baseline_rr".to_owned(),
+        slo: Duration::from_secs(30),
         threads: 1,
         allow_plaintext: false,
-        waits,
-    })
-    .unwrap()
+        waits: Waits::default(),
+    }
 }
 
 /// The next connection that is made to this listener.

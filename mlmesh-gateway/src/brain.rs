@@ -1,0 +1,460 @@
+//! The process's one router, and the requests that wait for its word.
+//!
+//! ```text
+//!   thread A ─ offer ─► Wait ─► a place in `waiting` ◄── word ── thread B, whose request
+//!                               (woken by its own channel)       ended and freed a target
+//! ```
+//!
+//! A request that does not wait meets no lock here. One that waits takes one to leave a
+//! channel behind, over which whoever frees a target hands it the router's word.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mlmesh_route::{
+    Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Effect, Event, INDEX_BYTES, Learnt,
+    NameError, Outcome, Reason, RequestId, Router, Scratch, Snapshot, mixed_pair, strategy_by_name,
+};
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
+
+use crate::call::Call;
+use crate::refusal::Refusal;
+use crate::scan::{Scan, scan};
+use crate::signals::SnapshotCell;
+use crate::usage::Usage;
+
+/// What the index of prompts wants to remember of a booking.
+type Memo = <Learnt as mlmesh_route::Forecast>::Memo;
+
+/// The router's last word on a request that waits.
+type Word = Result<Booking<Memo>, mlmesh_route::Refusal>;
+
+/// Bytes of a prompt for each of its tokens, until an engine has said how many there were.
+const BYTES_A_TOKEN_AT_FIRST: f32 = 4.0;
+/// Weight of the newest answer in their mean.
+const BYTES_A_TOKEN_WEIGHT: f32 = 1.0 / 16.0;
+
+/// What is farther away than this, a year, is looked at again before.
+const FAR_US: u64 = 365 * 86_400 * 1_000_000;
+/// Prompts of fewer tokens are mostly what a chat's template adds.
+const PROMPT_TOKENS_TOLD_MIN: u64 = 32;
+
+/// One for the process; threads share it.
+#[derive(Debug)]
+pub(crate) struct Brain {
+    router: Router<Learnt>,
+    /// What is known of the targets, and the clock of all times here.
+    known: SnapshotCell,
+    /// Chance, and hashes that nobody foresees.
+    key: u64,
+    requests: AtomicU64,
+    bytes_a_token: AtomicU32,
+    /// What a first token may take, beside twice what the prompt takes an empty target.
+    slo: Duration,
+    waiting: Mutex<HashMap<RequestId, Place>>,
+    /// When the router wants to look again at what waits.
+    wake_at_us: AtomicU64,
+    wake: watch::Sender<u64>,
+    pub(crate) counts: Counts,
+}
+
+/// What became of offers.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) bound: AtomicU64,
+    pub(crate) waited: AtomicU64,
+    pub(crate) hopeless: AtomicU64,
+    pub(crate) full: AtomicU64,
+    pub(crate) without_target: AtomicU64,
+}
+
+/// Room that a thread uses again for each decision.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    scratch: Scratch,
+    blocks: Vec<BlockHash>,
+}
+
+/// A request that waits, as those see it who may have word for it.
+#[derive(Debug)]
+enum Place {
+    Waiting(oneshot::Sender<Word>),
+    /// The word came before the request had a place.
+    Told(Word),
+    /// The request has gone, and a word is on its way to it.
+    Left,
+}
+
+/// What comes of an offer.
+pub(crate) enum Offered {
+    Bound(Bound),
+    Waits(Waits),
+    Refused(Refusal),
+}
+
+/// A request that is booked at a target, until this is dropped.
+pub(crate) struct Bound {
+    brain: Arc<Brain>,
+    booking: Booking<Memo>,
+    has_token: bool,
+    usage: Usage,
+}
+
+/// A request that waits for a target; dropped, it waits no more.
+pub(crate) struct Waits {
+    brain: Arc<Brain>,
+    request: RequestId,
+    word: oneshot::Receiver<Word>,
+    is_told: bool,
+}
+
+impl Brain {
+    /// For targets that answer as far as anybody knows.
+    pub(crate) fn new(
+        targets: u16,
+        known: SnapshotCell,
+        strategy: &str,
+        slo: Duration,
+    ) -> Result<Brain, NameError> {
+        let (strategy, policy) = strategy_by_name(strategy)?;
+        Ok(Brain {
+            router: Router::new(strategy, policy, Learnt::new(targets, INDEX_BYTES)),
+            known,
+            key: RandomState::new().hash_one(0_u64),
+            requests: AtomicU64::new(0),
+            bytes_a_token: AtomicU32::new(BYTES_A_TOKEN_AT_FIRST.to_bits()),
+            slo,
+            waiting: Mutex::default(),
+            wake_at_us: AtomicU64::new(u64::MAX),
+            wake: watch::Sender::new(u64::MAX),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Whether a body has to be there before a target is chosen.
+    pub(crate) fn reads_bodies(&self) -> bool {
+        self.router.reads_prompts()
+    }
+
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.router.waiting()
+    }
+
+    /// What the router is to know of a request with this body, or with so many bytes of it
+    /// that are not here.
+    pub(crate) fn ask(&self, work: &mut Work, body: Option<&[u8]>, bytes: u64) -> Ask {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        let scanned = body.map_or_else(Scan::default, |body| scan(body).unwrap_or_default());
+        let blocks = &mut work.blocks;
+        blocks.clear();
+        let mut hasher = BlockHasher::new(self.key, BLOCK_BYTES);
+        let prompt_bytes = match (scanned.prompt_bytes() as u64, body) {
+            // Not JSON, or of an unknown kind: what is the same from its beginning on is
+            // the same.
+            (0, Some(body)) => {
+                hasher.push(body, blocks);
+                bytes
+            }
+            (0, None) => bytes,
+            (prompt_bytes, _) => {
+                for part in scanned.prompt {
+                    hasher.push(part, blocks);
+                }
+                prompt_bytes
+            }
+        };
+        let a_token = f64::from(f32::from_bits(self.bytes_a_token.load(Ordering::Relaxed)));
+        let session = scanned.session.as_deref();
+        let mut ask = Ask {
+            request,
+            prompt_tokens: (prompt_bytes as f64 / a_token).ceil() as u64,
+            blocks: blocks.as_slice().into(),
+            block_tokens: (BLOCK_BYTES as f64 / a_token).ceil() as u64,
+            session: session.map(|session| self.hashed(session.as_bytes())),
+            deadline_us: u64::MAX,
+            chance: mixed_pair(self.key, request.0),
+        };
+        let now_us = self.now_us();
+        let cold_us = self.router.cold_prefill_us(&self.known.load(now_us), &ask);
+        let slo_us = u64::try_from(self.slo.as_micros()).unwrap_or(u64::MAX);
+        ask.deadline_us = now_us
+            .saturating_add(slo_us)
+            .saturating_add(cold_us.saturating_mul(2));
+        ask
+    }
+
+    /// Asks for a target, but for those in `tried`.
+    pub(crate) fn offer(self: &Arc<Brain>, work: &mut Work, ask: &Ask, tried: &[usize]) -> Offered {
+        let now_us = self.now_us();
+        let snapshot = self.known.load(now_us);
+        let scratch = &mut work.scratch;
+        let outcome = match tried {
+            [] => self.router.offer(now_us, &snapshot, ask, scratch),
+            tried => {
+                let snapshot = without(&snapshot, tried);
+                self.router.offer(now_us, &snapshot, ask, scratch)
+            }
+        };
+        match outcome {
+            Outcome::Bind(booking) => Offered::Bound(self.bound(booking)),
+            Outcome::Reject(refusal) => Offered::Refused(self.refused(refusal)),
+            Outcome::Wait { look_again_us } => {
+                self.counts.waited.fetch_add(1, Ordering::Relaxed);
+                self.wake_at(look_again_us);
+                Offered::Waits(self.wait(ask.request))
+            }
+        }
+    }
+
+    /// The target whose turn it is for what is no work, but for those in `tried`.
+    pub(crate) fn turn(&self, tried: &[usize]) -> Option<usize> {
+        let snapshot = self.known.load(self.now_us());
+        let target = match tried {
+            [] => self.router.turn(&snapshot),
+            tried => self.router.turn(&without(&snapshot, tried)),
+        };
+        target.map(mlmesh_route::TargetId::index)
+    }
+
+    /// Looks again at what waits whenever the router wants to. Each thread does, since the
+    /// others may have ended; the first one that wakes does it for all.
+    pub(crate) async fn keep_time(self: Arc<Brain>) {
+        let mut woken = self.wake.subscribe();
+        loop {
+            let at_us = *woken.borrow_and_update();
+            let wait_us = at_us.saturating_sub(self.now_us()).min(FAR_US);
+            tokio::select! {
+                changed = woken.changed() => if changed.is_err() { return },
+                () = sleep(Duration::from_micros(wait_us)), if at_us < u64::MAX => {
+                    let (unset, order) = (u64::MAX, Ordering::Relaxed);
+                    if self.wake_at_us.compare_exchange(at_us, unset, order, order).is_ok() {
+                        self.step(Event::Tick, &mut Vec::new());
+                    }
+                    // Until the next word.
+                    if woken.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.known.now_us()
+    }
+
+    fn hashed(&self, bytes: &[u8]) -> u64 {
+        let words = bytes.chunks(8).map(|chunk| {
+            let word = chunk
+                .iter()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte));
+            mixed_pair(word, chunk.len() as u64)
+        });
+        words.fold(self.key, mixed_pair)
+    }
+
+    /// Tells the router, and those who wait what it says.
+    fn step(self: &Arc<Brain>, event: Event<'_, Memo>, effects: &mut Vec<Effect<Memo>>) {
+        let now_us = self.now_us();
+        let snapshot = self.known.load(now_us);
+        self.router.step(now_us, &snapshot, event, effects);
+        while let Some(effect) = effects.pop() {
+            let undelivered = match effect {
+                Effect::WakeAt(at_us) => {
+                    self.wake_at(at_us);
+                    None
+                }
+                Effect::Bind(booking) => self.tell(booking.request, Ok(booking)),
+                Effect::Refuse(request, refusal) => self.tell(request, Err(refusal)),
+            };
+            if let Some(booking) = undelivered {
+                let ended = Event::Ended {
+                    booking,
+                    cached_tokens: None,
+                };
+                self.router.step(now_us, &snapshot, ended, effects);
+            }
+        }
+    }
+
+    /// Hands a request its word; gives a booking back that nobody waits for any more.
+    fn tell(&self, request: RequestId, word: Word) -> Option<Booking<Memo>> {
+        let mut waiting = self.lock();
+        match waiting.remove(&request) {
+            Some(Place::Waiting(sender)) => sender.send(word).err()?.ok(),
+            Some(Place::Left) => word.ok(),
+            Some(Place::Told(_)) | None => {
+                waiting.insert(request, Place::Told(word));
+                None
+            }
+        }
+    }
+
+    fn wait(self: &Arc<Brain>, request: RequestId) -> Waits {
+        let (sender, word) = oneshot::channel();
+        let mut waiting = self.lock();
+        match waiting.remove(&request) {
+            // Whoever sends it finds the channel open, since its other end is here.
+            Some(Place::Told(told)) => drop(sender.send(told)),
+            _ => drop(waiting.insert(request, Place::Waiting(sender))),
+        }
+        drop(waiting);
+        Waits {
+            brain: Arc::clone(self),
+            request,
+            word,
+            is_told: false,
+        }
+    }
+
+    fn wake_at(&self, at_us: u64) {
+        self.wake_at_us.store(at_us, Ordering::Relaxed);
+        self.wake.send_replace(at_us);
+    }
+
+    fn bound(self: &Arc<Brain>, booking: Booking<Memo>) -> Bound {
+        self.counts.bound.fetch_add(1, Ordering::Relaxed);
+        Bound {
+            brain: Arc::clone(self),
+            booking,
+            has_token: false,
+            usage: Usage::default(),
+        }
+    }
+
+    fn refused(&self, refusal: mlmesh_route::Refusal) -> Refusal {
+        let seconds = refusal.retry_after_us.div_ceil(1_000_000);
+        let retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let (count, refusal) = match refusal.reason {
+            Reason::NoTarget => (
+                &self.counts.without_target,
+                Refusal::NoTarget { retry_after_s },
+            ),
+            Reason::DeadlineMissed {
+                predicted_us,
+                deadline_us,
+            } => {
+                let late_ms = predicted_us.saturating_sub(deadline_us).div_ceil(1_000);
+                let refusal = Refusal::Hopeless {
+                    late_ms,
+                    retry_after_s,
+                };
+                (&self.counts.hopeless, refusal)
+            }
+            Reason::QueueFull { queue_max } => (
+                &self.counts.full,
+                Refusal::QueueFull {
+                    queue_max,
+                    retry_after_s,
+                },
+            ),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        refusal
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Place>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bound {
+    pub(crate) fn target(&self) -> usize {
+        self.booking.terms.target.index()
+    }
+
+    /// A piece of a good response's body has come.
+    pub(crate) fn follow(&mut self, call: Call, is_stream: bool, piece: &[u8]) {
+        self.usage.follow(piece);
+        // An answer in one piece says when all of it was done, not when the prompt was.
+        let is_token = is_stream || call == Call::Inference;
+        if is_token && !self.has_token {
+            self.has_token = true;
+            let event = Event::FirstToken(&mut self.booking);
+            self.brain.step(event, &mut Vec::new());
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let mut booking = self.booking;
+        if let Some(tokens) = self
+            .usage
+            .prompt_tokens
+            .filter(|tokens| *tokens >= PROMPT_TOKENS_TOLD_MIN)
+        {
+            // From now on in the engine's own tokens.
+            let guessed = booking.prompt_tokens.max(1) as f32;
+            let was = f32::from_bits(self.brain.bytes_a_token.load(Ordering::Relaxed));
+            let now = was * guessed / tokens as f32;
+            let mean = was + BYTES_A_TOKEN_WEIGHT * (now.clamp(0.5, 64.0) - was);
+            let bits = mean.to_bits();
+            self.brain.bytes_a_token.store(bits, Ordering::Relaxed);
+            let block = booking.block_tokens as f32 * tokens as f32 / guessed;
+            booking.block_tokens = (block.round() as u64).max(1);
+            booking.prompt_tokens = tokens;
+        }
+        let ended = Event::Ended {
+            booking,
+            cached_tokens: self.usage.cached_tokens,
+        };
+        self.brain.step(ended, &mut Vec::new());
+    }
+}
+
+impl Waits {
+    /// Ready when the router has bound the request, or refused it after all.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bound, Refusal>> {
+        let Poll::Ready(word) = Pin::new(&mut self.word).poll(cx) else {
+            return Poll::Pending;
+        };
+        self.is_told = true;
+        Poll::Ready(match word {
+            Ok(Ok(booking)) => Ok(self.brain.bound(booking)),
+            Ok(Err(refusal)) => Err(self.brain.refused(refusal)),
+            Err(_) => Err(Refusal::NoTarget { retry_after_s: 1 }),
+        })
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if self.is_told {
+            return;
+        }
+        if self.brain.router.leave(self.request) {
+            self.brain.lock().remove(&self.request);
+            return;
+        }
+        // A word was said: it is here, or on its way.
+        let here = {
+            let mut waiting = self.brain.lock();
+            let here = self.word.try_recv().ok();
+            if here.is_none() {
+                waiting.insert(self.request, Place::Left);
+            }
+            here
+        };
+        if let Some(Ok(booking)) = here {
+            // Given back with all that comes of it.
+            drop(self.brain.bound(booking));
+        }
+    }
+}
+
+/// The same targets, without these.
+fn without(snapshot: &Snapshot, tried: &[usize]) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    for target in &mut snapshot.targets {
+        target.usable &= !tried.contains(&target.id.index());
+    }
+    snapshot
+}
