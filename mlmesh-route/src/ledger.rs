@@ -91,7 +91,7 @@ impl Ledger {
         let doubt_us = self.doubt_us(target, booked_us);
         let free_at_us = slot.free_at_us.load(Ordering::Relaxed);
         Backlog {
-            expected_us: free_at_us.saturating_sub(now_us).max(doubt_us / 2),
+            expected_us: free_at_us.saturating_sub(now_us).max(overdue_us(doubt_us)),
             doubt_us,
         }
     }
@@ -156,6 +156,11 @@ impl Ledger {
     fn slot(&self, target: TargetId) -> &Slot {
         &self.slots[target.index()]
     }
+}
+
+/// For how long something goes on that should be done and is not.
+pub(crate) const fn overdue_us(doubt_us: u64) -> u64 {
+    doubt_us / 2
 }
 
 /// Never below zero, whatever is told twice.

@@ -1,8 +1,12 @@
 //! What a router does beside choosing: how long it keeps requests, and what it refuses.
 
+use mlmesh_strategy::Candidate;
+
+use crate::ledger::{Backlog, overdue_us};
+
 /// How long what a target was sent may keep it busy before it is sent no more.
 pub const BACKLOG_US: u64 = 500_000;
-/// Requests that wait in one router. All are looked at whenever a target comes free.
+/// Requests that wait in one router.
 pub const QUEUE_MAX: usize = 4_096;
 
 /// The settings of a router.
@@ -32,6 +36,28 @@ pub enum Order {
     Fifo,
     /// The one whose target works least on it.
     ShortestPrefill,
+}
+
+impl Late {
+    /// Whether a target is sent more.
+    pub(crate) fn admits(&self, target: &Candidate) -> bool {
+        target.queued_us.saturating_add(target.queued_doubt_us) <= self.backlog_us_max
+    }
+
+    /// When a target with such a backlog is sent more, if time alone brings it there: one
+    /// of which too much is in doubt has to say something first.
+    pub(crate) const fn free_us(&self, now_us: u64, backlog: Backlog) -> Option<u64> {
+        let Backlog {
+            expected_us,
+            doubt_us,
+        } = backlog;
+        match self.backlog_us_max.checked_sub(doubt_us) {
+            Some(bound_us) if bound_us >= overdue_us(doubt_us) => {
+                Some(now_us.saturating_add(expected_us.saturating_sub(bound_us)))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Default for Late {

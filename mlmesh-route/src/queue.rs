@@ -1,24 +1,56 @@
 //! Requests that wait for a target, and which of them goes next.
 //!
-//! Each waits for the target that suits it best at that moment, and goes when that
-//! target's backlog is within the bound; a target that is free and suits nobody best is
-//! left free. What is predicted of a request at a target is kept until something else
-//! is sent to that target.
+//! Whoever would rather wait for one target than go to any other that is free stands in
+//! that target's line; everybody else in the common line, and goes to whichever target
+//! comes free first. A line is kept in the order in which its requests go, so that a
+//! step looks at the heads of lines of free targets and not at all that waits:
+//!
+//! ```text
+//!   a target is free ──► head of its line, head of the common line
+//!                           │ looked at: what suits it best now?
+//!                           ├─► the free target: bound, if nobody goes before it
+//!                           ├─► one that is busy: it stands in that one's line
+//!                           └─► none in time: refused
+//! ```
+//!
+//! With its place a request gets a limit: when what it waits for can begin only after
+//! that, it is looked at again, since another target may suit it better by then, or none.
+//! What was predicted when a request was last looked at is believed until then; a target
+//! that is free and suits nobody best is left free.
 
-use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId};
+use std::collections::{BTreeSet, HashMap};
 
-use crate::policy::Order;
+use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId};
+
+use crate::policy::{Late, Order};
 use crate::router::{Effect, Router, Scratch, Verdict};
 use crate::snapshot::Snapshot;
 
 /// Who has waited so many times the prefill by which it is longer goes before a shorter
 /// one. Low values turn the order into that of coming.
 const AGING: u64 = 8;
+/// Requests that one step looks at; what is left is looked at a little later.
+const LOOKS_MAX: u32 = 64;
+/// That little.
+const LOOK_AGAIN_US: u64 = 1_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: Vec<Waiting>,
+    slots: Vec<Option<Waiting>>,
+    free_slots: Vec<usize>,
+    slot_of: HashMap<RequestId, usize>,
+    /// How many have ever waited.
     came: u64,
+    /// For whom any target will do.
+    common: Line,
+    /// By target, for whom that target is worth to wait for.
+    own: Vec<Line>,
+    /// Slots and numbers of those who wait [`Place::briefly`], and some that did.
+    brief: Vec<(usize, u64)>,
+    /// Prefill that all who wait were predicted to need.
+    prefill_us: u64,
+    /// By target, in the step that runs.
+    states: Vec<State>,
     scratch: Scratch,
 }
 
@@ -28,142 +60,383 @@ struct Waiting {
     /// Its number among all that have waited.
     came: u64,
     since_us: u64,
-    /// By target.
-    estimates: Vec<Estimate>,
+    place: Place,
 }
 
-/// What was predicted of one request at one target.
-#[derive(Debug, Clone, Copy, Default)]
-struct Estimate {
-    /// [`crate::Ledger::bookings`] plus one, from when it is; zero is never.
-    bookings: u64,
-    cached_tokens: u64,
+/// Where a request stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Whose line it is; none is the common one.
+    target: Option<TargetId>,
+    /// The line in which it stands beside the common one, and its key there: that target
+    /// works least on it, and is not worth to wait for.
+    also: Option<(TargetId, u64)>,
+    /// Who has the least goes first. Being aged changes it for all alike, so it is the
+    /// same at any time.
+    key: u64,
+    /// It waits for a busy target beside one that is free and soon as good.
+    briefly: bool,
+    /// See [`Line::limits`].
+    limit_us: u64,
     prefill_us: u64,
-    prefill_doubt_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Key, number of coming, slot.
+    order: BTreeSet<(u64, u64, usize)>,
+    /// When what it waits for can begin only after that, the one in this slot is looked
+    /// at again.
+    limits: BTreeSet<(u64, usize)>,
+}
+
+/// A target in one step.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    usable: bool,
+    /// Its backlog is within the bound.
+    is_free: bool,
+    /// When it can begin with something new.
+    begins_us: u64,
+    /// When its backlog will be within the bound, if time brings it there.
+    free_us: Option<u64>,
 }
 
 impl Queue {
-    pub(crate) const fn len(&self) -> usize {
-        self.waiting.len()
+    pub(crate) fn len(&self) -> usize {
+        self.slot_of.len()
     }
 
-    pub(crate) fn push(&mut self, now_us: u64, ask: &Ask) {
+    pub(crate) const fn prefill_us(&self) -> u64 {
+        self.prefill_us
+    }
+
+    /// Takes a request in. What was known when it was looked at is still in `scratch`.
+    pub(crate) fn push<F: Forecast>(
+        &mut self,
+        router: &Router<F>,
+        now_us: u64,
+        ask: &Ask,
+        look: (&Candidate, &Scratch),
+    ) {
+        let Some(late) = router.policy().late else {
+            return;
+        };
         self.came += 1;
-        self.waiting.push(Waiting {
+        let mut waiting = Waiting {
             ask: ask.clone(),
             came: self.came,
             since_us: now_us,
-            estimates: Vec::new(),
-        });
+            place: Place {
+                target: None,
+                also: None,
+                briefly: false,
+                key: 0,
+                limit_us: u64::MAX,
+                prefill_us: 0,
+            },
+        };
+        waiting.place = waiting.place(late, now_us, look, router.policy().refuse_hopeless);
+        let slot = self.free_slots.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slot_of.insert(ask.request, slot);
+        self.stand(slot, waiting);
     }
 
-    /// Takes out the one that came last.
-    pub(crate) fn pop(&mut self) -> Option<RequestId> {
-        let places = 0..self.waiting.len();
-        let last = places.max_by_key(|place| self.waiting[*place].came)?;
-        Some(self.waiting.swap_remove(last).ask.request)
-    }
-
-    /// Whether it was there.
+    /// Takes a request out, and says whether it was there.
     pub(crate) fn remove(&mut self, request: RequestId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|one| one.ask.request != request);
-        self.waiting.len() < before
+        let Some(slot) = self.slot_of.get(&request) else {
+            return false;
+        };
+        self.leave(*slot).is_some_and(|waiting| {
+            self.forget(&waiting);
+            true
+        })
     }
 
-    /// Binds whatever can be bound, refuses what has become hopeless, and says how much
-    /// prefill still waits.
+    /// A target has come free sooner or later than it was predicted: who waits beside one
+    /// that is free is looked at again.
+    pub(crate) fn reconsider(&mut self) {
+        while let Some((slot, came)) = self.brief.pop() {
+            let waits = self.slots[slot].as_ref();
+            if waits.is_some_and(|one| one.came == came && one.place.briefly)
+                && let Some(mut waiting) = self.leave(slot)
+            {
+                waiting.place.target = None;
+                waiting.place.briefly = false;
+                self.stand(slot, waiting);
+            }
+        }
+    }
+
+    /// Binds whatever can be bound and refuses what has become hopeless.
     pub(crate) fn drain<F: Forecast>(
         &mut self,
         router: &Router<F>,
         now_us: u64,
         snapshot: &Snapshot,
         effects: &mut Vec<Effect<F::Memo>>,
-    ) -> u64 {
+    ) {
+        let Some(late) = router.policy().late else {
+            return;
+        };
+        let mut looks = LOOKS_MAX;
         loop {
-            let mut next: Option<((i64, u64), usize, Candidate)> = None;
-            let mut wake_us = u64::MAX;
-            let mut waiting_us = 0_u64;
-            let mut place = 0;
-            while place < self.waiting.len() {
-                let scratch = &mut self.scratch;
-                let one = &mut self.waiting[place];
-                match one.verdict(router, now_us, snapshot, scratch) {
-                    Verdict::Bind(best) => {
-                        let key = (one.key(router, now_us, &best), one.came);
-                        if next.is_none_or(|(least, _, _)| key < least) {
-                            next = Some((key, place, best));
-                        }
-                    }
-                    Verdict::Wait(best) => {
-                        wake_us = wake_us.min(router.free_us(now_us, &best));
-                        waiting_us = waiting_us.saturating_add(best.prefill_us);
-                    }
-                    Verdict::Reject(refusal) => {
-                        effects.push(Effect::Refuse(one.ask.request, refusal));
-                        self.waiting.swap_remove(place);
-                        continue;
-                    }
-                }
-                place += 1;
-            }
-            let Some((_, place, best)) = next else {
-                if wake_us < u64::MAX {
-                    effects.push(Effect::WakeAt(wake_us));
-                }
-                return waiting_us;
+            self.look_around(router, now_us, snapshot, late);
+            let Some((slot, next_key)) = self.next() else {
+                break;
             };
-            let one = self.waiting.swap_remove(place);
-            effects.push(Effect::Bind(router.bind(now_us, &one.ask, best)));
+            if looks == 0 {
+                effects.push(Effect::WakeAt(now_us + LOOK_AGAIN_US));
+                return;
+            }
+            looks -= 1;
+            self.look(router, now_us, snapshot, (slot, next_key), effects);
+        }
+        let lines = self.own.iter().zip(&self.states);
+        let awaited = lines.filter(|(line, state)| {
+            state.usable && !(state.is_free || self.common.is_empty() && line.is_empty())
+        });
+        if let Some(free_us) = awaited.filter_map(|(_, state)| state.free_us).min() {
+            effects.push(Effect::WakeAt(free_us));
         }
     }
-}
 
-impl Waiting {
-    fn verdict<F: Forecast>(
+    /// Takes note of how the targets stand.
+    fn look_around<F: Forecast>(
         &mut self,
         router: &Router<F>,
         now_us: u64,
         snapshot: &Snapshot,
-        scratch: &mut Scratch,
-    ) -> Verdict {
-        let Self {
-            ask,
-            estimates,
-            came,
-            ..
-        } = self;
-        router.consider(now_us, snapshot, ask, *came, scratch, |candidate| {
-            let place = candidate.target.index();
-            if estimates.len() <= place {
-                estimates.resize(place + 1, Estimate::default());
+        late: Late,
+    ) {
+        self.states.clear();
+        self.states.resize(self.own.len(), State::default());
+        for target in &snapshot.targets {
+            let place = target.id.index();
+            if self.states.len() <= place {
+                self.states.resize(place + 1, State::default());
+                self.own.resize_with(place + 1, Line::default);
             }
-            let estimate = &mut estimates[place];
-            let bookings = router.ledger().bookings(candidate.target) + 1;
-            if estimate.bookings != bookings {
-                router.predict(ask, candidate);
-                *estimate = Estimate {
-                    bookings,
-                    cached_tokens: candidate.cached_tokens,
-                    prefill_us: candidate.prefill_us,
-                    prefill_doubt_us: candidate.prefill_doubt_us,
-                };
-            }
-            candidate.cached_tokens = estimate.cached_tokens;
-            candidate.prefill_us = estimate.prefill_us;
-            candidate.prefill_doubt_us = estimate.prefill_doubt_us;
-        })
+            let backlog = router.ledger().backlog(target.id, now_us);
+            let busy_us = backlog.expected_us.saturating_add(backlog.doubt_us);
+            self.states[place] = State {
+                usable: target.usable,
+                is_free: target.usable && busy_us <= late.backlog_us_max,
+                begins_us: now_us.saturating_add(backlog.expected_us),
+                free_us: late.free_us(now_us, backlog),
+            };
+        }
     }
 
-    /// Who has the least goes first.
-    fn key<F: Forecast>(&self, router: &Router<F>, now_us: u64, best: &Candidate) -> i64 {
-        match router.policy().late.map(|late| late.order) {
-            Some(Order::ShortestPrefill) => {
-                let waited_us = now_us.saturating_sub(self.since_us);
-                best.prefill_us.cast_signed() - (waited_us / AGING).cast_signed()
+    /// Who is to be looked at next, and the key of who would be after it.
+    fn next(&self) -> Option<(usize, u64)> {
+        let usable = self.states.iter().filter(|state| state.usable);
+        let begins_us = usable.map(|state| state.begins_us).min();
+        if let Some(slot) = self.common.overdue(begins_us) {
+            return Some((slot, 0));
+        }
+        let mut heads = [None, None];
+        let mut see = |line: &Line| {
+            for head in line.order.iter().take(2) {
+                if heads[0].is_none_or(|first| *head < first) {
+                    heads = [Some(*head), heads[0]];
+                } else if heads[1].is_none_or(|second| *head < second) {
+                    heads[1] = Some(*head);
+                }
             }
+        };
+        let mut anything_free = false;
+        for (line, state) in self.own.iter().zip(&self.states) {
+            if let Some(slot) = line.overdue(state.usable.then_some(state.begins_us)) {
+                return Some((slot, 0));
+            }
+            if state.is_free {
+                anything_free = true;
+                see(line);
+            }
+        }
+        if anything_free {
+            see(&self.common);
+        }
+        let [first, second] = heads;
+        first.map(|(_, _, slot)| (slot, second.map_or(u64::MAX, |(key, ..)| key)))
+    }
+
+    /// Sees what suits a request best now: it goes there, unless somebody goes before
+    /// it, or stands in another line, or is refused.
+    fn look<F: Forecast>(
+        &mut self,
+        router: &Router<F>,
+        now_us: u64,
+        snapshot: &Snapshot,
+        (slot, next_key): (usize, u64),
+        effects: &mut Vec<Effect<F::Memo>>,
+    ) {
+        let (Some(mut waiting), Some(late)) = (self.leave(slot), router.policy().late) else {
+            return;
+        };
+        let (ask, turn) = (&waiting.ask, waiting.came);
+        let verdict = router.consider(now_us, snapshot, ask, turn, &mut self.scratch);
+        let best = match verdict {
+            Verdict::Reject(refusal) => {
+                effects.push(Effect::Refuse(waiting.ask.request, refusal));
+                return self.forget(&waiting);
+            }
+            Verdict::Bind(best) if waiting.key(late, &best) <= next_key => {
+                effects.push(Effect::Bind(router.bind(now_us, &waiting.ask, best)));
+                return self.forget(&waiting);
+            }
+            Verdict::Bind(best) | Verdict::Wait(best) => best,
+        };
+        let refuses = router.policy().refuse_hopeless;
+        waiting.place = waiting.place(late, now_us, (&best, &self.scratch), refuses);
+        self.stand(slot, waiting);
+    }
+
+    fn stand(&mut self, slot: usize, waiting: Waiting) {
+        let Place {
+            target,
+            also,
+            briefly,
+            key,
+            limit_us,
+            prefill_us,
+        } = waiting.place;
+        if briefly {
+            self.brief.push((slot, waiting.came));
+        }
+        self.prefill_us = self.prefill_us.saturating_add(prefill_us);
+        let line = self.line(target);
+        line.order.insert((key, waiting.came, slot));
+        if limit_us < u64::MAX {
+            line.limits.insert((limit_us, slot));
+        }
+        if let Some((target, key)) = also {
+            let line = self.line(Some(target));
+            line.order.insert((key, waiting.came, slot));
+        }
+        self.slots[slot] = Some(waiting);
+    }
+
+    fn leave(&mut self, slot: usize) -> Option<Waiting> {
+        let waiting = self.slots[slot].take()?;
+        let place = waiting.place;
+        self.prefill_us = self.prefill_us.saturating_sub(place.prefill_us);
+        let line = self.line(place.target);
+        line.order.remove(&(place.key, waiting.came, slot));
+        line.limits.remove(&(place.limit_us, slot));
+        if let Some((target, key)) = place.also {
+            let line = self.line(Some(target));
+            line.order.remove(&(key, waiting.came, slot));
+        }
+        Some(waiting)
+    }
+
+    /// A request that has left does not come back.
+    fn forget(&mut self, waiting: &Waiting) {
+        self.free_slots
+            .extend(self.slot_of.remove(&waiting.ask.request));
+    }
+
+    fn line(&mut self, target: Option<TargetId>) -> &mut Line {
+        let Some(target) = target else {
+            return &mut self.common;
+        };
+        let place = target.index();
+        if self.own.len() <= place {
+            self.own.resize_with(place + 1, Line::default);
+        }
+        &mut self.own[place]
+    }
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Somebody whose limit has passed, now that what it waits for begins then, or never.
+    fn overdue(&self, begins_us: Option<u64>) -> Option<usize> {
+        let Some(begins_us) = begins_us else {
+            return self.order.first().map(|(_, _, slot)| *slot);
+        };
+        let (limit_us, slot) = self.limits.first()?;
+        (*limit_us < begins_us).then_some(*slot)
+    }
+}
+
+impl Waiting {
+    /// Where it stands after it was looked at.
+    fn place(
+        &self,
+        late: Late,
+        now_us: u64,
+        (best, scratch): (&Candidate, &Scratch),
+        refuses: bool,
+    ) -> Place {
+        let own_us = |one: &Candidate| one.ttft_us() - one.queued_us;
+        // It is late when what it waits for begins after that.
+        let late_after_us = |own_us: u64| match refuses {
+            true => {
+                let hoped_us = own_us.saturating_sub(best.prefill_doubt_us);
+                self.ask.deadline_us.saturating_sub(hoped_us)
+            }
+            false => u64::MAX,
+        };
+        let (mut best_rest, mut other_rest) = (0, u64::MAX);
+        let (mut least_own_us, mut is_any_free) = (u64::MAX, false);
+        let mut warmest = best;
+        for (one, cost) in scratch.candidates.iter().zip(&scratch.costs) {
+            let rest = cost.saturating_sub(one.queued_us);
+            if one.target == best.target {
+                best_rest = rest;
+            } else {
+                other_rest = other_rest.min(rest);
+            }
+            least_own_us = least_own_us.min(own_us(one));
+            is_any_free |= late.admits(one);
+            if one.prefill_us < warmest.prefill_us && one.prefill_us > 0 {
+                warmest = one;
+            }
+        }
+        let key = self.key(late, best);
+        let prefill_us = best.prefill_us;
+        // Another target, even if it were free now, is no better than to wait so long.
+        let worth_until_us = now_us.saturating_add(other_rest.saturating_sub(best_rest));
+        let begins_us = now_us.saturating_add(best.queued_us);
+        if late.admits(best) || !is_any_free && worth_until_us < begins_us {
+            let elsewhere = !late.admits(warmest) && warmest.target != best.target;
+            return Place {
+                target: None,
+                also: elsewhere.then(|| (warmest.target, self.key(late, warmest))),
+                briefly: false,
+                key,
+                limit_us: late_after_us(least_own_us),
+                prefill_us,
+            };
+        }
+        let limit_us = worth_until_us.min(late_after_us(own_us(best)));
+        Place {
+            target: Some(best.target),
+            also: None,
+            briefly: worth_until_us < begins_us,
+            key,
+            limit_us: limit_us.max(begins_us),
+            prefill_us,
+        }
+    }
+
+    fn key(&self, late: Late, best: &Candidate) -> u64 {
+        match late.order {
+            Order::ShortestPrefill => best
+                .prefill_us
+                .saturating_mul(AGING)
+                .saturating_add(self.since_us),
             // Its number alone decides.
-            Some(Order::Fifo) | None => 0,
+            Order::Fifo => 0,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Seen, Situation, Strategy, TargetId};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Backlog, Ledger};
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
@@ -31,7 +31,8 @@ pub enum Outcome<M> {
     Bind(Booking<M>),
     /// It waits; an [`Effect`] will say what comes of it.
     Wait {
-        /// Come with [`Event::Tick`] then, if nothing else happens before.
+        /// Come with [`Event::Tick`] then, if nothing else happens before; never, if that
+        /// is [`u64::MAX`].
         look_again_us: u64,
     },
     /// It is refused.
@@ -171,7 +172,7 @@ impl<F: Forecast> Router<F> {
         match self.decide(now_us, snapshot, ask, scratch) {
             Verdict::Bind(terms) => Outcome::Bind(self.bind(now_us, ask, terms)),
             Verdict::Reject(refusal) => Outcome::Reject(refusal),
-            Verdict::Wait(best) => self.keep(now_us, snapshot, ask, &best),
+            Verdict::Wait(best) => self.keep(now_us, snapshot, ask, &best, scratch),
         }
     }
 
@@ -185,26 +186,28 @@ impl<F: Forecast> Router<F> {
         scratch: &mut Scratch,
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
-        let Some(late) = self.policy.late.filter(|_| asks.len() > 1) else {
-            for ask in asks {
-                effects.push(match self.offer(now_us, snapshot, ask, scratch) {
-                    Outcome::Bind(booking) => Effect::Bind(booking),
-                    Outcome::Reject(refusal) => Effect::Refuse(ask.request, refusal),
-                    Outcome::Wait { look_again_us } => Effect::WakeAt(look_again_us),
-                });
-            }
-            return;
-        };
         let mut queue = self.queue();
         for ask in asks {
-            queue.push(now_us, ask);
+            match self.decide(now_us, snapshot, ask, scratch) {
+                Verdict::Bind(best) if asks.len() == 1 || self.policy.late.is_none() => {
+                    effects.push(Effect::Bind(self.bind(now_us, ask, best)));
+                }
+                Verdict::Bind(best) | Verdict::Wait(best) => {
+                    queue.push(self, now_us, ask, (&best, scratch));
+                }
+                Verdict::Reject(refusal) => effects.push(Effect::Refuse(ask.request, refusal)),
+            }
         }
         self.drain(&mut queue, now_us, snapshot, effects);
-        while queue.len() > late.queue_max {
-            let refusal = self.full(now_us, snapshot, late.queue_max);
-            effects.extend(queue.pop().map(|request| Effect::Refuse(request, refusal)));
+        // The ones that came last.
+        let queue_max = self.policy.late.map_or(0, |late| late.queue_max);
+        for ask in asks.iter().rev() {
+            if queue.len() > queue_max && queue.remove(ask.request) {
+                let refusal = self.full(now_us, snapshot, queue_max);
+                effects.push(Effect::Refuse(ask.request, refusal));
+            }
         }
-        self.waiting.store(queue.len(), Ordering::Relaxed);
+        self.count(&queue);
     }
 
     /// What would come of a request now. Takes no lock and writes nothing but the
@@ -217,9 +220,7 @@ impl<F: Forecast> Router<F> {
         scratch: &mut Scratch,
     ) -> Verdict {
         let turn = self.ledger.next_turn();
-        self.consider(now_us, snapshot, ask, turn, scratch, |candidate| {
-            self.predict(ask, candidate);
-        })
+        self.consider(now_us, snapshot, ask, turn, scratch)
     }
 
     /// Takes note of what happened, and says what is to be done now.
@@ -230,6 +231,7 @@ impl<F: Forecast> Router<F> {
         event: Event<'_, F::Memo>,
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
+        let is_tick = matches!(event, Event::Tick);
         match event {
             Event::FirstToken(booking) => {
                 let terms = booking.terms;
@@ -270,6 +272,9 @@ impl<F: Forecast> Router<F> {
         // Nobody else waits: the lock is not worth taking.
         if self.waiting() > 0 {
             let mut queue = self.queue();
+            if !is_tick {
+                queue.reconsider();
+            }
             self.drain(&mut queue, now_us, snapshot, effects);
         }
     }
@@ -284,7 +289,7 @@ impl<F: Forecast> Router<F> {
     pub fn leave(&self, request: RequestId) -> bool {
         let mut queue = self.queue();
         let waited = queue.remove(request);
-        self.waiting.store(queue.len(), Ordering::Relaxed);
+        self.count(&queue);
         waited
     }
 
@@ -304,7 +309,7 @@ impl<F: Forecast> Router<F> {
         first.map_or(0, |target| self.forecast.prefill_us(target.id, ask, 0))
     }
 
-    /// Filter, score, pick and judge, with predictions from `predict`.
+    /// Filter, score, pick and judge.
     pub(crate) fn consider(
         &self,
         now_us: u64,
@@ -312,7 +317,6 @@ impl<F: Forecast> Router<F> {
         ask: &Ask,
         turn: u64,
         scratch: &mut Scratch,
-        mut predict: impl FnMut(&mut Candidate),
     ) -> Verdict {
         let Scratch { candidates, costs } = scratch;
         let needs_forecast = self.strategy.needs_forecast();
@@ -333,7 +337,7 @@ impl<F: Forecast> Router<F> {
             };
             target.weigh_in(&mut candidate);
             if needs_forecast {
-                predict(&mut candidate);
+                self.predict(ask, &mut candidate);
             }
             candidates.push(candidate);
         }
@@ -354,12 +358,12 @@ impl<F: Forecast> Router<F> {
             }
         }
         if !needs_forecast {
-            predict(&mut candidates[place]);
+            self.predict(ask, &mut candidates[place]);
         }
         self.judge(now_us, snapshot, ask, candidates[place])
     }
 
-    pub(crate) fn predict(&self, ask: &Ask, candidate: &mut Candidate) {
+    fn predict(&self, ask: &Ask, candidate: &mut Candidate) {
         let target = candidate.target;
         candidate.cached_tokens = self.forecast.cached_tokens(target, ask);
         candidate.prefill_us = self
@@ -383,9 +387,7 @@ impl<F: Forecast> Router<F> {
             });
         }
         match self.policy.late {
-            Some(late) if best.queued_us + best.queued_doubt_us > late.backlog_us_max => {
-                Verdict::Wait(best)
-            }
+            Some(late) if !late.admits(&best) => Verdict::Wait(best),
             _ => Verdict::Bind(best),
         }
     }
@@ -404,12 +406,6 @@ impl<F: Forecast> Router<F> {
         }
     }
 
-    /// When a target will be within the bound.
-    pub(crate) fn free_us(&self, now_us: u64, target: &Candidate) -> u64 {
-        let bound = self.policy.late.map_or(0, |late| late.backlog_us_max);
-        now_us + (target.queued_us + target.queued_doubt_us).saturating_sub(bound)
-    }
-
     pub(crate) const fn policy(&self) -> &Policy {
         &self.policy
     }
@@ -420,18 +416,21 @@ impl<F: Forecast> Router<F> {
         snapshot: &Snapshot,
         ask: &Ask,
         best: &Candidate,
+        scratch: &Scratch,
     ) -> Outcome<F::Memo> {
-        let queue_max = self.policy.late.map_or(0, |late| late.queue_max);
+        let late = self.policy.late.unwrap_or_default();
         let mut queue = self.queue();
-        if queue.len() >= queue_max {
-            return Outcome::Reject(self.full(now_us, snapshot, queue_max));
+        if queue.len() >= late.queue_max {
+            return Outcome::Reject(self.full(now_us, snapshot, late.queue_max));
         }
-        queue.push(now_us, ask);
-        self.waiting.store(queue.len(), Ordering::Relaxed);
-        self.waiting_us
-            .fetch_add(best.prefill_us, Ordering::Relaxed);
+        queue.push(self, now_us, ask, (best, scratch));
+        self.count(&queue);
+        let backlog = Backlog {
+            expected_us: best.queued_us,
+            doubt_us: best.queued_doubt_us,
+        };
         Outcome::Wait {
-            look_again_us: self.free_us(now_us, best),
+            look_again_us: late.free_us(now_us, backlog).unwrap_or(u64::MAX),
         }
     }
 
@@ -442,9 +441,14 @@ impl<F: Forecast> Router<F> {
         snapshot: &Snapshot,
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
-        let waiting_us = queue.drain(self, now_us, snapshot, effects);
-        self.waiting_us.store(waiting_us, Ordering::Relaxed);
+        queue.drain(self, now_us, snapshot, effects);
+        self.count(queue);
+    }
+
+    /// What others read without the lock.
+    fn count(&self, queue: &Queue) {
         self.waiting.store(queue.len(), Ordering::Relaxed);
+        self.waiting_us.store(queue.prefill_us(), Ordering::Relaxed);
     }
 
     fn full(&self, now_us: u64, snapshot: &Snapshot, queue_max: usize) -> Refusal {

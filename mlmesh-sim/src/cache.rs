@@ -1,6 +1,9 @@
 //! An engine's prefix cache: blocks, of which the one that was used longest ago goes.
 
-use mlmesh_route::BlockHash;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use mlmesh_route::{BlockHash, mixed};
 
 const NONE: u32 = u32::MAX;
 
@@ -8,14 +11,33 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
     blocks_max: usize,
-    held: usize,
-    /// By block, where its link is; grows with the largest block seen.
-    places: Vec<u32>,
+    /// By block that is held, where its link is.
+    places: HashMap<u32, u32, BuildHasherDefault<Mixing>>,
     /// As many as blocks are held, and some that are free.
     links: Vec<Link>,
     free: Vec<u32>,
     newest: u32,
     oldest: u32,
+}
+
+/// Numbers of blocks are nobody's choice, so they need no more than to be spread.
+#[derive(Debug, Default)]
+struct Mixing(u64);
+
+impl Hasher for Mixing {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = mixed(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = mixed(self.0 ^ u64::from(number));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +51,7 @@ impl PrefixCache {
     pub(crate) fn new(blocks_max: usize) -> Self {
         Self {
             blocks_max,
-            held: 0,
-            places: Vec::new(),
+            places: HashMap::default(),
             links: Vec::new(),
             free: Vec::new(),
             newest: NONE,
@@ -40,10 +61,7 @@ impl PrefixCache {
 
     /// How many blocks from the beginning are held without a gap.
     pub(crate) fn hit_blocks(&self, blocks: &[BlockHash]) -> usize {
-        let held = |block: &&BlockHash| {
-            let place = self.places.get(number(**block) as usize);
-            place.is_some_and(|place| *place != NONE)
-        };
+        let held = |block: &&BlockHash| self.places.contains_key(&number(**block));
         blocks.iter().take_while(held).count()
     }
 
@@ -52,24 +70,21 @@ impl PrefixCache {
     pub(crate) fn touch(&mut self, blocks: &[BlockHash]) {
         for block in blocks.iter().rev() {
             let block = number(*block);
-            if self.places.len() <= block as usize {
-                self.places.resize(block as usize + 1, NONE);
-            }
-            let place = match self.places[block as usize] {
-                NONE => self.place(block),
-                place => {
+            let place = match self.places.get(&block) {
+                None => self.place(block),
+                Some(place) => {
+                    let place = *place;
                     self.unlink(place);
                     place
                 }
             };
             self.link(place);
         }
-        while self.held > self.blocks_max {
+        while self.places.len() > self.blocks_max {
             let oldest = self.oldest;
             self.unlink(oldest);
-            self.places[self.links[oldest as usize].block as usize] = NONE;
+            self.places.remove(&self.links[oldest as usize].block);
             self.free.push(oldest);
-            self.held -= 1;
         }
     }
 
@@ -85,8 +100,7 @@ impl PrefixCache {
             Some(free) => *free = link,
             None => self.links.push(link),
         }
-        self.places[block as usize] = place;
-        self.held += 1;
+        self.places.insert(block, place);
         place
     }
 

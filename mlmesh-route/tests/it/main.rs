@@ -4,5 +4,6 @@
 mod binding;
 mod fusion;
 mod ledger;
+mod lines;
 mod plain;
 mod traps;

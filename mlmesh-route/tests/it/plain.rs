@@ -1,6 +1,7 @@
 //! A forecast that believes what a test says, and short words for the rest.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mlmesh_route::{
     Ask, BlockHash, Booking, Effect, Event, Forecast, Late, LeastPredictedTtft, Outcome, Policy,
@@ -11,6 +12,8 @@ use mlmesh_route::{
 #[derive(Debug, Default)]
 pub(crate) struct Plain {
     held: Mutex<Vec<(TargetId, BlockHash)>>,
+    /// How often it was asked.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Forecast for Plain {
@@ -25,6 +28,7 @@ impl Forecast for Plain {
     }
 
     fn prefill_us(&self, _target: TargetId, ask: &Ask, cached_tokens: u64) -> u64 {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         (ask.prompt_tokens - cached_tokens) * 1_000
     }
 
@@ -40,6 +44,7 @@ pub(crate) struct Bench {
     pub(crate) router: Router<Plain>,
     pub(crate) snapshot: Snapshot,
     pub(crate) scratch: Scratch,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Bench {
@@ -51,11 +56,18 @@ impl Bench {
     }
 
     pub(crate) fn with(targets: u16, policy: Policy, strategy: Box<dyn Strategy>) -> Self {
+        let forecast = Plain::default();
         Self {
-            router: Router::new(strategy, policy, Plain::default()),
+            asked: forecast.asked.clone(),
+            router: Router::new(strategy, policy, forecast),
             snapshot: Snapshot::of_equals(targets),
             scratch: Scratch::default(),
         }
+    }
+
+    /// How often a prefill was predicted since this was asked last.
+    pub(crate) fn predictions(&self) -> usize {
+        self.asked.swap(0, Ordering::Relaxed)
     }
 
     pub(crate) fn offer(&mut self, now_us: u64, ask: &Ask) -> Outcome<()> {
