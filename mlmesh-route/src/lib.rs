@@ -38,5 +38,7 @@ pub use allowance::Allowance;
 pub use ledger::{Backlog, Ledger};
 pub use named::{NameError, STRATEGIES, strategy_by_name};
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
-pub use router::{Booking, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict};
+pub use router::{
+    Booking, Budget, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict,
+};
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};

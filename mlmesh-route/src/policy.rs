@@ -44,14 +44,21 @@ impl Late {
         target.queued_us.saturating_add(target.queued_doubt_us) <= self.backlog_us_max
     }
 
-    /// When a target with such a backlog is sent more, if time alone brings it there: one
-    /// of which too much is in doubt has to say something first.
-    pub(crate) const fn free_us(&self, now_us: u64, backlog: Backlog) -> Option<u64> {
+    /// When a target with such a backlog, and so much of others', is sent more, if time
+    /// alone brings it there: of one of which too much is in doubt, or that others keep
+    /// busy, something has to be heard first.
+    pub(crate) const fn free_us(
+        &self,
+        now_us: u64,
+        backlog: Backlog,
+        foreign_us: u64,
+    ) -> Option<u64> {
         let Backlog {
             expected_us,
             doubt_us,
         } = backlog;
-        match self.backlog_us_max.checked_sub(doubt_us) {
+        let others_us = doubt_us.saturating_add(foreign_us);
+        match self.backlog_us_max.checked_sub(others_us) {
             Some(bound_us) if bound_us >= overdue_us(doubt_us) => {
                 Some(now_us.saturating_add(expected_us.saturating_sub(bound_us)))
             }

@@ -220,13 +220,12 @@ impl Queue {
                 self.states.resize(place + 1, State::default());
                 self.own.resize_with(place + 1, Line::default);
             }
-            let backlog = router.ledger().backlog(target.id, now_us);
-            let busy_us = backlog.expected_us.saturating_add(backlog.doubt_us);
+            let stands = router.stands(now_us, target);
             self.states[place] = State {
                 usable: target.usable,
-                is_free: target.usable && busy_us <= late.backlog_us_max,
-                begins_us: now_us.saturating_add(backlog.expected_us),
-                free_us: late.free_us(now_us, backlog),
+                is_free: target.usable && late.admits(&stands),
+                begins_us: now_us.saturating_add(stands.queued_us),
+                free_us: router.free_us(now_us, late, &stands),
             };
         }
     }

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, Seen, Situation, Strategy, TargetId};
+use mlmesh_strategy::{
+    Ask, Candidate, Forecast, LeastQueue, RequestId, Seen, Situation, Strategy, TargetId,
+};
 
-use crate::ledger::{Backlog, Ledger};
-use crate::policy::Policy;
+use crate::ledger::Ledger;
+use crate::policy::{Late, Policy};
 use crate::queue::Queue;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Target};
 
 /// One router: a strategy, what it predicts from, its books and its queue.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Router<F> {
     waiting: AtomicUsize,
     /// Prefill that they are predicted to need.
     waiting_us: AtomicU64,
+    overruns: AtomicU64,
 }
 
 /// What comes of an offer.
@@ -135,7 +138,22 @@ pub struct Scratch {
     pub candidates: Vec<Candidate>,
     /// What the strategy made of it.
     pub costs: Vec<u64>,
+    /// How long a decision may take; none is as long as it takes.
+    pub budget: Option<Budget>,
 }
+
+/// How long a decision may take. A decision that takes longer sends the request to the
+/// target with the fewest, and is counted ([`Router::overruns`]).
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Nanoseconds since any beginning: this crate has no clock of its own.
+    pub clock_ns: fn() -> u64,
+    /// So long.
+    pub ns_max: u64,
+}
+
+/// After so many targets a decision looks at the clock.
+const TARGETS_A_LOOK: usize = 32;
 
 impl<F: Forecast> Router<F> {
     /// A router that has sent nothing yet.
@@ -148,6 +166,7 @@ impl<F: Forecast> Router<F> {
             queue: Mutex::new(Queue::default()),
             waiting: AtomicUsize::new(0),
             waiting_us: AtomicU64::new(0),
+            overruns: AtomicU64::new(0),
         }
     }
 
@@ -159,6 +178,11 @@ impl<F: Forecast> Router<F> {
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Decisions that took longer than they may.
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
     }
 
     /// Takes a request: binds it, keeps it or refuses it.
@@ -318,26 +342,25 @@ impl<F: Forecast> Router<F> {
         turn: u64,
         scratch: &mut Scratch,
     ) -> Verdict {
-        let Scratch { candidates, costs } = scratch;
-        let needs_forecast = self.strategy.needs_forecast();
+        let Scratch {
+            candidates,
+            costs,
+            budget,
+        } = scratch;
+        let mut strategy = self.strategy.as_ref();
+        let end_ns = budget.map(|budget| (budget.clock_ns)().saturating_add(budget.ns_max));
         candidates.clear();
         for target in snapshot.targets.iter().filter(|target| target.usable) {
-            let backlog = self.ledger.backlog(target.id, now_us);
-            let mut candidate = Candidate {
-                target: target.id,
-                in_flight: self.ledger.in_flight(target.id),
-                queued_us: backlog.expected_us,
-                queued_doubt_us: backlog.doubt_us,
-                prefill_doubt_us: 0,
-                cached_tokens: 0,
-                prefill_us: 0,
-                decode_us: 0,
-                rtt_us: 0,
-                penalty_us: 0,
-            };
-            target.weigh_in(&mut candidate);
-            if needs_forecast {
+            let mut candidate = self.stands(now_us, target);
+            if strategy.needs_forecast() {
                 self.predict(ask, &mut candidate);
+                if candidates.len() % TARGETS_A_LOOK == TARGETS_A_LOOK - 1
+                    && let Some((budget, end_ns)) = budget.zip(end_ns)
+                    && (budget.clock_ns)() > end_ns
+                {
+                    strategy = &LeastQueue;
+                    self.overruns.fetch_add(1, Ordering::Relaxed);
+                }
             }
             candidates.push(candidate);
         }
@@ -350,17 +373,43 @@ impl<F: Forecast> Router<F> {
             });
         }
         let situation = Situation { ask, turn };
-        self.strategy.score(situation, candidates, costs);
+        strategy.score(situation, candidates, costs);
         let mut place = 0;
         for other in 1..costs.len() {
             if costs[other] < costs[place] {
                 place = other;
             }
         }
-        if !needs_forecast {
+        if !strategy.needs_forecast() {
             self.predict(ask, &mut candidates[place]);
         }
         self.judge(now_us, snapshot, ask, candidates[place])
+    }
+
+    /// How a target stands, whatever it is asked for.
+    pub(crate) fn stands(&self, now_us: u64, target: &Target) -> Candidate {
+        let backlog = self.ledger.backlog(target.id, now_us);
+        let mut candidate = Candidate {
+            target: target.id,
+            in_flight: self.ledger.in_flight(target.id),
+            queued_us: backlog.expected_us,
+            queued_doubt_us: backlog.doubt_us,
+            prefill_doubt_us: 0,
+            cached_tokens: 0,
+            prefill_us: 0,
+            decode_us: 0,
+            rtt_us: 0,
+            penalty_us: 0,
+        };
+        target.weigh_in(&mut candidate);
+        candidate
+    }
+
+    /// When a target will be within the bound, if time brings it there.
+    pub(crate) fn free_us(&self, now_us: u64, late: Late, stands: &Candidate) -> Option<u64> {
+        let backlog = self.ledger.backlog(stands.target, now_us);
+        let foreign_us = stands.queued_us.saturating_sub(backlog.expected_us);
+        late.free_us(now_us, backlog, foreign_us)
     }
 
     fn predict(&self, ask: &Ask, candidate: &mut Candidate) {
@@ -425,12 +474,8 @@ impl<F: Forecast> Router<F> {
         }
         queue.push(self, now_us, ask, (best, scratch));
         self.count(&queue);
-        let backlog = Backlog {
-            expected_us: best.queued_us,
-            doubt_us: best.queued_doubt_us,
-        };
         Outcome::Wait {
-            look_again_us: late.free_us(now_us, backlog).unwrap_or(u64::MAX),
+            look_again_us: self.free_us(now_us, late, best).unwrap_or(u64::MAX),
         }
     }
 

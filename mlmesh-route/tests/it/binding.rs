@@ -1,8 +1,10 @@
 //! Who is bound where and when, who waits, who is refused.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use mlmesh_route::{
-    Ask, BaselineRoundRobin, BlockHash, Effect, Event, Late, Order, Outcome, Policy, Reason,
-    RequestId, TargetId,
+    Ask, BaselineRoundRobin, BlockHash, Budget, Effect, Event, Late, Order, Outcome, Policy,
+    Reason, RequestId, TargetId,
 };
 
 use crate::plain::{Bench, ask, bound, late};
@@ -20,6 +22,57 @@ fn round_robin_keeps_its_order_whatever_is_busy() {
         })
         .collect();
     assert_eq!(places, [0, 1, 2, 0, 1, 2, 0]);
+}
+
+/// A clock that has always gone on by a microsecond.
+fn hurried_ns() -> u64 {
+    static NS: AtomicU64 = AtomicU64::new(0);
+    NS.fetch_add(1_000, Ordering::Relaxed)
+}
+
+#[test]
+fn a_decision_over_its_budget_falls_back_and_is_counted() {
+    for (ns_max, overruns, held) in [(10_000, 0, 100), (0, 1, 0)] {
+        let mut bench = Bench::new(64, Policy::default());
+        let blocks = || [BlockHash(1)].into();
+        bench.bind(
+            0,
+            &Ask {
+                blocks: blocks(),
+                ..ask(0, 100)
+            },
+        );
+        bench.scratch.budget = Some(Budget {
+            clock_ns: hurried_ns,
+            ns_max,
+        });
+        let again = Ask {
+            blocks: blocks(),
+            ..ask(1, 400)
+        };
+        // In time it goes where its prompt is; else where there is nothing else.
+        let booking = bench.bind(50_000, &again);
+        assert_eq!(booking.terms.cached_tokens, held);
+        assert_eq!(booking.terms.prefill_us, (400 - held) * 1_000);
+        assert_eq!(bench.router.overruns(), overruns);
+    }
+}
+
+#[test]
+fn what_others_send_to_a_target_counts_in_the_queue() {
+    let mut bench = Bench::new(2, late());
+    bench.bind(0, &ask(0, 2_000));
+    bench.snapshot.targets[1].foreign_us = 1_400_000;
+    assert_eq!(
+        bench.offer(0, &ask(1, 100)),
+        Outcome::Wait {
+            look_again_us: u64::MAX
+        },
+        "only the target can say when others are done"
+    );
+    assert_eq!(bench.step(0, Event::Tick), [Effect::WakeAt(1_500_000)]);
+    bench.snapshot.targets[1].foreign_us = 0;
+    assert_eq!(bound(&bench.step(1, Event::Tick)), [(1, 1)]);
 }
 
 #[test]

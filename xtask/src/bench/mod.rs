@@ -6,6 +6,7 @@
 mod big;
 mod cli;
 mod data;
+mod decide;
 mod gateway;
 mod idle;
 mod jobs;
@@ -83,6 +84,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "sim",
         run: sim::run,
+        everyday: true,
+    },
+    Bench {
+        name: "decide",
+        run: decide::run,
         everyday: true,
     },
     Bench {
