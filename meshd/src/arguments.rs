@@ -67,6 +67,12 @@ pub(crate) struct Gateway {
     /// Address for health and metrics (default: under `/-/` of `--listen`, for callers on this machine)
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
+    /// What the engines are: `auto` looks at their metrics, `none` asks for none, or a runtime
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub(crate) runtime: mlmesh_gateway::Runtime,
+    /// Pages of metrics beside the engines' own, of GPUs above all: `[TARGET=]URL[#GPU,…]`, or `nvml`
+    #[arg(long, value_name = "SOURCE", num_args = 1..)]
+    pub(crate) signals: Vec<mlmesh_gateway::SignalSource>,
     /// Speak plaintext on other addresses than loopback
     #[arg(long)]
     pub(crate) allow_plaintext: bool,

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use anyhow::Context;
-use mlmesh_gateway::{Settings, Target, Waits};
+use mlmesh_gateway::{Settings, Signals, Target, Waits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -46,6 +46,10 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         threads: arguments.threads,
         allow_plaintext: arguments.allow_plaintext,
         waits: Waits::default(),
+        signals: Signals {
+            runtime: arguments.runtime,
+            sources: arguments.signals,
+        },
     })
     .context("start the gateway")?;
     let admin = gateway.admin_address();

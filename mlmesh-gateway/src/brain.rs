@@ -16,9 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mlmesh_route::fusion::Own;
 use mlmesh_route::{
     Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Effect, Event, INDEX_BYTES, Learnt,
-    NameError, Outcome, Reason, RequestId, Router, Scratch, Snapshot, mixed_pair, strategy_by_name,
+    NameError, Outcome, Reason, RequestId, Router, Scratch, Snapshot, TargetId, mixed_pair,
+    strategy_by_name,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
@@ -220,7 +222,7 @@ impl Brain {
             [] => self.router.turn(&snapshot),
             tried => self.router.turn(&without(&snapshot, tried)),
         };
-        target.map(mlmesh_route::TargetId::index)
+        target.map(TargetId::index)
     }
 
     /// Looks again at what waits whenever the router wants to. Each thread does, since the
@@ -243,6 +245,29 @@ impl Brain {
                     }
                 }
             }
+        }
+    }
+
+    /// What this process knows by itself of a target.
+    pub(crate) fn own(&self, target: TargetId) -> Own {
+        let ledger = self.router.ledger();
+        Own {
+            in_flight: ledger.in_flight(target),
+            backlog_us: ledger.backlog(target, self.now_us()).expected_us,
+            pace_us: ledger.pace_us(target),
+            prompt_tokens: None,
+        }
+    }
+
+    /// A target is another process than before, and holds no prompts.
+    pub(crate) fn forget_prompts(&self, target: TargetId) {
+        self.router.forecast().forget_prompts(target);
+    }
+
+    /// Something else is known of the targets: what waits may go.
+    pub(crate) fn look_again(self: &Arc<Brain>) {
+        if self.waiting() > 0 {
+            self.step(Event::Tick, &mut Vec::new());
         }
     }
 

@@ -16,7 +16,7 @@ use crate::brain::Brain;
 use crate::connection::Door;
 use crate::limits::{BACKLOG, TARGETS_MAX, THREADS_MAX, Waits};
 use crate::metrics::Counters;
-use crate::signals::SnapshotCell;
+use crate::signals::{SignalError, Signals, SnapshotCell, Watch};
 use crate::target::Target;
 use crate::thread::{self, Shared, Stop};
 
@@ -40,6 +40,8 @@ pub struct Settings {
     pub allow_plaintext: bool,
     /// How long what is waited for.
     pub waits: Waits,
+    /// Whom is asked about the targets.
+    pub signals: Signals,
 }
 
 /// Why a gateway does not start.
@@ -59,6 +61,8 @@ pub enum GatewayError {
     Plaintext(SocketAddr),
     #[error("cannot listen on `{0}`")]
     Listen(SocketAddr, #[source] std::io::Error),
+    #[error("cannot ask about the targets")]
+    Signals(#[source] SignalError),
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
 }
@@ -80,10 +84,12 @@ impl Gateway {
             targets,
             waits,
             threads,
+            signals,
             ..
         } = settings;
         let count = u16::try_from(targets.len()).unwrap_or(u16::MAX);
         let known = SnapshotCell::of_equals(count);
+        let watch = Watch::new(known.clone(), &targets, signals).map_err(GatewayError::Signals)?;
         let brain = Brain::new(count, known, &settings.strategy, settings.slo)?;
         let brain = Arc::new(brain);
         let listeners = listen(settings.listen, threads)?;
@@ -108,14 +114,17 @@ impl Gateway {
             targets,
             counters: counters.clone(),
             waits,
-            brain,
+            brain: Arc::clone(&brain),
+            watch: Arc::clone(&watch),
         });
         let (stop, stopped) = watch::channel(None);
+        let asking = watch.start(brain, stopped.clone());
+        let asking = asking.map_err(GatewayError::Thread)?;
         let mut gateway = Gateway {
             address,
             admin: admin_address,
             stop,
-            threads: Vec::new(),
+            threads: asking.into_iter().collect(),
         };
         for (listener, counters) in listeners.into_iter().zip(counters) {
             gateway.spawn(

@@ -45,5 +45,5 @@ mod usage;
 
 pub use gateway::{Gateway, GatewayError, Settings};
 pub use limits::Waits;
-pub use signals::SnapshotCell;
+pub use signals::{Runtime, SignalError, SignalSource, Signals, SnapshotCell};
 pub use target::{Target, TargetError};

@@ -49,6 +49,22 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is known of the targets is not believed when it is older: whoever puts it
 /// together has stopped.
 pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(10);
+/// What is known of the targets is put together at least so often.
+pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+/// How often an engine is asked for its metrics.
+pub const SIGNAL_PERIOD: Duration = Duration::from_secs(1);
+/// The same where there are few of them.
+pub const SIGNAL_PERIOD_SMALL: Duration = Duration::from_millis(250);
+/// So many are few.
+pub const SIGNAL_FLEET_SMALL: usize = 8;
+/// How often one is asked that has no page which is known.
+pub const SIGNAL_PERIOD_UNRECOGNISED: Duration = Duration::from_secs(10);
+/// States of GPUs that wait to be taken in.
+pub const NVML_STATES_MAX: usize = 4;
+/// How long a page of metrics may take.
+pub const SIGNAL_WAIT: Duration = Duration::from_secs(2);
+/// Targets whose signals stand one by one on the page of metrics.
+pub const SIGNAL_SERIES_TARGETS_MAX: usize = 64;
 
 /// How long the gateway waits, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

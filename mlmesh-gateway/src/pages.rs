@@ -3,6 +3,7 @@
 use crate::metrics;
 use crate::refusal::Refusal;
 use crate::request::Page;
+use crate::signals;
 use crate::thread::Shared;
 
 /// An answer that no target gave.
@@ -38,7 +39,13 @@ pub(crate) fn answer(page: Page, shared: &Shared, is_draining: bool) -> Answer {
         Page::Metrics => Answer {
             status: "200 OK",
             content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::text(shared),
+            body: metrics::text(shared) + &signals::text(&shared.watch, &shared.targets),
+            retry_after_s: None,
+        },
+        Page::Targets => Answer {
+            status: "200 OK",
+            content_type: "application/json",
+            body: signals::json(&shared.watch, &shared.targets).to_string(),
             retry_after_s: None,
         },
         Page::Unknown => Answer::from(Refusal::PageUnknown),

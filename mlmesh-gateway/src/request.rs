@@ -53,6 +53,7 @@ pub(crate) struct Request {
 pub(crate) enum Page {
     Health,
     Metrics,
+    Targets,
     Unknown,
 }
 
@@ -63,6 +64,7 @@ impl Page {
         Some(match name.split('?').next() {
             Some("health") => Page::Health,
             Some("metrics") => Page::Metrics,
+            Some("targets") => Page::Targets,
             _ => Page::Unknown,
         })
     }

@@ -18,6 +18,7 @@ use crate::http2::{self, Upstreams};
 use crate::limits::{ACCEPT_PAUSE, CLIENTS_MAX, Waits};
 use crate::metrics::Counters;
 use crate::pool::Pool;
+use crate::signals::Watch;
 use crate::target::Target;
 
 /// What all threads of one gateway share.
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) waits: Waits,
     pub(crate) brain: Arc<Brain>,
+    /// What is known of the targets, for pages.
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// What all connections of one thread share.

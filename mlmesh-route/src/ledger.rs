@@ -35,6 +35,8 @@ struct Slot {
     told_us: AtomicU64,
     /// By how much predictions are off, up or down, as a part of 2^20.
     error: AtomicU32,
+    /// How long the target works on a prompt; zero if none was seen.
+    pace_us: AtomicU64,
 }
 
 /// What keeps a target from new work.
@@ -96,6 +98,13 @@ impl Ledger {
         }
     }
 
+    /// How long it works on one of our prompts, of late; none if none was seen.
+    #[must_use]
+    pub fn pace_us(&self, target: TargetId) -> Option<u64> {
+        let pace_us = self.slot(target).pace_us.load(Ordering::Relaxed);
+        (pace_us > 0).then_some(pace_us)
+    }
+
     /// A request goes there.
     pub(crate) fn book(&self, target: TargetId, now_us: u64, prefill_us: u64) {
         let slot = self.slot(target);
@@ -131,6 +140,11 @@ impl Ledger {
         let error = f64::from(slot.error.load(Ordering::Relaxed)) / ONE;
         let error = error + ERROR_WEIGHT * (off.min(ERROR_MAX) - error);
         slot.error.store((error * ONE) as u32, Ordering::Relaxed);
+        let pace_us = slot.pace_us.load(Ordering::Relaxed) as f64;
+        let weight = if pace_us > 0.0 { ERROR_WEIGHT } else { 1.0 };
+        let pace_us = pace_us + weight * (took_us as f64 - pace_us);
+        slot.pace_us
+            .store((pace_us as u64).max(1), Ordering::Relaxed);
         self.release(target, now_us, prefill_us);
         took_us
     }

@@ -175,6 +175,11 @@ impl<F: Forecast> Router<F> {
         &self.ledger
     }
 
+    /// What it predicts from.
+    pub const fn forecast(&self) -> &F {
+        &self.forecast
+    }
+
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

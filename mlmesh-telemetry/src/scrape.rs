@@ -37,6 +37,8 @@ pub struct MetricsPage {
     pub path: String,
     /// The runtime, if it is known; else it is recognised by its page.
     pub adapter: Option<&'static Adapter>,
+    /// How long a connection took, if the newest try made one.
+    pub connected: Option<Duration>,
     kept: Option<Kept>,
 }
 
@@ -57,8 +59,6 @@ pub struct Observation {
     pub state: State,
     /// Lines of it that do not parse.
     pub defects: u64,
-    /// How long a connection took, if one was made.
-    pub connected: Option<Duration>,
 }
 
 /// Why there is no observation.
@@ -154,6 +154,7 @@ impl MetricsPage {
             host,
             path,
             adapter,
+            connected: None,
             kept: None,
         }
     }
@@ -161,7 +162,7 @@ impl MetricsPage {
     /// Fetches the page.
     pub async fn observe(&mut self, within: Duration) -> Result<Observation, ScrapeError> {
         let fetched = tokio::time::timeout(within, self.fetch(within)).await;
-        let (text, connected) = fetched.map_err(|_| ScrapeError::TimedOut { within })??;
+        let text = fetched.map_err(|_| ScrapeError::TimedOut { within })??;
         let page = Page::read(&text)?;
         let adapter = self.adapter.or_else(|| recognised(&page));
         let adapter = adapter.ok_or(ScrapeError::Unknown {
@@ -171,26 +172,19 @@ impl MetricsPage {
             adapter,
             state: adapter.state(&page),
             defects: page.defects,
-            connected,
         })
     }
 
-    async fn fetch(&mut self, within: Duration) -> Result<(String, Option<Duration>), ScrapeError> {
+    async fn fetch(&mut self, within: Duration) -> Result<String, ScrapeError> {
+        self.connected = None;
         let kept = self.kept.take().filter(|kept| kept.pages < PAGES_MAX);
         if let Some(kept) = kept
             && let Ok(text) = self.ask(kept).await
         {
-            return Ok((text, None));
+            return Ok(text);
         }
         // An idle connection may have ended, which says nothing.
-        let began = Instant::now();
-        let connected = tokio::time::timeout(within / CONNECT_SHARE, self.connect()).await;
-        let timed_out = || ScrapeError::Connect {
-            host: self.host.clone(),
-            source: std::io::ErrorKind::TimedOut.into(),
-        };
-        let stream = connected.map_err(|_| timed_out())??;
-        let took = began.elapsed();
+        let stream = self.connect(within / CONNECT_SHARE).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| self.no_http(source))?;
@@ -199,15 +193,26 @@ impl MetricsPage {
             connection: Box::pin(connection),
             pages: 0,
         };
-        Ok((self.ask(kept).await?, Some(took)))
+        self.ask(kept).await
     }
 
-    async fn connect(&self) -> Result<TcpStream, ScrapeError> {
-        let connected = TcpStream::connect(&*self.addresses).await;
-        connected.map_err(|source| ScrapeError::Connect {
+    /// Makes a connection and lets it go.
+    pub async fn reach(&mut self, within: Duration) -> Result<(), ScrapeError> {
+        self.connect(within).await.map(drop)
+    }
+
+    async fn connect(&mut self, within: Duration) -> Result<TcpStream, ScrapeError> {
+        self.connected = None;
+        let began = Instant::now();
+        let connecting = TcpStream::connect(&*self.addresses);
+        let connected = tokio::time::timeout(within, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = connected.map_err(|source| ScrapeError::Connect {
             host: self.host.clone(),
             source,
-        })
+        })?;
+        self.connected = Some(began.elapsed());
+        Ok(stream)
     }
 
     /// One request, whose connection is kept if all of the answer came.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlmesh_gateway::{Gateway, GatewayError, Settings, Target, Waits};
 
-use crate::wire::{PATIENCE, Place, Wire, accepted};
+use crate::wire::{PATIENCE, Place, Wire, accepted, unasked};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -23,6 +23,7 @@ fn settings(targets: &[&str]) -> Settings {
         threads: 1,
         allow_plaintext: false,
         waits: Waits::default(),
+        signals: unasked(),
     }
 }
 

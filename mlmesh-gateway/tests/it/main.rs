@@ -10,4 +10,5 @@ mod http2;
 mod life;
 mod pieces;
 mod routing;
+mod signals;
 mod wire;

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use mlmesh_gateway::{Gateway, Settings, Target, Waits};
+use mlmesh_gateway::{Gateway, Runtime, Settings, Signals, Target, Waits};
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,6 +89,14 @@ impl Place {
     }
 }
 
+/// Targets that the test plays are asked for what it asks.
+pub(crate) fn unasked() -> Signals {
+    Signals {
+        runtime: Runtime::Unasked,
+        ..Signals::default()
+    }
+}
+
 pub(crate) fn settings(targets: impl Iterator<Item = SocketAddr>) -> Settings {
     let target = |address: SocketAddr| format!("http://{address}").parse::<Target>().unwrap();
     Settings {
@@ -100,6 +108,7 @@ pub(crate) fn settings(targets: impl Iterator<Item = SocketAddr>) -> Settings {
         threads: 1,
         allow_plaintext: false,
         waits: Waits::default(),
+        signals: unasked(),
     }
 }
 

@@ -61,7 +61,7 @@ impl Lie {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// One word of few, for pages of metrics.
-    pub code: &'static str,
+    pub word: &'static str,
     /// For people.
     pub text: Arc<str>,
 }
@@ -111,7 +111,7 @@ impl Field {
         if let Err(lie) = checked(kind, reading) {
             self.lies[lie as usize] = self.lies[lie as usize].saturating_add(1);
             self.missing = Some(Missing {
-                code: "refused",
+                word: "refused",
                 text: Arc::from(lie.name()),
             });
             return Taken::No(lie);

@@ -299,7 +299,7 @@ fn an_engine_that_lies_is_not_believed_and_counted() {
             assert_eq!(fact.lies[lie as usize], 1, "{kind:?} {value}");
             assert_eq!(fact.value, None);
             let reason = fact.missing.as_ref().unwrap();
-            assert_eq!((reason.code, &*reason.text), ("refused", lie.name()));
+            assert_eq!((reason.word, &*reason.text), ("refused", lie.name()));
             assert!(snapshot.targets[0].usable);
         }
     }
@@ -419,7 +419,7 @@ fn a_signal_that_is_missing_is_missing_with_its_reason() {
     let mut fusion = Fusion::new(1);
     let mut page = report(0, NOTHING, vec![(Kind::Waiting, Reading::Now(1.0))]);
     let none = |text: &str| Missing {
-        code: "not_offered",
+        word: "not_offered",
         text: Arc::from(text),
     };
     page.missing = vec![(Kind::KvUsage, none("it does not say"))];

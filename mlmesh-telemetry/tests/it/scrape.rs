@@ -213,8 +213,8 @@ fn a_connection_is_kept_and_made_anew_where_it_has_ended() {
     let connected: Vec<bool> = runtime.unwrap().block_on(async {
         let mut connected = Vec::new();
         for _ in 0..3 {
-            let seen = page.observe(PATIENCE).await.unwrap();
-            connected.push(seen.connected.is_some());
+            page.observe(PATIENCE).await.unwrap();
+            connected.push(page.connected.is_some());
         }
         connected
     });

@@ -145,7 +145,8 @@ fn an_engine_that_is_not_there_is_left_out() {
     let Some(root) = llama::find() else { return };
     let engine = LlamaServer::start(&root);
     let nobody = nobody();
-    let gateway = Gateway::start(&[nobody, engine.address()], &["--admin", "127.0.0.1:0"]);
+    let alone = ["--admin", "127.0.0.1:0", "--runtime", "none"];
+    let gateway = Gateway::start(&[nobody, engine.address()], &alone);
     assert_ne!(gateway.pages(), gateway.address());
     for _ in 0..3 {
         ask(gateway.address(), &chat(false, 2));
@@ -328,4 +329,41 @@ fn ten_thousand_idle_clients_keep_nobody_out() {
     drop(idle);
     let open = || gateway.metric("mlmesh_gateway_client_connections ");
     assert!(wait_until(PATIENCE, || open() == 1));
+}
+
+#[test]
+fn requests_that_others_send_to_a_real_engine_are_known() {
+    let Some(root) = llama::find() else {
+        return skipped("no `llama-server`");
+    };
+    let engine = LlamaServer::start(&root);
+    let gateway = Gateway::start(&[engine.address()], &[]);
+    let seen = || {
+        let (_, page) = http::get(gateway.pages(), "/-/targets").expect("a page");
+        let page: Value = serde_json::from_str(&page).expect("JSON");
+        page["targets"][0].clone()
+    };
+    let waiting = |seen: &Value| {
+        let mut signals = seen["signals"].as_array().into_iter().flatten();
+        signals.find(|one| one["signal"] == "waiting").cloned()
+    };
+    wait_until(PATIENCE, || {
+        waiting(&seen()).is_some_and(|waiting| waiting["value"] == 0.0)
+    });
+    assert_eq!(seen()["sources"][0]["runtime"], "llama_cpp");
+    assert_eq!(seen()["foreign"], 0);
+    // One goes through the gateway, the other does not.
+    let streams = [gateway.address(), engine.address()].map(|address| {
+        let line = format!("POST {CHAT} HTTP/1.1");
+        http::send(address, &line, &chat(true, 100_000)).expect("sent")
+    });
+    wait_until(PATIENCE, || seen()["foreign"] == 1);
+    let running = |seen: Value| {
+        let mut signals = seen["signals"].as_array().into_iter().flatten();
+        let running = signals.find(|one| one["signal"] == "running").cloned();
+        running.expect("llama.cpp says so")["value"].as_f64()
+    };
+    assert!(running(seen()) >= Some(1.0), "{}", seen());
+    drop(streams);
+    wait_until(PATIENCE, || seen()["foreign"] == 0);
 }

@@ -38,7 +38,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mlmesh-store", &["mlmesh-model"]),
     ("mlmesh-exec", &["mlmesh-model", "mlmesh-recipe"]),
     ("mlmesh-telemetry", &["mlmesh-model"]),
-    ("mlmesh-gateway", &["mlmesh-model", "mlmesh-route"]),
+    (
+        "mlmesh-gateway",
+        &["mlmesh-model", "mlmesh-route", "mlmesh-telemetry"],
+    ),
     (
         "mlmesh-control",
         &["mlmesh-model", "mlmesh-sched", "mlmesh-proof"],
