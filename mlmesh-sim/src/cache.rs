@@ -11,6 +11,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
     blocks_max: usize,
+    /// Weights of all that are held.
+    held: usize,
     /// By block that is held, where its link is.
     places: HashMap<u32, u32, BuildHasherDefault<Mixing>>,
     /// As many as blocks are held, and some that are free.
@@ -43,6 +45,7 @@ impl Hasher for Mixing {
 #[derive(Debug, Clone, Copy)]
 struct Link {
     block: u32,
+    weight: u32,
     newer: u32,
     older: u32,
 }
@@ -51,6 +54,7 @@ impl PrefixCache {
     pub(crate) fn new(blocks_max: usize) -> Self {
         Self {
             blocks_max,
+            held: 0,
             places: HashMap::default(),
             links: Vec::new(),
             free: Vec::new(),
@@ -68,10 +72,15 @@ impl PrefixCache {
     /// Uses all blocks, the last one first, so that of one prompt its end is the first
     /// to go and what is left can still be hit.
     pub(crate) fn touch(&mut self, blocks: &[BlockHash]) {
-        for block in blocks.iter().rev() {
+        self.touch_weighted(blocks, |_| 1);
+    }
+
+    /// The same where a block, by its place in the prompt, counts as so many.
+    pub(crate) fn touch_weighted(&mut self, blocks: &[BlockHash], weight: impl Fn(usize) -> u32) {
+        for (at, block) in blocks.iter().enumerate().rev() {
             let block = number(*block);
             let place = match self.places.get(&block) {
-                None => self.place(block),
+                None => self.place(block, weight(at)),
                 Some(place) => {
                     let place = *place;
                     self.unlink(place);
@@ -80,18 +89,20 @@ impl PrefixCache {
             };
             self.link(place);
         }
-        while self.places.len() > self.blocks_max {
+        while self.held > self.blocks_max {
             let oldest = self.oldest;
             self.unlink(oldest);
             self.places.remove(&self.links[oldest as usize].block);
             self.free.push(oldest);
+            self.held -= self.links[oldest as usize].weight as usize;
         }
     }
 
     /// A place for a block that is not held.
-    fn place(&mut self, block: u32) -> u32 {
+    fn place(&mut self, block: u32, weight: u32) -> u32 {
         let link = Link {
             block,
+            weight,
             newer: NONE,
             older: NONE,
         };
@@ -101,6 +112,7 @@ impl PrefixCache {
             None => self.links.push(link),
         }
         self.places.insert(block, place);
+        self.held += weight as usize;
         place
     }
 

@@ -10,16 +10,25 @@ use mlmesh_route::{Ask, Forecast, Seen, TargetId};
 
 use crate::cache::PrefixCache;
 use crate::chance::Chance;
+use crate::engine::Profile;
+use crate::fleet::Fleet;
 use crate::reference::{self, Service};
 use crate::replay::Replay;
 
 #[derive(Debug)]
 pub(crate) struct Exact {
     caches: RefCell<Vec<PrefixCache>>,
-    service: Service,
+    works: Works,
     /// Standard deviation of the logarithm of a prediction's error.
     sigma: f64,
     seed: u64,
+}
+
+/// What is known of how long engines take.
+#[derive(Debug)]
+enum Works {
+    Reference(Service),
+    Engines(Vec<Profile>),
 }
 
 impl Exact {
@@ -28,9 +37,23 @@ impl Exact {
         let caches = (0..replay.engines).map(cache).collect();
         Self {
             caches: RefCell::new(caches),
-            service: replay.service,
+            works: Works::Reference(replay.service),
             sigma: replay.sigma,
             seed: replay.seed,
+        }
+    }
+
+    /// Of whole engines it knows what a prompt alone takes, and nothing of their answers.
+    pub(crate) fn of_fleet(fleet: &Fleet, sigma: f64, seed: u64) -> Self {
+        let cache = |profile: &Profile| {
+            let blocks = profile.cached_blocks_max.unwrap_or(profile.memory_blocks);
+            PrefixCache::new(blocks as usize)
+        };
+        Self {
+            caches: RefCell::new(fleet.engines.iter().map(cache).collect()),
+            works: Works::Engines(fleet.engines.clone()),
+            sigma,
+            seed,
         }
     }
 }
@@ -43,8 +66,13 @@ impl Forecast for Exact {
         reference::cached_tokens(ask.prompt_tokens, hit)
     }
 
-    fn prefill_us(&self, _target: TargetId, ask: &Ask, cached_tokens: u64) -> u64 {
-        let exact = self.service.prefill_us(ask.prompt_tokens, cached_tokens);
+    fn prefill_us(&self, target: TargetId, ask: &Ask, cached_tokens: u64) -> u64 {
+        let exact = match &self.works {
+            Works::Reference(service) => service.prefill_us(ask.prompt_tokens, cached_tokens),
+            Works::Engines(engines) => {
+                engines[target.index()].prefill_us(ask.prompt_tokens, cached_tokens)
+            }
+        };
         if self.sigma == 0.0 {
             return exact;
         }
@@ -53,7 +81,18 @@ impl Forecast for Exact {
     }
 
     fn bound(&self, target: TargetId, ask: &Ask) {
-        self.caches.borrow_mut()[target.index()].touch(&ask.blocks);
+        let cache = &mut self.caches.borrow_mut()[target.index()];
+        match &self.works {
+            Works::Reference(_) => cache.touch(&ask.blocks),
+            Works::Engines(engines) => {
+                let block_tokens = engines[target.index()].block_tokens;
+                let full = |tokens: u64| (tokens.min(ask.prompt_tokens) / block_tokens) as u32;
+                cache.touch_weighted(&ask.blocks, |at| {
+                    let from = at as u64 * reference::BLOCK_TOKENS;
+                    full(from + reference::BLOCK_TOKENS) - full(from)
+                });
+            }
+        }
     }
 
     fn seen(&self, _target: TargetId, _seen: Seen, (): ()) {}

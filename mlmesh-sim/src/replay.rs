@@ -47,7 +47,9 @@ pub struct Replayed {
     pub presence_us: u128,
     /// How long each engine worked.
     pub busy_us: Vec<u64>,
-    /// Arrivals, first tokens and ticks.
+    /// Requests that engines put back for want of memory.
+    pub preempted: u64,
+    /// Arrivals, first tokens and ticks; of whole engines arrivals, iterations and ends.
     pub events: u64,
 }
 
@@ -56,10 +58,21 @@ pub struct Replayed {
 pub struct Served {
     /// From its coming to its first token.
     pub ttft_us: u64,
+    /// From its coming to its last one.
+    pub e2e_us: u64,
     /// How much of the prompt the engine held.
     pub cached_tokens: u64,
     /// Which engine.
     pub engine: u16,
+}
+
+impl Served {
+    /// The mean time of each token of so many but the first; zero of one.
+    #[must_use]
+    pub fn tpot_us(&self, output_tokens: u64) -> f64 {
+        let others = output_tokens.saturating_sub(1).max(1);
+        (self.e2e_us - self.ttft_us) as f64 / others as f64
+    }
 }
 
 #[derive(Debug)]
@@ -164,6 +177,7 @@ pub fn floor(trace: &Trace) -> Replayed {
         result.busy_us[0] += ttft_us;
         result.served.push(Some(Served {
             ttft_us,
+            e2e_us: ttft_us,
             cached_tokens,
             engine: 0,
         }));
@@ -266,6 +280,7 @@ impl<M: Copy> Running<'_, M> {
         engine.free_at_us = engine.free_at_us.max(now_us) + cost_us;
         let ended_before = self.result.served[number].replace(Served {
             ttft_us: engine.free_at_us - request.at_us,
+            e2e_us: engine.free_at_us - request.at_us,
             cached_tokens,
             engine: booking.terms.target.0,
         });

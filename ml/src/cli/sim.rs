@@ -18,6 +18,25 @@ first; `+fifo` the same in the order of coming; `+refuse` refuses what cannot me
 SLO any more; `+learnt` learns its predictions as a gateway does, instead of knowing
 them. hybrid_mesh is least_ttft+late+refuse.";
 
+const RUN_EXAMPLES: &str = "\
+Example of a scenario:
+  schema: mlmesh.sim_scenario/1
+  name: shared prefixes
+  engines: 4
+  profile: reference              # or a file beside this one
+  slow: [{engine: 3, factor: 3}]
+  workload:
+    shared: {requests: 6000, rate: 100, prefixes: 32, prefix_tokens: 2048,
+             unique_tokens: 256, output_tokens: 32}
+    # or trace: {file: requests.jsonl, format: mooncake, time_scale: 1}
+  strategies: [baseline_rr, prefix_hash, hybrid_mesh+learnt, floor]
+  rtt_ms: 0.5
+  telemetry: {every_ms: 100, age_ms: 100, loss: 0.01}
+  slo: {ttft_ms: 1000, cold_prefills: 0, tpot_ms: 20}
+  seeds: 3
+  leave_out_s: 4
+  prediction_error: 0";
+
 const SERVE_EXAMPLES: &str = "\
 Examples:
   ml sim serve --listen 127.0.0.1:9000 --engines 4
@@ -37,6 +56,9 @@ pub(crate) enum Sim {
     /// Replay a trace under several strategies, side by side
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(SimCompare),
+    /// Run a whole experiment that is written in a file
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(SimRun),
     /// Answer OpenAI's API with the timing of an engine, and nothing else of it
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(SimServe),
@@ -50,9 +72,13 @@ pub(crate) struct SimCompare {
     /// How the trace is written: `mooncake` or `azure`
     #[arg(long, value_name = "FORMAT", default_value = "mooncake")]
     pub(crate) format: Format,
-    /// So many engines, each the reference engine of docs/SIMULATION.md
+    /// So many engines, each the reference engine of docs/SIMULATION.md that only prefills
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) engines: u16,
+    /// Whole engines instead, which decode and batch: a profile's name or a file. They are
+    /// 1 ms away and looked at each 100 ms, which the router learns 100 ms later
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) engine: Option<String>,
     /// Who takes part, with commas between
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true, value_parser = parse_contender)]
     pub(crate) strategies: Vec<Contender>,
@@ -62,6 +88,16 @@ pub(crate) struct SimCompare {
     /// Predictions of prefill times are off by a factor whose logarithm deviates so much
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0, value_parser = parse_sigma)]
     pub(crate) prediction_error: f64,
+    /// Folder for a page and the same figures as JSON; made if it is not there
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimRun {
+    /// The experiment, in YAML
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenario: PathBuf,
     /// Folder for a page and the same figures as JSON; made if it is not there
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use mlmesh_sim::engine::{PROFILES, Profile};
-use mlmesh_sim::{Compared, Comparison, Row, Trace, compare as compare_all};
+use mlmesh_sim::{
+    Compared, Comparison, Fleet, Format, Row, Scenario, Slo, Telemetry, Trace, Workload,
+    compare as compare_all,
+};
 
 use crate::cli;
 use crate::error::{Failure, Outcome};
@@ -21,28 +24,83 @@ const CURVE_POINTS: usize = 400;
 
 /// Replays a trace under several strategies.
 pub(crate) fn compare(output: &Output, verb: &cli::SimCompare) -> Outcome {
-    let trace = read(verb)?;
+    let trace = read(&verb.trace, verb.format)?;
+    let fleet = |name: &str| -> Outcome<Fleet> {
+        let profile = profile(name, Path::new(name))?;
+        Ok(Fleet {
+            engines: vec![profile; usize::from(verb.engines)],
+            rtt_us: RTT_US,
+            telemetry: Some(TELEMETRY),
+            slo: Slo::default(),
+        })
+    };
     let comparison = Comparison {
         engines: verb.engines,
         contenders: verb.strategies.clone(),
         seeds: (0..verb.seeds).collect(),
         sigma: verb.prediction_error,
+        fleet: verb.engine.as_deref().map(fleet).transpose()?,
+        leave_out_us: 0,
     };
     let compared = compare_all(&trace, &comparison);
-    if let Some(folder) = &verb.output {
-        write(folder, verb, &trace, &compared)?;
+    let engines = verb.engines;
+    let title = format!(
+        "{engines} simulated engines, {} requests",
+        compared.requests
+    );
+    show(output, verb.output.as_deref(), title, &compared)
+}
+
+/// How far whole engines are away, and what is heard of them.
+const RTT_US: u64 = 1_000;
+const TELEMETRY: Telemetry = Telemetry {
+    every_us: 100_000,
+    age_us: 100_000,
+    loss: 0.0,
+};
+
+/// Runs an experiment that is written in a file.
+pub(crate) fn run(output: &Output, verb: &cli::SimRun) -> Outcome {
+    let path = &verb.scenario;
+    let text =
+        fs::read_to_string(path).map_err(|error| Failure::io("read the scenario", path, &error))?;
+    let scenario = Scenario::read(&text, &path.display().to_string()).map_err(|error| {
+        let text = error.to_string();
+        let (message, hint) = crate::error::split_hint(&text);
+        Failure {
+            code: "scenario_invalid".to_owned(),
+            ..Failure::usage(message, hint)
+        }
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let profile = profile(&scenario.profile, &folder.join(&scenario.profile))?;
+    let trace = match &scenario.workload {
+        Workload::Trace(recorded) => Some(read(&folder.join(&recorded.file), recorded.format.0)?),
+        Workload::Shared(_) => None,
+    };
+    let compared = scenario.run(&profile, trace);
+    let title = format!(
+        "{} (simulated), {} requests",
+        scenario.name, compared.requests
+    );
+    show(output, verb.output.as_deref(), title, &compared)
+}
+
+fn show(output: &Output, folder: Option<&Path>, title: String, compared: &Compared) -> Outcome {
+    if let Some(folder) = folder {
+        write(folder, title, compared)?;
         output.say(format_args!("written to {}", folder.join(PAGE).display()));
     }
     if output.json {
-        return output.json(&compared);
+        return output.json(compared);
     }
     output.say(format_args!("{} events were simulated", compared.events));
-    print(output, &compared)
+    print(output, compared)
 }
 
 /// Serves simulated engines until the process ends.
 pub(crate) fn serve(output: &Output, verb: &cli::SimServe) -> Outcome {
-    let profile = profile(&verb.profile)?;
+    let profile = profile(&verb.profile, Path::new(&verb.profile))?;
     let mut engines = vec![profile; usize::from(verb.engines)];
     for (place, factor) in &verb.slow {
         let Some(engine) = engines.get_mut(usize::from(*place)) else {
@@ -81,12 +139,11 @@ pub(crate) fn serve(output: &Output, verb: &cli::SimServe) -> Outcome {
     })
 }
 
-/// A profile that comes along, or one in a file.
-fn profile(name: &str) -> Outcome<Profile> {
+/// A profile that comes along, or else one in that file.
+fn profile(name: &str, path: &Path) -> Outcome<Profile> {
     if let Some(profile) = Profile::named(name) {
         return Ok(profile);
     }
-    let path = Path::new(name);
     let text = fs::read_to_string(path).map_err(|error| {
         let known: Vec<&str> = PROFILES.iter().map(|(known, _)| *known).collect();
         let hint = format!("a file, or one of {}", known.join(", "));
@@ -95,7 +152,7 @@ fn profile(name: &str) -> Outcome<Profile> {
             ..Failure::io("read the profile", path, &error)
         }
     })?;
-    Profile::read(&text, name).map_err(|error| {
+    Profile::read(&text, &path.display().to_string()).map_err(|error| {
         let text = error.to_string();
         let (message, hint) = crate::error::split_hint(&text);
         Failure::failed("profile_invalid", message, hint)
@@ -104,8 +161,7 @@ fn profile(name: &str) -> Outcome<Profile> {
 
 const PAGE: &str = "compare.html";
 
-fn read(verb: &cli::SimCompare) -> Outcome<Trace> {
-    let path = &verb.trace;
+fn read(path: &Path, format: Format) -> Outcome<Trace> {
     let failed = |error: &std::io::Error| Failure::io("read the trace", path, error);
     let length = fs::metadata(path).map_err(|error| failed(&error))?.len();
     if length > TRACE_BYTES_MAX {
@@ -126,7 +182,7 @@ fn read(verb: &cli::SimCompare) -> Outcome<Trace> {
             "a packed trace has to be unpacked first",
         )
     })?;
-    Trace::read(&text, verb.format).map_err(|error| {
+    Trace::read(&text, format).map_err(|error| {
         let text = error.to_string();
         let (message, hint) = crate::error::split_hint(&text);
         invalid(message.to_owned(), hint)
@@ -141,13 +197,18 @@ fn print(output: &Output, compared: &Compared) -> Outcome {
         "P50",
         "P90",
         "P99",
+        "E2E MEAN",
+        "TPOT",
         "GOODPUT",
         "CACHED",
         "GPU S",
         "IMBALANCE",
     ]);
     for row in &compared.strategies {
-        let seconds = |value: f64| format!("{value:.2}");
+        let seconds = |value: f64| match value {
+            ..1.0 => format!("{value:.4}"),
+            _ => format!("{value:.2}"),
+        };
         let percent = |value: f64| format!("{:.1} %", value * 100.0);
         let ttft = &row.ttft_s;
         let cells = [
@@ -157,22 +218,25 @@ fn print(output: &Output, compared: &Compared) -> Outcome {
             seconds(ttft.p50),
             seconds(ttft.p90),
             seconds(ttft.p99),
+            seconds(row.e2e_s.mean),
+            row.tpot_s
+                .map_or_else(String::new, |tpot| seconds(tpot.mean)),
             percent(row.goodput),
             percent(row.cached_ratio),
             format!("{:.0}", row.gpu_s),
-            seconds(row.imbalance),
+            format!("{:.2}", row.imbalance),
         ];
         table.row(cells.map(|text| (text, Tone::Plain)));
     }
     output.table(&table)
 }
 
-fn write(folder: &Path, verb: &cli::SimCompare, trace: &Trace, compared: &Compared) -> Outcome {
+fn write(folder: &Path, title: String, compared: &Compared) -> Outcome {
     fs::create_dir_all(folder).map_err(|error| Failure::io("make", folder, &error))?;
     let json = serde_json::to_string(compared).map_err(|error| {
         Failure::failed("internal", format!("write the result as JSON: {error}"), "")
     })?;
-    let figures = figures(verb, trace, compared);
+    let figures = figures(title, compared);
     for (name, text) in [("compare.json", json + "\n"), (PAGE, page(&figures))] {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| Failure::io("write", &path, &error))?;
@@ -180,7 +244,7 @@ fn write(folder: &Path, verb: &cli::SimCompare, trace: &Trace, compared: &Compar
     Ok(())
 }
 
-fn figures(verb: &cli::SimCompare, trace: &Trace, compared: &Compared) -> Figures {
+fn figures(title: String, compared: &Compared) -> Figures {
     let rows = &compared.strategies;
     let chart = |title: &str, x: &str, x_kind, curve: &dyn Fn(&Row) -> Vec<(f64, f64)>| Chart {
         title: title.to_owned(),
@@ -197,18 +261,14 @@ fn figures(verb: &cli::SimCompare, trace: &Trace, compared: &Compared) -> Figure
         y_kind: Kind::Linear,
     };
     Figures {
-        title: format!(
-            "{} simulated engines, {} requests",
-            verb.engines,
-            trace.requests.len()
-        ),
+        title,
         lines: None,
         charts: vec![
             chart(
                 "share of all requests with their first token so soon",
                 "time to the first token (s)",
                 Kind::Logarithmic,
-                &|row| distribution(row, trace.requests.len()),
+                &|row| distribution(row, compared.requests),
             ),
             chart(
                 "share within the SLO, by length of prompt",

@@ -67,6 +67,7 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["secret", "remove"],
     &["sim"],
     &["sim", "compare"],
+    &["sim", "run"],
     &["sim", "serve"],
     &["events"],
     &["audit"],

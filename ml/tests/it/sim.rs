@@ -99,3 +99,76 @@ fn what_cannot_be_simulated_is_refused() {
         "{error}"
     );
 }
+
+const SCENARIO: &str = "\
+schema: mlmesh.sim_scenario/1
+name: two engines
+engines: 2
+profile: small.yaml
+workload:
+  trace: {file: trace.jsonl, format: mooncake, time_scale: 0.5}
+strategies: [baseline_rr, hybrid_mesh, floor]
+rtt_ms: 2
+seeds: 2
+";
+
+#[test]
+fn a_scenario_finds_its_files_beside_it() {
+    let place = place();
+    let profile = include_str!("../../../mlmesh-sim/profiles/reference.yaml");
+    std::fs::create_dir(place.project().join("sub")).unwrap();
+    place.write("sub/trace.jsonl", trace());
+    place.write("sub/small.yaml", profile.replace("slots: 32", "slots: 2"));
+    place.write("sub/scenario.yaml", SCENARIO);
+    let run = |more: &[&str]| {
+        let mut arguments = vec!["sim", "run", "sub/scenario.yaml", "--json"];
+        arguments.extend(more);
+        place.ml(&arguments)
+    };
+    let ran = run(&["-o", "report"]).exits(0).json();
+    let rows = ran["strategies"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        assert!(row["tpot_s"]["mean"].as_f64().unwrap() >= 0.005, "{row}");
+        let times = [&row["e2e_s"]["p50"], &row["ttft_s"]["p50"]];
+        assert!(times[0].as_f64() > times[1].as_f64(), "{row}");
+    }
+    let page = place.project().join("report/compare.html");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("two engines (simulated)"), "{page}");
+
+    place.write("sub/scenario.yaml", SCENARIO.replace("seeds", "seed"));
+    let error = run(&[]).exits(2).error();
+    assert_eq!(error["code"], "scenario_invalid");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("sub/scenario.yaml:9: "), "{error}");
+    place.write(
+        "sub/scenario.yaml",
+        SCENARIO.replace("small.yaml", "none.yaml"),
+    );
+    run(&[]).exits(1);
+}
+
+#[test]
+fn whole_engines_can_be_compared_on_a_trace() {
+    let place = place();
+    place.write("trace.jsonl", trace());
+    let arguments = [
+        "sim",
+        "compare",
+        "--trace",
+        "trace.jsonl",
+        "--engines",
+        "2",
+        "--engine",
+        "a100x8-70b",
+        "--strategies",
+        "least_ttft,floor",
+        "--json",
+    ];
+    let compared = place.ml(&arguments).exits(0).json();
+    for row in compared["strategies"].as_array().unwrap() {
+        // An iteration reads all weights once.
+        assert!(row["tpot_s"]["p50"].as_f64().unwrap() > 0.0146, "{row}");
+    }
+}

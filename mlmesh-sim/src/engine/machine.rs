@@ -104,6 +104,10 @@ pub struct Counts {
     pub hit_tokens: u64,
     /// Tokens of prompts that were worked on.
     pub prefilled_tokens: u64,
+    /// Tokens of answers behind the first one.
+    pub written_tokens: u64,
+    /// How long their iterations took, once for each of them.
+    pub written_us: u64,
 }
 
 /// One engine.
@@ -377,6 +381,10 @@ impl Engine {
             answers,
             prompts,
         });
+        if answers {
+            self.counts.written_tokens += self.answers.count;
+            self.counts.written_us += self.answers.count * (ends_us - now_us);
+        }
         // Time in which both lanes work counts once.
         self.counts.busy_us += ends_us.saturating_sub(self.busy_until_us.max(now_us));
         self.busy_until_us = self.busy_until_us.max(ends_us);

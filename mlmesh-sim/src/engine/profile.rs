@@ -187,6 +187,16 @@ impl Profile {
         Ok(())
     }
 
+    /// How long it works alone on an answer behind its first token.
+    #[must_use]
+    pub fn answer_us(&self, prompt_tokens: u64, output_tokens: u64) -> u64 {
+        let iteration_us = |more: u64| {
+            let us = self.cost.iteration_us + self.cost.answers_us(1, prompt_tokens + more);
+            (us.round() as u64).max(1)
+        };
+        (1..output_tokens).map(iteration_us).sum()
+    }
+
     /// The same engine, which takes so many times as long for everything.
     #[must_use]
     pub fn slower(&self, factor: f64) -> Self {
@@ -208,6 +218,8 @@ impl Profile {
     /// How long it works on a prompt alone of which it holds so many tokens.
     #[must_use]
     pub fn prefill_us(&self, prompt_tokens: u64, cached_tokens: u64) -> u64 {
+        // The first token of the answer is made of the last one of the prompt.
+        let prompt_tokens = prompt_tokens.max(1);
         let new = prompt_tokens.saturating_sub(cached_tokens).max(1);
         let passes = new.div_ceil(self.batched_tokens_max) as f64;
         let pass_us = self.cost.prefill_us

@@ -11,6 +11,8 @@ fn rows(engines: u16, names: &[&str], seeds: std::ops::Range<u64>, sigma: f64) -
         contenders: parsed.collect(),
         seeds: seeds.collect(),
         sigma,
+        fleet: None,
+        leave_out_us: 0,
     };
     compare(mooncake(), &comparison).strategies
 }
