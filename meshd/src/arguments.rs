@@ -61,6 +61,12 @@ pub(crate) struct Gateway {
     /// What a first token may take, beside twice what the prompt takes an idle engine; what would take longer is refused
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) ttft_slo: Duration,
+    /// Who may ask, and how much: tenants with hashes of their API keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_keys: Option<PathBuf>,
+    /// A line of JSON for each request of a tenant
+    #[arg(long, value_name = "FILE", requires = "api_keys")]
+    pub(crate) usage_log: Option<PathBuf>,
     /// Threads that serve clients
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,

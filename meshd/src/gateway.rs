@@ -2,15 +2,24 @@
 //! standard error, and nothing is read from or kept on disk.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use anyhow::Context;
-use mlmesh_gateway::{Settings, Signals, Target, Waits};
+use mlmesh_exec::SystemClock;
+use mlmesh_gateway::keys::Keys;
+use mlmesh_gateway::{Settings, Signals, Target, Used};
+use mlmesh_model::Clock as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::Gateway;
-use crate::limits::GATEWAY_DRAIN_GRACE;
+use crate::limits::{
+    GATEWAY_DRAIN_GRACE, USAGE_LOG_BYTES_MAX, USAGE_LOG_FILES_MAX, USAGE_LOG_LINES_MAX,
+};
+use crate::logs::RotatingFile;
 
 /// Serves until a signal, then drains.
 pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
@@ -37,19 +46,28 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         }
     };
     let targets: Result<Vec<Target>, _> = arguments.target.iter().map(|url| url.parse()).collect();
+    let targets = targets.context("read `--target`")?;
+    let keys = arguments.api_keys.as_deref().map(read_keys).transpose()?;
+    let (usage, log) = match arguments.usage_log {
+        Some(path) => {
+            let (sender, log) = usage_log(path)?;
+            (Some(sender), Some(log))
+        }
+        None => (None, None),
+    };
     let gateway = mlmesh_gateway::Gateway::start(Settings {
-        listen: arguments.listen,
         admin: arguments.admin,
-        targets: targets.context("read `--target`")?,
         strategy: arguments.strategy,
         slo: arguments.ttft_slo,
+        keys,
+        usage,
         threads: arguments.threads,
         allow_plaintext: arguments.allow_plaintext,
-        waits: Waits::default(),
         signals: Signals {
             runtime: arguments.runtime,
             sources: arguments.signals,
         },
+        ..Settings::new(arguments.listen, targets)
     })
     .context("start the gateway")?;
     let admin = gateway.admin_address();
@@ -62,7 +80,52 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
     runtime.block_on(signalled);
     tracing::info!("draining");
     gateway.drain(GATEWAY_DRAIN_GRACE);
+    // Its last sender is gone, so that it ends when all is written.
+    if log.is_some_and(|log| log.join().is_err()) {
+        tracing::error!("the usage log failed");
+    }
     Ok(())
+}
+
+fn read_keys(path: &Path) -> anyhow::Result<Keys> {
+    let read = || format!("read `--api-keys` at `{}`", path.display());
+    let text = std::fs::read_to_string(path).with_context(read)?;
+    Keys::read(&text).with_context(read)
+}
+
+/// A thread that writes what tenants have used, a line of JSON for each request.
+fn usage_log(path: PathBuf) -> anyhow::Result<(SyncSender<Used>, JoinHandle<()>)> {
+    let shown = path.display().to_string();
+    let file = RotatingFile::open(path, USAGE_LOG_BYTES_MAX, USAGE_LOG_FILES_MAX);
+    let mut file = file.with_context(|| format!("open `--usage-log` at `{shown}`"))?;
+    let (sender, receiver) = sync_channel::<Used>(USAGE_LOG_LINES_MAX);
+    let write = move || {
+        while let Ok(first) = receiver.recv() {
+            for used in std::iter::once(first).chain(receiver.try_iter()) {
+                file.append(usage_line(&used).as_bytes());
+            }
+            file.flush();
+        }
+    };
+    let thread = std::thread::Builder::new().name("usage-log".to_owned());
+    let thread = thread.spawn(write).context("start a thread")?;
+    Ok((sender, thread))
+}
+
+fn usage_line(used: &Used) -> String {
+    let line = serde_json::json!({
+        "schema": "mlmesh.gateway.usage/1",
+        "ended_us": SystemClock.now().0,
+        "tenant": used.tenant,
+        "model": used.model,
+        "status": used.status,
+        "took_ms": used.took_ms,
+        "prompt_tokens": used.prompt_tokens,
+        "cached_tokens": used.cached_tokens,
+        "answer_tokens": used.answer_tokens,
+        "answer_tokens_by": if used.is_counted { "engine" } else { "events" },
+    });
+    format!("{line}\n")
 }
 
 /// Each client may take two descriptors: asks for as many as the system allows.

@@ -101,3 +101,8 @@ pub(crate) const USERS_MAX: usize = 10_000;
 pub(crate) const KEYS_MAX: usize = 10_000;
 /// How long requests under way may go on after the gateway was told to stop.
 pub(crate) const GATEWAY_DRAIN_GRACE: Duration = Duration::from_secs(30);
+/// Size of a usage log of the gateway, and how many older ones are kept.
+pub(crate) const USAGE_LOG_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const USAGE_LOG_FILES_MAX: u32 = 16;
+/// Ended requests that wait to be written; more are counted and not written.
+pub(crate) const USAGE_LOG_LINES_MAX: usize = 16_384;

@@ -8,6 +8,7 @@
 //! A request that does not wait meets no lock here. One that waits takes one to leave a
 //! channel behind, over which whoever frees a target hands it the router's word.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -74,6 +75,13 @@ pub(crate) struct Counts {
     pub(crate) hopeless: AtomicU64,
     pub(crate) full: AtomicU64,
     pub(crate) without_target: AtomicU64,
+}
+
+/// What the body of a request says that matters here.
+pub(crate) struct Wish {
+    pub(crate) ask: Ask,
+    pub(crate) model: Option<String>,
+    pub(crate) answer_tokens_max: Option<u64>,
 }
 
 /// Room that a thread uses again for each decision.
@@ -149,9 +157,13 @@ impl Brain {
         self.router.waiting()
     }
 
-    /// What the router is to know of a request with this body, or with so many bytes of it
-    /// that are not here.
-    pub(crate) fn ask(&self, work: &mut Work, body: Option<&[u8]>, bytes: u64) -> Ask {
+    /// The clock of all times here.
+    pub(crate) fn clock(&self) -> &SnapshotCell {
+        &self.known
+    }
+
+    /// What is asked for by a body, or by so many bytes of one that are not here.
+    pub(crate) fn wish(&self, work: &mut Work, body: Option<&[u8]>, bytes: u64) -> Wish {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let scanned = body.map_or_else(Scan::default, |body| scan(body).unwrap_or_default());
         let blocks = &mut work.blocks;
@@ -189,7 +201,11 @@ impl Brain {
         ask.deadline_us = now_us
             .saturating_add(slo_us)
             .saturating_add(cold_us.saturating_mul(2));
-        ask
+        Wish {
+            ask,
+            model: scanned.model.map(Cow::into_owned),
+            answer_tokens_max: scanned.tokens_max,
+        }
     }
 
     /// Asks for a target, but for those in `tried`.

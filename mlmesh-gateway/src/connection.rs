@@ -231,8 +231,11 @@ impl Connection {
                 self.input.passed(bytes);
                 return Ok(Some(Asked::Page(page, request)));
             }
-            let reads_bodies = thread.shared.brain.reads_bodies();
-            let request = head.write(reads_bodies, &mut self.head, &thread.spare);
+            let tenant = thread.shared.tenant(head.key())?;
+            let reads_bodies = thread.shared.reads_bodies();
+            let keeps_key = tenant.is_some();
+            let mut request = head.write(reads_bodies, keeps_key, &mut self.head, &thread.spare);
+            request.tenant = tenant;
             self.input.passed(bytes);
             let is_awaited = request.expects && request.reads_body(reads_bodies);
             self.begun = Some(request);
@@ -255,7 +258,7 @@ impl Connection {
         let new = &self.input.filled()[self.kept..];
         let known = request.body.advance(new).map_err(Refusal::Malformed)?;
         self.kept += known;
-        let is_read = request.reads_body(thread.shared.brain.reads_bodies());
+        let is_read = request.reads_body(thread.shared.reads_bodies());
         if !is_read || request.body.is_done() || self.kept >= BODY_READ_MAX {
             return Ok(true);
         }

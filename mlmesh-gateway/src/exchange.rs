@@ -8,22 +8,21 @@
 //!
 //! Everything else is a 502, since the target may have carried the request out.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use mlmesh_route::Ask;
 use tokio::net::TcpStream;
 
 use crate::body::Body;
-use crate::call::Call;
 use crate::connection::Connection;
+use crate::errand::{Errand, Unplaced};
 use crate::hop::{Fault, Hop};
 use crate::linger::receive;
 use crate::metrics::{Outcome, TargetCounters};
-use crate::place::{Placed, Unplaced};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::thread::Thread;
@@ -48,25 +47,16 @@ pub(crate) enum End {
     },
 }
 
-/// A request on its way: what the router was told of it, and where it goes.
-struct Errand {
-    /// Nothing for what is no work.
-    ask: Option<Ask>,
-    place: Placed,
-    /// Targets that took no connection.
-    tried: Vec<usize>,
-}
-
 /// Carries a request whose head was written but for the target.
 pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> End {
     let thread = Rc::clone(&connection.thread);
-    let mut errand = match Errand::begin(connection, &thread, &request).await {
+    let mut errand = match begin(connection, &thread, &request).await {
         Ok(errand) => errand,
-        Err(unplaced) => return unplaced.end(&request),
+        Err(why) => return unplaced(why, &request),
     };
     let mut may_reuse = true;
     loop {
-        let target = errand.place.target();
+        let target = errand.target();
         let under_way = UnderWay::at(&thread, target);
         let idle = if may_reuse {
             thread.pool.take(target)
@@ -83,9 +73,10 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
                     if outcome == Outcome::ClientGone {
                         return End::Cut;
                     }
-                    match errand.elsewhere(connection, &thread).await {
+                    let gone = |cx: &mut Context<'_>| is_gone(connection, &thread, cx);
+                    match errand.elsewhere(&thread, gone).await {
                         Ok(next) => (errand, may_reuse) = (next, true),
-                        Err(unplaced) => return unplaced.end(&request),
+                        Err(why) => return unplaced(why, &request),
                     }
                     continue;
                 }
@@ -93,8 +84,7 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
         };
         let host = thread.shared.targets[target].host();
         request.address(host, &mut connection.head, &thread.spare);
-        let booked = errand.place.bound();
-        let mut hop = Hop::new(connection, &thread, stream, &request, was_idle, booked);
+        let mut hop = Hop::new(connection, &thread, stream, &request, was_idle, &mut errand);
         match poll_fn(|cx| hop.poll(cx)).await {
             Ok(()) => {
                 under_way.count(Outcome::of_status(hop.status()));
@@ -117,66 +107,42 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
     }
 }
 
-impl Errand {
-    /// Tells the router what of the request is here, and waits for its word.
-    async fn begin(
-        connection: &mut Connection,
-        thread: &Thread,
-        request: &Request,
-    ) -> Result<Errand, Unplaced> {
-        let brain = &thread.shared.brain;
-        let ask = (request.call != Call::Other).then(|| {
-            let here = &connection.input.filled()[..connection.kept];
-            let bytes = here.len() as u64 + request.body.announced();
-            let is_read = request.reads_body(brain.reads_bodies());
-            let work = &mut *thread.work.borrow_mut();
-            match request.is_chunked {
-                true if is_read => brain.ask(work, Some(&data_of(here)), bytes),
-                _ => brain.ask(work, is_read.then_some(here), bytes),
-            }
-        });
-        let tried = Vec::new();
-        let place = find(connection, thread, ask.as_ref(), &tried).await?;
-        Ok(Errand { ask, place, tried })
-    }
-
-    /// The same after its target took no connection.
-    async fn elsewhere(
-        self,
-        connection: &mut Connection,
-        thread: &Thread,
-    ) -> Result<Errand, Unplaced> {
-        let Errand {
-            ask,
-            place,
-            mut tried,
-        } = self;
-        tried.push(place.target());
-        // Its booking ends before the next begins.
-        drop(place);
-        let place = find(connection, thread, ask.as_ref(), &tried).await?;
-        Ok(Errand { ask, place, tried })
-    }
-}
-
-/// A target, unless the client goes away first.
-async fn find(
+/// Tells the router what of the request is here, and waits for its word.
+async fn begin(
     connection: &mut Connection,
     thread: &Thread,
-    ask: Option<&Ask>,
-    tried: &[usize],
-) -> Result<Placed, Unplaced> {
-    Placed::find(thread, ask, tried, |cx| is_gone(connection, thread, cx)).await
+    request: &Request,
+) -> Result<Errand, Unplaced> {
+    let is_read = request.reads_body(thread.shared.reads_bodies());
+    let here = &connection.input.filled()[..connection.kept];
+    let bytes = here.len() as u64 + request.body.announced();
+    // What is waited for meanwhile goes into the same buffer.
+    let data = match (is_read, request.is_chunked) {
+        (false, _) => None,
+        (true, true) => Some(Cow::Owned(data_of(here))),
+        (true, false) => Some(Cow::Borrowed(here)),
+    };
+    let begun = Errand::tell(
+        thread,
+        request.call,
+        data.as_deref(),
+        bytes,
+        request.tenant.as_ref(),
+    );
+    drop(data);
+    let begun = begun.map_err(Unplaced::Refused)?;
+    begun
+        .place(thread, |cx| is_gone(connection, thread, cx))
+        .await
 }
 
-impl Unplaced {
-    fn end(self, request: &Request) -> End {
-        match self {
-            Unplaced::ClientGone => End::Cut,
-            // What is here of the request is forgotten; if that is all, the next may come.
-            Unplaced::Refused(refusal) => {
-                refused(refusal, request, request.body.is_done() && !request.close)
-            }
+/// What becomes of a request without a target. What is here of it is forgotten; if that
+/// is all, the next may come.
+fn unplaced(why: Unplaced, request: &Request) -> End {
+    match why {
+        Unplaced::ClientGone => End::Cut,
+        Unplaced::Refused(refusal) => {
+            refused(refusal, request, request.body.is_done() && !request.close)
         }
     }
 }

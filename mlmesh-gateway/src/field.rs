@@ -33,6 +33,7 @@ pub(crate) enum Field {
     TransferEncoding,
     Host,
     Expect,
+    Authorization,
     /// Belongs to one hop whatever `Connection` says.
     Hop,
     Other,
@@ -49,6 +50,7 @@ impl Field {
             7 if is("upgrade") => Field::Hop,
             10 if is("connection") => Field::Connection,
             10 if is("keep-alive") => Field::Hop,
+            13 if is("authorization") => Field::Authorization,
             14 if is("content-length") => Field::ContentLength,
             14 if is("http2-settings") => Field::Hop,
             16 if is("proxy-connection") => Field::Hop,
@@ -95,7 +97,7 @@ impl Fields {
                 Field::Expect => {
                     fields.expects |= header.value.eq_ignore_ascii_case(b"100-continue");
                 }
-                Field::Hop | Field::Other => {}
+                Field::Authorization | Field::Hop | Field::Other => {}
             }
         }
         Ok(fields)
@@ -111,7 +113,11 @@ impl Fields {
                     Field::Host | Field::ContentLength | Field::TransferEncoding => {
                         return Err("`Connection` names a field that frames the message");
                     }
-                    Field::Connection | Field::Expect | Field::Hop | Field::Other => {}
+                    Field::Connection
+                    | Field::Expect
+                    | Field::Authorization
+                    | Field::Hop
+                    | Field::Other => {}
                 }
                 self.names = true;
             }
@@ -125,7 +131,9 @@ impl Fields {
         match field {
             Field::Connection | Field::Hop => true,
             Field::ContentLength | Field::TransferEncoding | Field::Host => false,
-            Field::Expect | Field::Other => self.names && is_named(name, headers),
+            Field::Expect | Field::Authorization | Field::Other => {
+                self.names && is_named(name, headers)
+            }
         }
     }
 }

@@ -98,7 +98,12 @@ fn fuzz_requests() {
             return;
         };
         let bytes = head.bytes();
-        let mut request = head.write(input.len() % 2 == 0, &mut output, &spare);
+        let mut request = head.write(
+            input.len() % 2 == 0,
+            input.len() % 3 == 0,
+            &mut output,
+            &spare,
+        );
         request.address("engine:1", &mut output, &spare);
         let written = output.filled();
         let fields = fields(written);

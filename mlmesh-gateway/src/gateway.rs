@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,16 +14,18 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::bill::{Ledger, Used};
 use crate::brain::Brain;
 use crate::connection::Door;
-use crate::limits::{BACKLOG, TARGETS_MAX, THREADS_MAX, Waits};
+use crate::keys::Keys;
+use crate::limits::{BACKLOG, STRATEGY, TARGETS_MAX, THREADS_MAX, TTFT_SLO, Waits};
 use crate::metrics::Counters;
 use crate::signals::{SignalError, Signals, SnapshotCell, Watch};
 use crate::target::Target;
 use crate::thread::{self, Shared, Stop};
 
 /// What a gateway is started with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
@@ -34,6 +38,10 @@ pub struct Settings {
     pub strategy: String,
     /// What a first token may take, beside twice what the prompt takes an empty engine.
     pub slo: Duration,
+    /// Who may ask; everybody, where there are none.
+    pub keys: Option<Keys>,
+    /// Where ended requests of tenants are told.
+    pub usage: Option<SyncSender<Used>>,
     /// Threads that serve `listen`.
     pub threads: usize,
     /// Speak plaintext on other addresses than loopback.
@@ -42,6 +50,25 @@ pub struct Settings {
     pub waits: Waits,
     /// Whom is asked about the targets.
     pub signals: Signals,
+}
+
+impl Settings {
+    /// The usual ones.
+    pub fn new(listen: SocketAddr, targets: Vec<Target>) -> Settings {
+        Settings {
+            listen,
+            admin: None,
+            targets,
+            strategy: STRATEGY.to_owned(),
+            slo: TTFT_SLO,
+            keys: None,
+            usage: None,
+            threads: 1,
+            allow_plaintext: false,
+            waits: Waits::default(),
+            signals: Signals::default(),
+        }
+    }
 }
 
 /// Why a gateway does not start.
@@ -116,6 +143,11 @@ impl Gateway {
             waits,
             brain: Arc::clone(&brain),
             watch: Arc::clone(&watch),
+            keys: settings.keys,
+            ledger: Arc::new(Ledger {
+                log: settings.usage,
+                untold: AtomicU64::new(0),
+            }),
         });
         let (stop, stopped) = watch::channel(None);
         let asking = watch.start(brain, stopped.clone());

@@ -16,9 +16,8 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::body::Body;
-use crate::brain::Bound;
-use crate::call::Call;
 use crate::connection::Connection;
+use crate::errand::Errand;
 use crate::exchange::End;
 use crate::farewell::{self, Tail};
 use crate::limits::INTERIM_MAX;
@@ -48,9 +47,7 @@ pub(crate) struct Hop<'c> {
     forward: usize,
     /// Whether all that the target took is still here.
     is_whole: bool,
-    /// The request's booking, unless it is no work.
-    booked: Option<&'c mut Bound>,
-    call: Call,
+    errand: &'c mut Errand,
     response: Option<Response>,
     /// What of the response's body has still to be received.
     response_body: Body,
@@ -114,7 +111,7 @@ impl<'c> Hop<'c> {
         target: TcpStream,
         request: &Request,
         was_idle: bool,
-        booked: Option<&'c mut Bound>,
+        errand: &'c mut Errand,
     ) -> Hop<'c> {
         connection
             .deadline
@@ -136,8 +133,7 @@ impl<'c> Hop<'c> {
             kept_sent: 0,
             forward: 0,
             is_whole: true,
-            booked,
-            call: request.call,
+            errand,
             response: None,
             response_body: Body::Done,
             relay: 0,
@@ -381,13 +377,10 @@ impl<'c> Hop<'c> {
             if reply.is_empty() {
                 let piece = self.response_body.piece(answer.filled());
                 let piece = piece.map_err(Fault::Target)?;
-                follow(
-                    &mut self.booked,
-                    self.call,
-                    response,
-                    &answer.filled()[..piece.bytes],
-                );
-                self.tail.follow(&answer.filled()[..piece.bytes]);
+                let bytes = &answer.filled()[..piece.bytes];
+                self.errand
+                    .follow(response.status, response.is_events, bytes);
+                self.tail.follow(bytes);
                 reply.append(&answer.filled()[piece.data], spare);
                 answer.passed(piece.bytes);
             }
@@ -396,7 +389,8 @@ impl<'c> Hop<'c> {
         let known = self.response_body.advance(answer.filled());
         self.relay = known.map_err(Fault::Target)?;
         let piece = &answer.filled()[..self.relay];
-        follow(&mut self.booked, self.call, response, piece);
+        self.errand
+            .follow(response.status, response.is_events, piece);
         if response.is_events {
             self.tail.follow(piece);
         }
@@ -501,15 +495,5 @@ impl<'c> Hop<'c> {
         } else {
             Fault::TargetStalled
         }
-    }
-}
-
-/// Learns what a piece of a response's body says, if the response is a good one.
-fn follow(booked: &mut Option<&mut Bound>, call: Call, response: Response, piece: &[u8]) {
-    if let Some(booked) = booked
-        && !piece.is_empty()
-        && (200..300).contains(&response.status)
-    {
-        booked.follow(call, response.is_events, piece);
     }
 }

@@ -16,6 +16,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use mlmesh_route::Allowance;
 use serde::Deserialize;
@@ -32,7 +33,7 @@ const BURST_SECONDS: u64 = 10;
 
 /// The tenants of a gateway.
 pub struct Keys {
-    tenants: Vec<Tenant>,
+    tenants: Vec<Arc<Tenant>>,
     by_hash: HashMap<[u8; 32], usize>,
 }
 
@@ -171,17 +172,17 @@ impl Keys {
                 _ => {}
             }
         }
-        self.tenants.push(Tenant {
+        self.tenants.push(Arc::new(Tenant {
             name,
             weight: entry.weight.unwrap_or(NonZeroU32::MIN),
             requests,
             tokens,
-        });
+        }));
         Ok(())
     }
 
     /// Whose key this is.
-    pub fn tenant(&self, key: &[u8]) -> Option<&Tenant> {
+    pub fn tenant(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         self.by_hash.get(&hash).map(|place| &self.tenants[*place])
     }
@@ -225,6 +226,13 @@ impl Tenant {
             tokens.settle(now_us, estimated, used);
         }
     }
+}
+
+/// The key in a value of `Authorization` (RFC 6750, section 2.1).
+pub(crate) fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked(b"Bearer ".len())?;
+    let key = key.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && !key.is_empty()).then_some(key)
 }
 
 fn of_hex(text: &str) -> Option<[u8; 32]> {

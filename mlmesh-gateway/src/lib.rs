@@ -13,12 +13,14 @@
 //! It decides nothing about requests beyond the order of targets, keeps nothing on disk,
 //! and knows neither the daemon nor a configuration file.
 
+mod bill;
 mod body;
 mod brain;
 mod buffer;
 mod call;
 mod connection;
 mod deadline;
+mod errand;
 mod exchange;
 mod farewell;
 mod field;
@@ -32,7 +34,6 @@ pub mod limits;
 mod linger;
 mod metrics;
 mod pages;
-mod place;
 mod pool;
 mod refusal;
 mod request;
@@ -43,6 +44,7 @@ mod target;
 mod thread;
 mod usage;
 
+pub use bill::Used;
 pub use gateway::{Gateway, GatewayError, Settings};
 pub use limits::Waits;
 pub use signals::{Runtime, SignalError, SignalSource, Signals, SnapshotCell};

@@ -40,6 +40,10 @@ pub const BACKLOG: u32 = 1024;
 pub const THREADS_MAX: usize = 256;
 /// Targets of one gateway.
 pub const TARGETS_MAX: usize = 512;
+/// How targets are chosen, unless it is said.
+pub const STRATEGY: &str = "hybrid_mesh";
+/// What a first token may take, beside twice what its prompt takes an empty target.
+pub const TTFT_SLO: Duration = Duration::from_secs(30);
 /// Bytes of a target's host with its port.
 pub const HOST_BYTES_MAX: usize = 262;
 /// Bytes that a client may still send after its connection's last response.

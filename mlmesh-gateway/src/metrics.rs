@@ -156,6 +156,12 @@ pub(crate) fn text(shared: &Shared) -> String {
         &decisions,
     );
     family(
+        "mlmesh_gateway_usage_untold_total",
+        "counter",
+        "Ended requests for which the usage log had no room.",
+        &none(shared.ledger.untold.load(Ordering::Relaxed).into()),
+    );
+    family(
         "mlmesh_gateway_requests_waiting",
         "gauge",
         "Requests that wait for a target.",

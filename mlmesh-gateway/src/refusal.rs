@@ -29,6 +29,13 @@ pub(crate) enum Refusal {
         late_ms: u64,
         retry_after_s: u32,
     },
+    /// No key, or one that is not known.
+    KeyUnknown,
+    /// The tenant has asked for more than it may.
+    OverLimit {
+        is_tokens: bool,
+        retry_after_s: u32,
+    },
     /// As many requests wait as may.
     QueueFull {
         queue_max: usize,
@@ -51,6 +58,8 @@ impl Refusal {
             Refusal::NoTarget { .. } => "no_target",
             Refusal::Hopeless { .. } => "deadline_missed",
             Refusal::QueueFull { .. } => "queue_full",
+            Refusal::KeyUnknown => "invalid_api_key",
+            Refusal::OverLimit { .. } => "rate_limit_exceeded",
         }
     }
 
@@ -65,7 +74,10 @@ impl Refusal {
             Refusal::TargetUnreachable | Refusal::TargetFailed(_) => "502 Bad Gateway",
             Refusal::TargetTimeout => "504 Gateway Timeout",
             Refusal::NoTarget { .. } => "503 Service Unavailable",
-            Refusal::Hopeless { .. } | Refusal::QueueFull { .. } => "429 Too Many Requests",
+            Refusal::Hopeless { .. } | Refusal::QueueFull { .. } | Refusal::OverLimit { .. } => {
+                "429 Too Many Requests"
+            }
+            Refusal::KeyUnknown => "401 Unauthorized",
         }
     }
 
@@ -74,13 +86,15 @@ impl Refusal {
         match self {
             Refusal::NoTarget { retry_after_s }
             | Refusal::Hopeless { retry_after_s, .. }
-            | Refusal::QueueFull { retry_after_s, .. } => Some(retry_after_s),
+            | Refusal::QueueFull { retry_after_s, .. }
+            | Refusal::OverLimit { retry_after_s, .. } => Some(retry_after_s),
             Refusal::Malformed(_)
             | Refusal::HeadTooLarge
             | Refusal::VersionUnsupported
             | Refusal::MethodUnsupported
             | Refusal::RequestTimeout
             | Refusal::PageUnknown
+            | Refusal::KeyUnknown
             | Refusal::TargetUnreachable
             | Refusal::TargetFailed(_)
             | Refusal::TargetTimeout => None,
@@ -102,6 +116,14 @@ impl Refusal {
             Refusal::TargetUnreachable => "no target could be reached".to_owned(),
             Refusal::TargetFailed(what) => format!("the target failed: {what}"),
             Refusal::TargetTimeout => "the target did not answer in time".to_owned(),
+            Refusal::KeyUnknown => {
+                "the API key is missing or not known; it stands in `Authorization: Bearer KEY`"
+                    .to_owned()
+            }
+            Refusal::OverLimit { is_tokens, .. } => {
+                let what = if is_tokens { "tokens" } else { "requests" };
+                format!("more {what} were asked for than this key may have in a minute")
+            }
             Refusal::NoTarget { .. } => "no target is usable".to_owned(),
             Refusal::Hopeless { late_ms, .. } => {
                 format!("the first token would come {late_ms} ms later than it has to be there")

@@ -1,6 +1,7 @@
 //! The head of a request: read strictly, and written again for a target.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use httparse::{Error, Header, Status};
 
@@ -8,6 +9,7 @@ use crate::body::Body;
 use crate::buffer::{Buffer, Spare};
 use crate::call::Call;
 use crate::field::{Field, Fields, Framing, lines_are_strict};
+use crate::keys::{self, Tenant};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::refusal::Refusal;
 
@@ -44,6 +46,8 @@ pub(crate) struct Request {
     pub(crate) call: Call,
     /// The client waits for a word before it sends the body.
     pub(crate) expects: bool,
+    /// Whose key came with it, where keys are asked for.
+    pub(crate) tenant: Option<Arc<Tenant>>,
     /// Where in the written head the target's name comes.
     pub(crate) host: usize,
 }
@@ -120,6 +124,13 @@ impl<'b, 'h> Head<'b, 'h> {
         self.bytes
     }
 
+    /// What stands behind `Authorization: Bearer`.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        let mut fields = self.headers.iter();
+        let field = fields.find(|header| Field::named(header.name) == Field::Authorization)?;
+        keys::bearer(field.value)
+    }
+
     /// The page of the gateway that this path names.
     pub(crate) fn page(&self) -> Option<Page> {
         Page::at(self.path)
@@ -142,14 +153,22 @@ impl<'b, 'h> Head<'b, 'h> {
             is_chunked: self.fields.framing == Framing::Chunked,
             call: Call::of(self.method, self.path, !body.is_done()),
             expects: self.fields.expects && !self.is_old,
+            tenant: None,
             host: 0,
         }
     }
 
     /// Writes the head for a target: as it came, but for what belongs to one hop, and for
     /// the target's name, with which it will end. A request whose body is read here first
-    /// (`reads_bodies`) expects nothing of the target any more.
-    pub(crate) fn write(&self, reads_bodies: bool, output: &mut Buffer, spare: &Spare) -> Request {
+    /// (`reads_bodies`) expects nothing of the target any more. A key that is the
+    /// gateway's (`keeps_key`) stays here.
+    pub(crate) fn write(
+        &self,
+        reads_bodies: bool,
+        keeps_key: bool,
+        output: &mut Buffer,
+        spare: &Spare,
+    ) -> Request {
         let mut request = self.request();
         let reads_body = request.reads_body(reads_bodies);
         let mut put = |bytes: &[u8]| {
@@ -162,8 +181,10 @@ impl<'b, 'h> Head<'b, 'h> {
             let field = Field::named(header.name);
             // Who speaks HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
             let is_void = field == Field::Expect && (self.is_old || reads_body);
+            let is_kept = field == Field::Authorization && keeps_key;
             if field == Field::Host
                 || is_void
+                || is_kept
                 || self.fields.stays(field, header.name, self.headers)
             {
                 continue;
@@ -241,7 +262,7 @@ mod tests {
         let Some(head) = Head::read(text.as_bytes(), &mut slots)? else {
             return Ok(None);
         };
-        let request = head.write(false, &mut output, &spare);
+        let request = head.write(false, false, &mut output, &spare);
         request.address("another:1", &mut output, &spare);
         request.address("engine:1", &mut output, &spare);
         let written = String::from_utf8(output.filled().to_vec()).unwrap();

@@ -11,13 +11,16 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
+use crate::bill::Ledger;
 use crate::brain::{Brain, Work};
 use crate::buffer::Spare;
 use crate::connection::{self, Door};
 use crate::http2::{self, Upstreams};
+use crate::keys::{Keys, Tenant};
 use crate::limits::{ACCEPT_PAUSE, CLIENTS_MAX, Waits};
 use crate::metrics::Counters;
 use crate::pool::Pool;
+use crate::refusal::Refusal;
 use crate::signals::Watch;
 use crate::target::Target;
 
@@ -30,6 +33,27 @@ pub(crate) struct Shared {
     pub(crate) brain: Arc<Brain>,
     /// What is known of the targets, for pages.
     pub(crate) watch: Arc<Watch>,
+    /// Who may ask; everybody, where there are none.
+    pub(crate) keys: Option<Keys>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+impl Shared {
+    /// Whether a body has to be there before a target is chosen.
+    pub(crate) fn reads_bodies(&self) -> bool {
+        self.keys.is_some() || self.brain.reads_bodies()
+    }
+
+    /// Whose key this is, where keys are asked for.
+    pub(crate) fn tenant(&self, key: Option<&[u8]>) -> Result<Option<Arc<Tenant>>, Refusal> {
+        let Some(keys) = &self.keys else {
+            return Ok(None);
+        };
+        let tenant = key.and_then(|key| keys.tenant(key));
+        tenant
+            .map(|tenant| Some(Arc::clone(tenant)))
+            .ok_or(Refusal::KeyUnknown)
+    }
 }
 
 /// What all connections of one thread share.

@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 pub(crate) use audit::{follow_audit, last_row, logged_rows};
-use rotating::RotatingFile;
+pub(crate) use rotating::RotatingFile;
 
 use crate::limits::LOG_LINES_WAITING_MAX;
 

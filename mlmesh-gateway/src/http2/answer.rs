@@ -8,16 +8,16 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version, http::request::Parts};
-use mlmesh_route::Ask;
 use tokio::time::timeout;
 
 use crate::call::Call;
 use crate::connection::Door;
+use crate::errand::{Errand, Unplaced};
 use crate::field::Field;
 use crate::http2::passed::{Held, Passed, UnderWay};
+use crate::keys;
 use crate::metrics::Outcome;
 use crate::pages::{self, Answer};
-use crate::place::{Placed, Unplaced};
 use crate::refusal::Refusal;
 use crate::request::Page;
 use crate::target::Target;
@@ -66,7 +66,7 @@ async fn carry(
     }
     let waits = thread.shared.waits;
     let (parts, mut body) = request.into_parts();
-    let brain = &thread.shared.brain;
+    let tenant = thread.shared.tenant(key_of(&parts.headers))?;
     let call = match is_grpc {
         true => Call::of_grpc(parts.uri.path()),
         false => Call::of(
@@ -76,24 +76,23 @@ async fn carry(
         ),
     };
     // The messages of a gRPC call may wait for its answers.
-    let held = match call != Call::Other && !is_grpc && brain.reads_bodies() {
+    let held = match call != Call::Other && !is_grpc && thread.shared.reads_bodies() {
         true => Held::read(thread, &mut body, waits.request_body).await?,
         false => Held::default(),
     };
-    let ask = (call != Call::Other).then(|| {
-        let announced = body.size_hint().lower();
-        let data = (!held.is_empty()).then(|| held.data());
-        let bytes = data.as_ref().map_or(0, Bytes::len) as u64 + announced;
-        brain.ask(&mut thread.work.borrow_mut(), data.as_deref(), bytes)
-    });
+    let announced = body.size_hint().lower();
+    let data = (!held.is_empty()).then(|| held.data());
+    let bytes = data.as_ref().map_or(0, Bytes::len) as u64 + announced;
+    let told = Errand::tell(thread, call, data.as_deref(), bytes, tenant.as_ref())?;
     let mut waiting = Some(Passed::request(held, body, waits.request_body));
     let targets = &thread.shared.targets;
-    let mut tried = Vec::new();
-    let mut booked = place(thread, ask.as_ref(), &tried).await?;
+    // A client that goes away drops this.
+    let placed = told.place(thread, |_| false).await;
+    let mut errand = Some(placed.map_err(Unplaced::refusal)?);
     let mut may_reuse = true;
-    while let Some(body) = waiting.take() {
-        let target = booked.target();
-        let mut under_way = UnderWay::at(thread, target, call);
+    while let (Some(body), Some(mine)) = (waiting.take(), errand.take()) {
+        let target = mine.target();
+        let mut under_way = UnderWay::at(thread, target);
         let idle = match may_reuse {
             true => thread.upstreams.take(target, is_grpc, waits.idle_upstream),
             false => None,
@@ -113,10 +112,8 @@ async fn carry(
                     }
                     Err(outcome) => {
                         under_way.outcome = outcome;
-                        tried.push(target);
-                        // Its booking ends before the next begins.
-                        drop(booked);
-                        booked = place(thread, ask.as_ref(), &tried).await?;
+                        let placed = mine.elsewhere(thread, |_| false).await;
+                        errand = Some(placed.map_err(Unplaced::refusal)?);
                         may_reuse = true;
                         waiting = Some(body);
                         continue;
@@ -125,10 +122,10 @@ async fn carry(
             }
         };
         let was_idle = upstream.was_idle();
-        let request = for_target(&parts, body, &targets[target], is_grpc)?;
+        let request = for_target(&parts, body, &targets[target], is_grpc, tenant.is_some())?;
         match timeout(waits.response_head, upstream.send(request)).await {
             Ok(Ok((response, http1))) => {
-                under_way.answered(&response, http1, booked.into_bound());
+                under_way.answered(&response, http1, mine);
                 return Ok(passed_on(response, waits.response_body, under_way));
             }
             Ok(Err(mut error)) => {
@@ -137,6 +134,7 @@ async fn carry(
                 match error.take_message() {
                     Some(unsent) if was_idle => {
                         may_reuse = false;
+                        errand = Some(mine);
                         waiting = Some(unsent.into_body());
                     }
                     _ => return Err(Refusal::TargetFailed("the connection ended")),
@@ -151,21 +149,13 @@ async fn carry(
     Err(Refusal::TargetUnreachable)
 }
 
-/// A target; a client that goes away drops this.
-async fn place(thread: &Thread, ask: Option<&Ask>, tried: &[usize]) -> Result<Placed, Refusal> {
-    let found = Placed::find(thread, ask, tried, |_| false).await;
-    found.map_err(|unplaced| match unplaced {
-        Unplaced::Refused(refusal) => refusal,
-        Unplaced::ClientGone => Refusal::RequestTimeout,
-    })
-}
-
 /// The request as the target gets it.
 fn for_target(
     parts: &Parts,
     body: Passed,
     target: &Target,
     is_grpc: bool,
+    keeps_key: bool,
 ) -> Result<Request<Passed>, Refusal> {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri = match is_grpc {
@@ -179,6 +169,9 @@ fn for_target(
     let headers = request.headers_mut();
     *headers = parts.headers.clone();
     leave_hop(headers);
+    if keeps_key {
+        headers.remove(header::AUTHORIZATION);
+    }
     headers.append(header::VIA, HeaderValue::from_static("2.0 mlmesh"));
     if is_grpc {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -225,6 +218,12 @@ fn leave_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What stands behind `Authorization: Bearer`.
+fn key_of(headers: &HeaderMap) -> Option<&[u8]> {
+    let field = headers.get(header::AUTHORIZATION)?;
+    keys::bearer(field.as_bytes())
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.is_some_and(|kind| {
@@ -252,7 +251,8 @@ fn trailers_only(refusal: Refusal) -> Reply {
     let code = match refusal {
         Refusal::TargetTimeout => "4",
         Refusal::TargetUnreachable | Refusal::TargetFailed(_) | Refusal::NoTarget { .. } => "14",
-        Refusal::Hopeless { .. } | Refusal::QueueFull { .. } => "8",
+        Refusal::Hopeless { .. } | Refusal::QueueFull { .. } | Refusal::OverLimit { .. } => "8",
+        Refusal::KeyUnknown => "16",
         Refusal::MethodUnsupported | Refusal::PageUnknown => "12",
         _ => "13",
     };

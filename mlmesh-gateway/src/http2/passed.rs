@@ -13,9 +13,8 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::CONTENT_TYPE;
 use tokio::time::timeout;
 
-use crate::brain::Bound;
-use crate::call::Call;
 use crate::deadline::Deadline;
+use crate::errand::Errand;
 use crate::http2::upstream::Http1;
 use crate::limits::BODY_READ_MAX;
 use crate::metrics::Outcome;
@@ -188,8 +187,8 @@ impl Body for Passed {
 pub(crate) struct UnderWay {
     thread: Rc<Thread>,
     target: usize,
-    booked: Option<Bound>,
-    call: Call,
+    errand: Option<Errand>,
+    status: u16,
     is_events: bool,
     /// What is counted if it ends now.
     pub(crate) outcome: Outcome,
@@ -200,14 +199,14 @@ pub(crate) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(crate) fn at(thread: &Rc<Thread>, target: usize, call: Call) -> Self {
+    pub(crate) fn at(thread: &Rc<Thread>, target: usize) -> Self {
         let counters = &thread.counters.targets[target];
         counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
             thread: Rc::clone(thread),
             target,
-            booked: None,
-            call,
+            errand: None,
+            status: 0,
             is_events: false,
             outcome: Outcome::ClientGone,
             done: Outcome::ClientGone,
@@ -221,22 +220,20 @@ impl UnderWay {
         &mut self,
         response: &Response<Incoming>,
         http1: Option<Http1>,
-        booked: Option<Bound>,
+        errand: Errand,
     ) {
         self.done = Outcome::of_status(response.status().as_u16());
         self.http1 = http1;
-        self.booked = booked;
+        self.errand = Some(errand);
+        self.status = response.status().as_u16();
         let kind = response.headers().get(CONTENT_TYPE);
         self.is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     }
 
-    /// Learns what a piece of the response's body says, if the response is a good one.
+    /// Learns what a piece of the response's body says.
     fn follow(&mut self, frame: &Frame<Bytes>) {
-        if let (Some(booked), Some(piece)) = (&mut self.booked, frame.data_ref())
-            && self.done == Outcome::Done
-            && !piece.is_empty()
-        {
-            booked.follow(self.call, self.is_events, piece);
+        if let (Some(errand), Some(piece)) = (&mut self.errand, frame.data_ref()) {
+            errand.follow(self.status, self.is_events, piece);
         }
     }
 

@@ -11,19 +11,11 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn settings(targets: &[&str]) -> Settings {
+    let targets = targets.iter().map(|url| url.parse::<Target>().unwrap());
     Settings {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        admin: None,
-        targets: targets
-            .iter()
-            .map(|url| url.parse::<Target>().unwrap())
-            .collect(),
         strategy: "baseline_rr".to_owned(),
-        slo: Duration::from_secs(30),
-        threads: 1,
-        allow_plaintext: false,
-        waits: Waits::default(),
         signals: unasked(),
+        ..Settings::new((Ipv4Addr::LOCALHOST, 0).into(), targets.collect())
     }
 }
 
@@ -48,7 +40,8 @@ fn what_it_cannot_serve_it_refuses() {
         },
     ];
     for settings in refused {
-        assert!(Gateway::start(settings.clone()).is_err(), "{settings:?}");
+        let shown = format!("{settings:?}");
+        assert!(Gateway::start(settings).is_err(), "{shown}");
     }
     let open = Gateway::start(Settings {
         listen: any,

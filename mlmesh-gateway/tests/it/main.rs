@@ -11,4 +11,5 @@ mod life;
 mod pieces;
 mod routing;
 mod signals;
+mod tenants;
 mod wire;

@@ -100,15 +100,12 @@ pub(crate) fn unasked() -> Signals {
 pub(crate) fn settings(targets: impl Iterator<Item = SocketAddr>) -> Settings {
     let target = |address: SocketAddr| format!("http://{address}").parse::<Target>().unwrap();
     Settings {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        admin: None,
-        targets: targets.map(target).collect(),
         strategy: "baseline_rr".to_owned(),
-        slo: Duration::from_secs(30),
-        threads: 1,
-        allow_plaintext: false,
-        waits: Waits::default(),
         signals: unasked(),
+        ..Settings::new(
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            targets.map(target).collect(),
+        )
     }
 }
 

@@ -92,6 +92,42 @@ fn chat_is_the_same_as_from_the_engine_and_goes_to_each_in_turn() {
 }
 
 #[test]
+fn a_known_key_is_served_and_its_tokens_are_written_down() {
+    let Some(root) = llama::find() else { return };
+    let engine = LlamaServer::start(&root);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (keys, log) = (folder.path().join("keys.toml"), folder.path().join("usage"));
+    // The hash is that of `secret`.
+    let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    let text = format!("[[tenant]]\nname = \"lab\"\nkeys_sha256 = [\"{hash}\"]\n");
+    std::fs::write(&keys, text).expect("a file");
+    let [keys, log] = [keys, log].map(|path| path.to_str().expect("UTF-8").to_owned());
+    let files = ["--api-keys", &keys, "--usage-log", &log];
+    let gateway = Gateway::start(&[engine.address()], &files);
+    let ask = |key: &str| {
+        let line = format!("POST {CHAT} HTTP/1.1\r\nAuthorization: Bearer {key}");
+        let stream = http::send(gateway.address(), &line, &chat(true, 8));
+        let mut text = String::new();
+        let mut stream = stream.expect("a connection");
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    };
+    assert!(ask("other").starts_with("HTTP/1.1 401 "));
+    assert!(ask("secret").contains("[DONE]"));
+    let mut lines = Vec::new();
+    assert!(wait_until(PATIENCE, || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        lines = text.lines().map(str::to_owned).collect();
+        !lines.is_empty()
+    }));
+    let line: Value = serde_json::from_str(&lines[0]).expect("a line of JSON");
+    assert_eq!((lines.len(), &line["tenant"]), (1, &"lab".into()), "{line}");
+    assert_eq!(line["answer_tokens"], 8, "{line}");
+    assert_eq!(line["answer_tokens_by"], "engine");
+    assert!(line["prompt_tokens"].as_u64() > Some(0), "{line}");
+}
+
+#[test]
 fn a_client_that_leaves_frees_the_engine() {
     let Some(place) = place() else { return };
     let line = format!("POST {CHAT} HTTP/1.1");

@@ -191,7 +191,7 @@ fn haproxy(folder: &Path, at: SocketAddr, engine: SocketAddr) -> Result<Program>
     Ok(program)
 }
 
-fn free_address() -> Result<SocketAddr> {
+pub(super) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 

@@ -14,6 +14,7 @@ mod list;
 mod llm;
 mod mlflow;
 mod proof;
+mod route;
 mod sim;
 mod snapshot;
 mod status;
@@ -104,6 +105,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "gateway",
         run: gateway::run,
+        everyday: false,
+    },
+    Bench {
+        name: "route",
+        run: route::run,
         everyday: false,
     },
     Bench {

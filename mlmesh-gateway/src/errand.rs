@@ -1,0 +1,169 @@
+//! A request on its way: what the router was told of it, where it goes, and what its
+//! answer tells.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use mlmesh_route::Ask;
+
+use crate::bill::Bill;
+use crate::brain::{Bound, Offered};
+use crate::call::Call;
+use crate::keys::Tenant;
+use crate::refusal::Refusal;
+use crate::thread::Thread;
+
+/// A request with its target.
+pub(crate) struct Errand {
+    call: Call,
+    /// Nothing for what is no work.
+    ask: Option<Ask>,
+    place: Place,
+    /// Targets that took no connection.
+    tried: Vec<usize>,
+    /// Nothing where there are no tenants.
+    bill: Option<Bill>,
+}
+
+/// A request without a target so far.
+pub(crate) struct Told {
+    call: Call,
+    ask: Option<Ask>,
+    bill: Option<Bill>,
+}
+
+/// Why a request has no target.
+#[derive(Debug)]
+pub(crate) enum Unplaced {
+    ClientGone,
+    Refused(Refusal),
+}
+
+impl Unplaced {
+    /// What a client is told that nobody has seen leave.
+    pub(crate) fn refusal(self) -> Refusal {
+        match self {
+            Unplaced::Refused(refusal) => refusal,
+            Unplaced::ClientGone => Refusal::RequestTimeout,
+        }
+    }
+}
+
+enum Place {
+    /// Nothing is booked for what is no work.
+    Turn(usize),
+    Booked(Box<Bound>),
+}
+
+impl Errand {
+    /// Finds out what is asked for by a body, if it is read, or by so many bytes of one,
+    /// and takes it from the tenant's limits.
+    pub(crate) fn tell(
+        thread: &Thread,
+        call: Call,
+        body: Option<&[u8]>,
+        bytes: u64,
+        tenant: Option<&Arc<Tenant>>,
+    ) -> Result<Told, Refusal> {
+        let shared = &thread.shared;
+        if call == Call::Other {
+            let (ask, bill) = (None, None);
+            return Ok(Told { call, ask, bill });
+        }
+        let wish = shared
+            .brain
+            .wish(&mut thread.work.borrow_mut(), body, bytes);
+        let open = |tenant| Bill::open(tenant, &shared.ledger, shared.brain.clock(), &wish);
+        let bill = tenant.map(open).transpose()?;
+        let ask = Some(wish.ask);
+        Ok(Told { call, ask, bill })
+    }
+
+    /// The same after its target took no connection.
+    pub(crate) async fn elsewhere(
+        mut self,
+        thread: &Thread,
+        is_gone: impl FnMut(&mut Context<'_>) -> bool,
+    ) -> Result<Errand, Unplaced> {
+        let target = self.target();
+        self.tried.push(target);
+        // Its booking ends before the next begins.
+        self.place = Place::Turn(target);
+        self.place = Place::find(thread, self.ask.as_ref(), &self.tried, is_gone).await?;
+        Ok(self)
+    }
+
+    pub(crate) fn target(&self) -> usize {
+        match &self.place {
+            Place::Turn(target) => *target,
+            Place::Booked(bound) => bound.target(),
+        }
+    }
+
+    /// Learns what a piece of the response's body says.
+    pub(crate) fn follow(&mut self, status: u16, is_events: bool, piece: &[u8]) {
+        if piece.is_empty() {
+            return;
+        }
+        if let Place::Booked(bound) = &mut self.place
+            && (200..300).contains(&status)
+        {
+            bound.follow(self.call, is_events, piece);
+        }
+        if let Some(bill) = &mut self.bill {
+            bill.follow(status, piece);
+        }
+    }
+}
+
+impl Told {
+    /// Waits for the router's word. Meanwhile `is_gone` says whether the client does not
+    /// wait any more.
+    pub(crate) async fn place(
+        self,
+        thread: &Thread,
+        is_gone: impl FnMut(&mut Context<'_>) -> bool,
+    ) -> Result<Errand, Unplaced> {
+        let Told { call, ask, bill } = self;
+        Ok(Errand {
+            call,
+            place: Place::find(thread, ask.as_ref(), &[], is_gone).await?,
+            ask,
+            tried: Vec::new(),
+            bill,
+        })
+    }
+}
+
+impl Place {
+    /// Finds a target that is none of those `tried`.
+    async fn find(
+        thread: &Thread,
+        ask: Option<&Ask>,
+        tried: &[usize],
+        mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
+    ) -> Result<Place, Unplaced> {
+        let brain = &thread.shared.brain;
+        let none = Unplaced::Refused(match tried {
+            [] => Refusal::NoTarget { retry_after_s: 1 },
+            _ => Refusal::TargetUnreachable,
+        });
+        let Some(ask) = ask else {
+            return brain.turn(tried).map(Place::Turn).ok_or(none);
+        };
+        let offered = brain.offer(&mut thread.work.borrow_mut(), ask, tried);
+        let mut waits = match offered {
+            Offered::Bound(bound) => return Ok(Place::Booked(Box::new(bound))),
+            Offered::Refused(Refusal::NoTarget { .. }) => return Err(none),
+            Offered::Refused(refusal) => return Err(Unplaced::Refused(refusal)),
+            Offered::Waits(waits) => waits,
+        };
+        let word = poll_fn(|cx| match waits.poll(cx) {
+            Poll::Ready(word) => Poll::Ready(word.map_err(Unplaced::Refused)),
+            Poll::Pending if is_gone(cx) => Poll::Ready(Err(Unplaced::ClientGone)),
+            Poll::Pending => Poll::Pending,
+        });
+        Ok(Place::Booked(Box::new(word.await?)))
+    }
+}
