@@ -33,6 +33,8 @@ struct Slot {
     free_at_us: AtomicU64,
     /// When the newest first token came.
     told_us: AtomicU64,
+    /// When the newest of the requests that have one was bound.
+    told_bound_us: AtomicU64,
     /// By how much predictions are off, up or down, as a part of 2^20.
     error: AtomicU32,
     /// How long the target works on a prompt; zero if none was seen.
@@ -125,15 +127,21 @@ impl Ledger {
     }
 
     /// A first token came: what was booked for it is done, and what is left begins now.
-    /// Says how long the target worked on it, if it does one thing after the other.
+    /// Says how long the target worked on it, if it does one thing after the other; a
+    /// request that later ones have overtaken was not worked on all the time, and says
+    /// nothing.
     pub(crate) fn answered(
         &self,
         target: TargetId,
         now_us: u64,
         bound_us: u64,
         prefill_us: u64,
-    ) -> u64 {
+    ) -> Option<u64> {
         let slot = self.slot(target);
+        if slot.told_bound_us.fetch_max(bound_us, Ordering::Relaxed) > bound_us {
+            self.release(target, now_us, prefill_us);
+            return None;
+        }
         let told_us = slot.told_us.swap(now_us, Ordering::Relaxed);
         let took_us = now_us.saturating_sub(told_us.max(bound_us)).max(1);
         let off = (took_us as f64 / prefill_us.max(1) as f64).ln().abs();
@@ -146,7 +154,7 @@ impl Ledger {
         slot.pace_us
             .store((pace_us as u64).max(1), Ordering::Relaxed);
         self.release(target, now_us, prefill_us);
-        took_us
+        Some(took_us)
     }
 
     /// What was booked for a request is done, or will not be.

@@ -20,10 +20,13 @@
 
 mod allowance;
 pub mod fusion;
+mod health;
+mod hedge;
 mod ledger;
 mod named;
 mod policy;
 mod queue;
+mod retry;
 mod router;
 mod snapshot;
 
@@ -35,9 +38,12 @@ pub use mlmesh_strategy::{
 };
 
 pub use allowance::Allowance;
+pub use health::{Circuit, Evidence, Health, HealthSettings, Rule};
+pub use hedge::{Attempt, Hedge, HedgeCosts, Hedges, NoHedge};
 pub use ledger::{Backlog, Ledger};
 pub use named::{NameError, STRATEGIES, strategy_by_name};
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
+pub use retry::{NoRetry, Progress, Repeatable, RetryBudget, stalled_after_us};
 pub use router::{
     Booking, Budget, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict,
 };

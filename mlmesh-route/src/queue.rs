@@ -277,8 +277,8 @@ impl Queue {
         let (Some(mut waiting), Some(late)) = (self.leave(slot), router.policy().late) else {
             return;
         };
-        let (ask, turn) = (&waiting.ask, waiting.came);
-        let verdict = router.consider(now_us, snapshot, ask, turn, &mut self.scratch);
+        let asked = (&waiting.ask, waiting.came);
+        let verdict = router.consider(now_us, snapshot, asked, &mut self.scratch);
         let best = match verdict {
             Verdict::Reject(refusal) => {
                 effects.push(Effect::Refuse(waiting.ask.request, refusal));

@@ -67,7 +67,9 @@ pub struct Booking<M> {
     pub prompt_tokens: u64,
     /// What a block of it stands for.
     pub block_tokens: u64,
-    /// How long the target worked on it, once the first token is there; else zero.
+    /// Whether its first token was there.
+    pub is_answered: bool,
+    /// How long the target worked on it, if that is known; else zero.
     pub took_us: u64,
     /// What the forecast wants to remember of it.
     pub memo: M,
@@ -249,7 +251,7 @@ impl<F: Forecast> Router<F> {
         scratch: &mut Scratch,
     ) -> Verdict {
         let turn = self.ledger.next_turn();
-        self.consider(now_us, snapshot, ask, turn, scratch)
+        self.consider(now_us, snapshot, (ask, turn), scratch)
     }
 
     /// Takes note of what happened, and says what is to be done now.
@@ -264,22 +266,26 @@ impl<F: Forecast> Router<F> {
         match event {
             Event::FirstToken(booking) => {
                 let terms = booking.terms;
-                booking.took_us =
+                booking.is_answered = true;
+                let took_us =
                     self.ledger
                         .answered(terms.target, now_us, booking.bound_us, terms.prefill_us);
-                let seen = Seen::Prefill {
-                    prompt_tokens: booking.prompt_tokens,
-                    cached_tokens: terms.cached_tokens,
-                    took_us: booking.took_us,
-                };
-                self.forecast.seen(terms.target, seen, booking.memo);
+                if let Some(took_us) = took_us {
+                    booking.took_us = took_us;
+                    let seen = Seen::Prefill {
+                        prompt_tokens: booking.prompt_tokens,
+                        cached_tokens: terms.cached_tokens,
+                        took_us,
+                    };
+                    self.forecast.seen(terms.target, seen, booking.memo);
+                }
             }
             Event::Ended {
                 booking,
                 cached_tokens,
             } => {
                 let terms = booking.terms;
-                if booking.took_us == 0 {
+                if !booking.is_answered {
                     self.ledger.release(terms.target, now_us, terms.prefill_us);
                 }
                 self.ledger.ended(terms.target);
@@ -338,15 +344,50 @@ impl<F: Forecast> Router<F> {
         first.map_or(0, |target| self.forecast.prefill_us(target.id, ask, 0))
     }
 
+    /// The best target beside some, for an attempt that failed there or is late. Nothing
+    /// is booked, and whether it waits or comes in time is the caller's matter.
+    pub fn elsewhere(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        tried: &[TargetId],
+        scratch: &mut Scratch,
+    ) -> Option<Candidate> {
+        let turn = self.ledger.next_turn();
+        self.pick(now_us, snapshot, (ask, turn), tried, scratch)
+    }
+
+    /// Books an attempt at the target that [`Router::elsewhere`] found.
+    pub fn book(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking<F::Memo> {
+        self.bind(now_us, ask, terms)
+    }
+
     /// Filter, score, pick and judge.
     pub(crate) fn consider(
         &self,
         now_us: u64,
         snapshot: &Snapshot,
-        ask: &Ask,
-        turn: u64,
+        (ask, turn): (&Ask, u64),
         scratch: &mut Scratch,
     ) -> Verdict {
+        match self.pick(now_us, snapshot, (ask, turn), &[], scratch) {
+            Some(best) => self.judge(now_us, snapshot, ask, best),
+            None => Verdict::Reject(Refusal {
+                reason: Reason::NoTarget,
+                retry_after_us: RETRY_AFTER_US_MIN,
+            }),
+        }
+    }
+
+    fn pick(
+        &self,
+        now_us: u64,
+        snapshot: &Snapshot,
+        (ask, turn): (&Ask, u64),
+        tried: &[TargetId],
+        scratch: &mut Scratch,
+    ) -> Option<Candidate> {
         let Scratch {
             candidates,
             costs,
@@ -355,7 +396,8 @@ impl<F: Forecast> Router<F> {
         let mut strategy = self.strategy.as_ref();
         let end_ns = budget.map(|budget| (budget.clock_ns)().saturating_add(budget.ns_max));
         candidates.clear();
-        for target in snapshot.targets.iter().filter(|target| target.usable) {
+        let usable = snapshot.targets.iter().filter(|target| target.usable);
+        for target in usable.filter(|target| !tried.contains(&target.id)) {
             let mut candidate = self.stands(now_us, target);
             if strategy.needs_forecast() {
                 self.predict(ask, &mut candidate);
@@ -372,10 +414,7 @@ impl<F: Forecast> Router<F> {
         costs.clear();
         costs.resize(candidates.len(), 0);
         if candidates.is_empty() {
-            return Verdict::Reject(Refusal {
-                reason: Reason::NoTarget,
-                retry_after_us: RETRY_AFTER_US_MIN,
-            });
+            return None;
         }
         let situation = Situation { ask, turn };
         strategy.score(situation, candidates, costs);
@@ -388,7 +427,7 @@ impl<F: Forecast> Router<F> {
         if !strategy.needs_forecast() {
             self.predict(ask, &mut candidates[place]);
         }
-        self.judge(now_us, snapshot, ask, candidates[place])
+        Some(candidates[place])
     }
 
     /// How a target stands, whatever it is asked for.
@@ -455,6 +494,7 @@ impl<F: Forecast> Router<F> {
             terms,
             prompt_tokens: ask.prompt_tokens,
             block_tokens: ask.block_tokens,
+            is_answered: false,
             took_us: 0,
             memo: self.forecast.bound(terms.target, ask),
         }

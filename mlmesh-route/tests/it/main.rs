@@ -3,6 +3,8 @@
 
 mod binding;
 mod fusion;
+mod health;
+mod hedging;
 mod ledger;
 mod lines;
 mod plain;
