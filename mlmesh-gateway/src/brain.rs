@@ -30,6 +30,7 @@ use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::scan::{Scan, scan};
 use crate::signals::SnapshotCell;
+use crate::times::Times;
 use crate::usage::Usage;
 
 /// What the index of prompts wants to remember of a booking.
@@ -65,6 +66,7 @@ pub(crate) struct Brain {
     wake_at_us: AtomicU64,
     wake: watch::Sender<u64>,
     pub(crate) counts: Counts,
+    pub(crate) times: Times,
 }
 
 /// What became of offers.
@@ -112,7 +114,11 @@ pub(crate) enum Offered {
 pub(crate) struct Bound {
     brain: Arc<Brain>,
     booking: Booking<Memo>,
+    /// When its request came.
+    since_us: u64,
     has_token: bool,
+    /// A piece of a good response has come.
+    is_answered: bool,
     usage: Usage,
 }
 
@@ -120,6 +126,7 @@ pub(crate) struct Bound {
 pub(crate) struct Waits {
     brain: Arc<Brain>,
     request: RequestId,
+    since_us: u64,
     word: oneshot::Receiver<Word>,
     is_told: bool,
 }
@@ -144,6 +151,7 @@ impl Brain {
             wake_at_us: AtomicU64::new(u64::MAX),
             wake: watch::Sender::new(u64::MAX),
             counts: Counts::default(),
+            times: Times::new(usize::from(targets)),
         })
     }
 
@@ -221,12 +229,12 @@ impl Brain {
             }
         };
         match outcome {
-            Outcome::Bind(booking) => Offered::Bound(self.bound(booking)),
+            Outcome::Bind(booking) => Offered::Bound(self.bound(booking, now_us)),
             Outcome::Reject(refusal) => Offered::Refused(self.refused(refusal)),
             Outcome::Wait { look_again_us } => {
                 self.counts.waited.fetch_add(1, Ordering::Relaxed);
                 self.wake_at(look_again_us);
-                Offered::Waits(self.wait(ask.request))
+                Offered::Waits(self.wait(ask.request, now_us))
             }
         }
     }
@@ -338,7 +346,7 @@ impl Brain {
         }
     }
 
-    fn wait(self: &Arc<Brain>, request: RequestId) -> Waits {
+    fn wait(self: &Arc<Brain>, request: RequestId, since_us: u64) -> Waits {
         let (sender, word) = oneshot::channel();
         let mut waiting = self.lock();
         match waiting.remove(&request) {
@@ -350,6 +358,7 @@ impl Brain {
         Waits {
             brain: Arc::clone(self),
             request,
+            since_us,
             word,
             is_told: false,
         }
@@ -360,12 +369,16 @@ impl Brain {
         self.wake.send_replace(at_us);
     }
 
-    fn bound(self: &Arc<Brain>, booking: Booking<Memo>) -> Bound {
+    fn bound(self: &Arc<Brain>, booking: Booking<Memo>, since_us: u64) -> Bound {
         self.counts.bound.fetch_add(1, Ordering::Relaxed);
+        let waited_us = booking.bound_us.saturating_sub(since_us);
+        self.times.wait.add(waited_us);
         Bound {
             brain: Arc::clone(self),
             booking,
+            since_us,
             has_token: false,
+            is_answered: false,
             usage: Usage::default(),
         }
     }
@@ -414,10 +427,13 @@ impl Bound {
     /// A piece of a good response's body has come.
     pub(crate) fn follow(&mut self, call: Call, is_stream: bool, piece: &[u8]) {
         self.usage.follow(piece);
+        self.is_answered = true;
         // An answer in one piece says when all of it was done, not when the prompt was.
         let is_token = is_stream || call == Call::Inference;
         if is_token && !self.has_token {
             self.has_token = true;
+            let took_us = self.brain.now_us().saturating_sub(self.since_us);
+            self.brain.times.of(self.target()).first_token.add(took_us);
             let event = Event::FirstToken(&mut self.booking);
             self.brain.step(event, &mut Vec::new());
         }
@@ -427,6 +443,13 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         let mut booking = self.booking;
+        if self.is_answered {
+            let took_us = self.brain.now_us().saturating_sub(self.since_us);
+            self.brain
+                .times
+                .of(self.target())
+                .ended(took_us, &self.usage);
+        }
         if let Some(tokens) = self
             .usage
             .prompt_tokens
@@ -459,7 +482,7 @@ impl Waits {
         };
         self.is_told = true;
         Poll::Ready(match word {
-            Ok(Ok(booking)) => Ok(self.brain.bound(booking)),
+            Ok(Ok(booking)) => Ok(self.brain.bound(booking, self.since_us)),
             Ok(Err(refusal)) => Err(self.brain.refused(refusal)),
             Err(_) => Err(Refusal::NoTarget { retry_after_s: 1 }),
         })
@@ -486,7 +509,7 @@ impl Drop for Waits {
         };
         if let Some(Ok(booking)) = here {
             // Given back with all that comes of it.
-            drop(self.brain.bound(booking));
+            drop(self.brain.bound(booking, self.since_us));
         }
     }
 }

@@ -42,6 +42,7 @@ pub mod scan;
 mod signals;
 mod target;
 mod thread;
+mod times;
 mod usage;
 
 pub use bill::Used;

@@ -39,7 +39,9 @@ pub(crate) fn answer(page: Page, shared: &Shared, is_draining: bool) -> Answer {
         Page::Metrics => Answer {
             status: "200 OK",
             content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::text(shared) + &signals::text(&shared.watch, &shared.targets),
+            body: metrics::text(shared)
+                + &shared.brain.times.text(&shared.targets)
+                + &signals::text(&shared.watch, &shared.targets),
             retry_after_s: None,
         },
         Page::Targets => Answer {

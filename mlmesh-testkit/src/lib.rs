@@ -9,6 +9,7 @@ pub mod kill;
 pub mod llama;
 pub mod place;
 pub mod postgres;
+pub mod prometheus;
 pub mod python;
 pub mod sim;
 pub mod tiny_model;

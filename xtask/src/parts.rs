@@ -94,7 +94,7 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         package: "prometheus",
-        reason: "promtool checks /metrics",
+        reason: "promtool checks /metrics, prometheus answers the dashboards",
         present: Probe::Program(&["promtool"]),
     },
     Part {

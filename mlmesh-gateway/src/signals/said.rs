@@ -172,10 +172,33 @@ fn kind(signal: Signal) -> Kind {
 
 #[cfg(test)]
 mod tests {
-    use mlmesh_telemetry::adapter::adapter;
+    use mlmesh_telemetry::adapter::{Form, adapter};
     use mlmesh_telemetry::exposition::Page;
 
     use super::*;
+
+    #[test]
+    fn no_source_is_late_by_more_than_is_believed() {
+        use mlmesh_route::TargetId;
+        use mlmesh_route::fusion::Fusion;
+        for adapter in mlmesh_telemetry::adapter::adapters() {
+            let of_it = |signal: &Signal| signal.about() == adapter.about;
+            for signal in Signal::ALL.into_iter().filter(of_it) {
+                if signal.form() != Form::Now {
+                    continue;
+                }
+                let mut state = State::default();
+                let figures = [(signal, Figure::Now(0.5))].into();
+                state.figures.insert(String::new(), figures);
+                let report = report(adapter.into(), &state, &[], 0, Own::default());
+                let mut fusion = Fusion::new(1);
+                fusion.take(TargetId(0), &report);
+                let (_, facts) = fusion.snapshot(0);
+                let weight = facts[0].facts[kind(signal) as usize].weight;
+                assert!(weight > 0.25, "{}: {signal:?}", adapter.runtime);
+            }
+        }
+    }
 
     #[test]
     fn models_and_gpus_of_one_target_are_told_together() {

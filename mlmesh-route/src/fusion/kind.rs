@@ -151,7 +151,7 @@ impl Kind {
             Self::EndToEnd => ("end_to_end", Form::Timing, TOTAL_MAX, PACE),
             Self::Queued => ("queued", Form::Timing, TOTAL_MAX, LOAD),
             Self::PrefillSeconds => ("prefill_seconds", Form::Total, TOTAL_MAX, PACE),
-            Self::GpuUsage => ("gpu_usage", Form::Now, 1.001, MEMORY),
+            Self::GpuUsage => ("gpu_usage", Form::Now, 1.001, GPU),
             Self::GpuMemoryUsed => ("gpu_memory_used", Form::Now, BYTES_MAX, GPU),
             Self::GpuMemoryFree => ("gpu_memory_free", Form::Now, BYTES_MAX, GPU),
             Self::GpuTemperature => ("gpu_temperature", Form::Now, 200.0, GPU),

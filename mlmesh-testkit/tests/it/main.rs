@@ -1,6 +1,7 @@
 //! Whole products under test: real `ml`, real `meshd`, real databases.
 
 mod contract;
+mod dashboards;
 mod faults;
 mod gateway;
 mod kill;
