@@ -202,6 +202,7 @@ impl Brain {
             session: session.map(|session| self.hashed(session.as_bytes())),
             deadline_us: u64::MAX,
             chance: mixed_pair(self.key, request.0),
+            ..Ask::default()
         };
         let now_us = self.now_us();
         let cold_us = self.router.cold_prefill_us(&self.known.load(now_us), &ask);

@@ -95,6 +95,7 @@ impl Bench {
             session: None,
             deadline_us: u64::MAX,
             chance: drawn,
+            ..Ask::default()
         };
         let outcome = self
             .router

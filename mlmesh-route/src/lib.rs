@@ -23,18 +23,20 @@ pub mod fusion;
 mod health;
 mod hedge;
 mod ledger;
+mod line;
 mod named;
 mod policy;
 mod queue;
 mod retry;
 mod router;
 mod snapshot;
+mod tenants;
 
 pub use mlmesh_strategy::{
     Ask, BLOCK_BYTES, BLOCKS_MAX, BaselineRoundRobin, BlockAffinity, BlockHash, BlockHasher,
-    Candidate, Forecast, INDEX_BYTES, Learnt, LeastPredictedTtft, LeastQueue, LeastWork,
+    Candidate, Class, Forecast, INDEX_BYTES, Learnt, LeastPredictedTtft, LeastQueue, LeastWork,
     PowerOfTwo, PrefixHash, Random, RequestId, Seen, SessionHash, Situation, Strategy, TargetId,
-    mixed, mixed_pair,
+    TenantId, mixed, mixed_pair,
 };
 
 pub use allowance::Allowance;
@@ -48,3 +50,4 @@ pub use router::{
     Booking, Budget, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict,
 };
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};
+pub use tenants::TENANTS_MAX;

@@ -27,6 +27,9 @@ pub struct Late {
     pub order: Order,
     /// See [`QUEUE_MAX`].
     pub queue_max: usize,
+    /// Requests that a target works on at once, however short they are: for engines
+    /// whose prefill is not what keeps others waiting.
+    pub in_flight_max: u32,
 }
 
 /// Which request goes first.
@@ -41,7 +44,8 @@ pub enum Order {
 impl Late {
     /// Whether a target is sent more.
     pub(crate) fn admits(&self, target: &Candidate) -> bool {
-        target.queued_us.saturating_add(target.queued_doubt_us) <= self.backlog_us_max
+        let busy_us = target.queued_us.saturating_add(target.queued_doubt_us);
+        busy_us <= self.backlog_us_max && target.in_flight < self.in_flight_max
     }
 
     /// When a target with such a backlog, and so much of others', is sent more, if time
@@ -73,6 +77,7 @@ impl Default for Late {
             backlog_us_max: BACKLOG_US,
             order: Order::ShortestPrefill,
             queue_max: QUEUE_MAX,
+            in_flight_max: u32::MAX,
         }
     }
 }

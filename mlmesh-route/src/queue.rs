@@ -18,13 +18,15 @@
 //! What was predicted when a request was last looked at is believed until then; a target
 //! that is free and suits nobody best is left free.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId};
+use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId, TenantId};
 
+use crate::line::{Entry, Line, Rank};
 use crate::policy::{Late, Order};
 use crate::router::{Effect, Router, Scratch, Verdict};
 use crate::snapshot::Snapshot;
+use crate::tenants::{Accounts, Meters, shared};
 
 /// Who has waited so many times the prefill by which it is longer goes before a shorter
 /// one. Low values turn the order into that of coming.
@@ -45,6 +47,7 @@ pub(crate) struct Queue {
     common: Line,
     /// By target, for whom that target is worth to wait for.
     own: Vec<Line>,
+    accounts: Accounts,
     /// Slots and numbers of those who wait [`Place::briefly`], and some that did.
     brief: Vec<(usize, u64)>,
     /// Prefill that all who wait were predicted to need.
@@ -76,18 +79,9 @@ struct Place {
     key: u64,
     /// It waits for a busy target beside one that is free and soon as good.
     briefly: bool,
-    /// See [`Line::limits`].
+    /// When what it waits for can begin only after that, it is looked at again.
     limit_us: u64,
     prefill_us: u64,
-}
-
-#[derive(Debug, Default)]
-struct Line {
-    /// Key, number of coming, slot.
-    order: BTreeSet<(u64, u64, usize)>,
-    /// When what it waits for can begin only after that, the one in this slot is looked
-    /// at again.
-    limits: BTreeSet<(u64, usize)>,
 }
 
 /// A target in one step.
@@ -142,6 +136,7 @@ impl Queue {
             self.slots.push(None);
         }
         self.slot_of.insert(ask.request, slot);
+        self.accounts.enter(shared(ask.tenant), router.meters());
         self.stand(slot, waiting);
     }
 
@@ -185,7 +180,7 @@ impl Queue {
         let mut looks = LOOKS_MAX;
         loop {
             self.look_around(router, now_us, snapshot, late);
-            let Some((slot, next_key)) = self.next() else {
+            let Some((slot, next)) = self.next(router.meters()) else {
                 break;
             };
             if looks == 0 {
@@ -193,7 +188,7 @@ impl Queue {
                 return;
             }
             looks -= 1;
-            self.look(router, now_us, snapshot, (slot, next_key), effects);
+            self.look(router, now_us, snapshot, (slot, next), effects);
         }
         let lines = self.own.iter().zip(&self.states);
         let awaited = lines.filter(|(line, state)| {
@@ -230,38 +225,59 @@ impl Queue {
         }
     }
 
-    /// Who is to be looked at next, and the key of who would be after it.
-    fn next(&self) -> Option<(usize, u64)> {
+    /// Who is to be looked at next, and the rank of who would be after it.
+    fn next(&mut self, meters: &Meters) -> Option<(usize, Rank)> {
         let usable = self.states.iter().filter(|state| state.usable);
         let begins_us = usable.map(|state| state.begins_us).min();
-        if let Some(slot) = self.common.overdue(begins_us) {
-            return Some((slot, 0));
+        let mut overdue = self.common.overdue(begins_us);
+        let mut lines = self.own.iter().zip(&self.states);
+        while let (None, Some((line, state))) = (overdue, lines.next()) {
+            overdue = line.overdue(state.usable.then_some(state.begins_us));
         }
+        if let Some(slot) = overdue {
+            return Some((slot, Rank::FIRST));
+        }
+        loop {
+            let [first, second] = self.heads();
+            let (_, (.., slot)) = first?;
+            let tenant = self.slots[slot].as_ref().map(|one| shared(one.ask.tenant));
+            if !tenant.is_some_and(|tenant| self.settle(tenant, meters)) {
+                return Some((slot, second.map_or(Rank::LAST, |(rank, _)| rank)));
+            }
+        }
+    }
+
+    /// The first two of all lines of targets that are free.
+    fn heads(&self) -> [Option<(Rank, Entry)>; 2] {
+        let lines = self.own.iter().zip(&self.states);
+        let free = lines.filter(|(_, state)| state.is_free);
+        let common = self.states.iter().any(|state| state.is_free);
+        let common = common.then_some(&self.common);
         let mut heads = [None, None];
-        let mut see = |line: &Line| {
-            for head in line.order.iter().take(2) {
-                if heads[0].is_none_or(|first| *head < first) {
-                    heads = [Some(*head), heads[0]];
-                } else if heads[1].is_none_or(|second| *head < second) {
-                    heads[1] = Some(*head);
-                }
+        for head in free
+            .map(|(line, _)| line)
+            .chain(common)
+            .flat_map(Line::heads)
+        {
+            if heads[0].is_none_or(|first| head < first) {
+                heads = [Some(head), heads[0]];
+            } else if heads[1].is_none_or(|second| head < second) {
+                heads[1] = Some(head);
             }
+        }
+        heads
+    }
+
+    /// Takes over what was spent on a tenant meanwhile, and says whether anything was.
+    fn settle(&mut self, tenant: TenantId, meters: &Meters) -> bool {
+        let Some((before, after, standing)) = self.accounts.settle(tenant, meters) else {
+            return false;
         };
-        let mut anything_free = false;
-        for (line, state) in self.own.iter().zip(&self.states) {
-            if let Some(slot) = line.overdue(state.usable.then_some(state.begins_us)) {
-                return Some((slot, 0));
-            }
-            if state.is_free {
-                anything_free = true;
-                see(line);
-            }
+        for (target, class) in standing {
+            let line = self.line(target);
+            line.recount((class, tenant), before, after);
         }
-        if anything_free {
-            see(&self.common);
-        }
-        let [first, second] = heads;
-        first.map(|(_, _, slot)| (slot, second.map_or(u64::MAX, |(key, ..)| key)))
+        true
     }
 
     /// Sees what suits a request best now: it goes there, unless somebody goes before
@@ -271,7 +287,7 @@ impl Queue {
         router: &Router<F>,
         now_us: u64,
         snapshot: &Snapshot,
-        (slot, next_key): (usize, u64),
+        (slot, next): (usize, Rank),
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
         let (Some(mut waiting), Some(late)) = (self.leave(slot), router.policy().late) else {
@@ -284,7 +300,7 @@ impl Queue {
                 effects.push(Effect::Refuse(waiting.ask.request, refusal));
                 return self.forget(&waiting);
             }
-            Verdict::Bind(best) if waiting.key(late, &best) <= next_key => {
+            Verdict::Bind(best) if self.rank(&waiting, late, &best) <= next => {
                 effects.push(Effect::Bind(router.bind(now_us, &waiting.ask, best)));
                 return self.forget(&waiting);
             }
@@ -308,14 +324,17 @@ impl Queue {
             self.brief.push((slot, waiting.came));
         }
         self.prefill_us = self.prefill_us.saturating_add(prefill_us);
+        let tenant = shared(waiting.ask.tenant);
+        let class = waiting.ask.class;
+        let counter = self.accounts.counter(tenant);
+        self.accounts.stand(tenant, (target, class));
         let line = self.line(target);
-        line.order.insert((key, waiting.came, slot));
-        if limit_us < u64::MAX {
-            line.limits.insert((limit_us, slot));
-        }
+        line.insert((class, tenant), counter, (key, waiting.came, slot));
+        line.limit(limit_us, slot);
         if let Some((target, key)) = also {
+            self.accounts.stand(tenant, (Some(target), class));
             let line = self.line(Some(target));
-            line.order.insert((key, waiting.came, slot));
+            line.insert((class, tenant), counter, (key, waiting.came, slot));
         }
         self.slots[slot] = Some(waiting);
     }
@@ -324,12 +343,17 @@ impl Queue {
         let waiting = self.slots[slot].take()?;
         let place = waiting.place;
         self.prefill_us = self.prefill_us.saturating_sub(place.prefill_us);
+        let tenant = shared(waiting.ask.tenant);
+        let class = waiting.ask.class;
+        let counter = self.accounts.counter(tenant);
+        self.accounts.leave(tenant, (place.target, class));
         let line = self.line(place.target);
-        line.order.remove(&(place.key, waiting.came, slot));
-        line.limits.remove(&(place.limit_us, slot));
+        line.remove((class, tenant), counter, (place.key, waiting.came, slot));
+        line.unlimit(place.limit_us, slot);
         if let Some((target, key)) = place.also {
+            self.accounts.leave(tenant, (Some(target), class));
             let line = self.line(Some(target));
-            line.order.remove(&(key, waiting.came, slot));
+            line.remove((class, tenant), counter, (key, waiting.came, slot));
         }
         Some(waiting)
     }
@@ -338,6 +362,15 @@ impl Queue {
     fn forget(&mut self, waiting: &Waiting) {
         self.free_slots
             .extend(self.slot_of.remove(&waiting.ask.request));
+        self.accounts.exit(shared(waiting.ask.tenant));
+    }
+
+    fn rank(&self, waiting: &Waiting, late: Late, best: &Candidate) -> Rank {
+        Rank {
+            class: waiting.ask.class,
+            counter: self.accounts.counter(shared(waiting.ask.tenant)),
+            key: waiting.key(late, best),
+        }
     }
 
     fn line(&mut self, target: Option<TargetId>) -> &mut Line {
@@ -349,21 +382,6 @@ impl Queue {
             self.own.resize_with(place + 1, Line::default);
         }
         &mut self.own[place]
-    }
-}
-
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// Somebody whose limit has passed, now that what it waits for begins then, or never.
-    fn overdue(&self, begins_us: Option<u64>) -> Option<usize> {
-        let Some(begins_us) = begins_us else {
-            return self.order.first().map(|(_, _, slot)| *slot);
-        };
-        let (limit_us, slot) = self.limits.first()?;
-        (*limit_us < begins_us).then_some(*slot)
     }
 }
 

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlmesh_strategy::{
-    Ask, Candidate, Forecast, LeastQueue, RequestId, Seen, Situation, Strategy, TargetId,
+    Ask, Candidate, Forecast, LeastQueue, RequestId, Seen, Situation, Strategy, TargetId, TenantId,
 };
 
 use crate::ledger::Ledger;
 use crate::policy::{Late, Policy};
 use crate::queue::Queue;
 use crate::snapshot::{Snapshot, Target};
+use crate::tenants::Meters;
 
 /// One router: a strategy, what it predicts from, its books and its queue.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct Router<F> {
     /// Prefill that they are predicted to need.
     waiting_us: AtomicU64,
     overruns: AtomicU64,
+    meters: Meters,
 }
 
 /// What comes of an offer.
@@ -169,6 +171,7 @@ impl<F: Forecast> Router<F> {
             waiting: AtomicUsize::new(0),
             waiting_us: AtomicU64::new(0),
             overruns: AtomicU64::new(0),
+            meters: Meters::default(),
         }
     }
 
@@ -190,6 +193,21 @@ impl<F: Forecast> Router<F> {
     /// Decisions that took longer than they may.
     pub fn overruns(&self) -> u64 {
         self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// A tenant has so many times the claim of others, in thousandths; a thousand when
+    /// nothing is said.
+    pub fn weigh(&self, tenant: TenantId, weight: u32) {
+        self.meters.weigh(tenant, weight);
+    }
+
+    /// So many tokens of an answer were written for a tenant.
+    pub fn written(&self, tenant: TenantId, tokens: u64) {
+        self.meters.answer(tenant, tokens);
+    }
+
+    pub(crate) const fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// Takes a request: binds it, keeps it or refuses it.
@@ -451,6 +469,9 @@ impl<F: Forecast> Router<F> {
 
     /// When a target will be within the bound, if time brings it there.
     pub(crate) fn free_us(&self, now_us: u64, late: Late, stands: &Candidate) -> Option<u64> {
+        if stands.in_flight >= late.in_flight_max {
+            return None;
+        }
         let backlog = self.ledger.backlog(stands.target, now_us);
         let foreign_us = stands.queued_us.saturating_sub(backlog.expected_us);
         late.free_us(now_us, backlog, foreign_us)
@@ -488,6 +509,8 @@ impl<F: Forecast> Router<F> {
     /// Writes down that a request goes somewhere.
     pub(crate) fn bind(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking<F::Memo> {
         self.ledger.book(terms.target, now_us, terms.prefill_us);
+        let prompt_tokens = ask.prompt_tokens.saturating_sub(terms.cached_tokens);
+        self.meters.prompt(ask.tenant, prompt_tokens);
         Booking {
             request: ask.request,
             bound_us: now_us,

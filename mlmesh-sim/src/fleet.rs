@@ -260,6 +260,7 @@ impl<F: Forecast> Running<'_, F> {
                     session: None,
                     deadline_us: now_us + self.fleet.ttft_us_max(request.prompt_tokens),
                     chance: chance.next(),
+                    ..Ask::default()
                 });
                 number += 1;
             }

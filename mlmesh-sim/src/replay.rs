@@ -197,6 +197,7 @@ fn ask(number: usize, request: &Request, chance: u64) -> Ask {
         session: None,
         deadline_us: request.at_us + slo_us(request.prompt_tokens),
         chance,
+        ..Ask::default()
     }
 }
 

@@ -18,6 +18,31 @@ impl TargetId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+/// Whose request it is, by its place in the router's tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(pub u16);
+
+impl TenantId {
+    /// The place as an index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How urgent a request is. Of those that wait, all of a higher class go before all of a
+/// lower one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Before the others.
+    High,
+    /// What nothing was said of.
+    #[default]
+    Normal,
+    /// When nobody else waits.
+    Low,
+}
+
 /// One stretch of a prompt together with all that comes before it: two prompts have
 /// the same hash at a depth when they are the same up to the end of that block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,4 +65,25 @@ pub struct Ask {
     pub deadline_us: u64,
     /// Chance, for strategies that use some.
     pub chance: u64,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// How urgent it is.
+    pub class: Class,
+}
+
+impl Default for Ask {
+    /// An empty prompt, without a deadline.
+    fn default() -> Self {
+        Self {
+            request: RequestId(0),
+            prompt_tokens: 0,
+            blocks: [].into(),
+            block_tokens: 1,
+            session: None,
+            deadline_us: u64::MAX,
+            chance: 0,
+            tenant: TenantId::default(),
+            class: Class::default(),
+        }
+    }
 }

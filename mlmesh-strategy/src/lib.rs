@@ -28,7 +28,7 @@ mod mix;
 mod prefill;
 mod strategy;
 
-pub use ask::{Ask, BlockHash, RequestId, TargetId};
+pub use ask::{Ask, BlockHash, Class, RequestId, TargetId, TenantId};
 pub use blocks::{BLOCK_BYTES, BLOCKS_MAX, BlockHasher};
 pub use built_in::{
     BaselineRoundRobin, BlockAffinity, LeastPredictedTtft, LeastQueue, LeastWork, PowerOfTwo,

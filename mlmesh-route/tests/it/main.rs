@@ -8,4 +8,5 @@ mod hedging;
 mod ledger;
 mod lines;
 mod plain;
+mod tenants;
 mod traps;

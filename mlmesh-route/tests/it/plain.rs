@@ -122,6 +122,7 @@ pub(crate) fn ask(request: u64, prompt_tokens: u64) -> Ask {
         session: None,
         deadline_us: u64::MAX,
         chance: request,
+        ..Ask::default()
     }
 }
 

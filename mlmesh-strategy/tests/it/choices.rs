@@ -14,6 +14,7 @@ fn ask(number: u64, blocks: &[u64]) -> Ask {
         session: None,
         deadline_us: u64::MAX,
         chance: mixed(number),
+        ..Ask::default()
     }
 }
 

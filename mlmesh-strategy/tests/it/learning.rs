@@ -170,6 +170,7 @@ fn a_target_that_tells_is_learnt_from_what_it_told() {
         session: None,
         deadline_us: u64::MAX,
         chance: 0,
+        ..Ask::default()
     };
     for number in 0..200 {
         let ask = ask(number);
