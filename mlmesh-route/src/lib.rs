@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod allowance;
+mod explain;
 pub mod fusion;
 mod health;
 mod hedge;
@@ -40,6 +41,9 @@ pub use mlmesh_strategy::{
 };
 
 pub use allowance::Allowance;
+pub use explain::{
+    Change, Decided, Enough, Explanation, Explanations, Kept, Later, TERMS_MAX, Term,
+};
 pub use health::{Circuit, Evidence, Health, HealthSettings, Rule};
 pub use hedge::{Attempt, Hedge, HedgeCosts, Hedges, NoHedge};
 pub use ledger::{Backlog, Ledger};
