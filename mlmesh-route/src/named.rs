@@ -1,8 +1,8 @@
 //! Names that stand for a strategy and what its router does beside it.
 
 use mlmesh_strategy::{
-    BaselineRoundRobin, LeastPredictedTtft, LeastQueue, LeastWork, PowerOfTwo, PrefixHash, Random,
-    SessionHash, Strategy,
+    BaselineRoundRobin, COPY_PERCENT, LeastPredictedTtft, LeastQueue, LeastWork, PowerOfTwo,
+    PrefixHash, Random, SessionHash, Strategy,
 };
 
 use crate::policy::{Late, Order, Policy};
@@ -54,9 +54,13 @@ pub fn strategy_by_name(name: &str) -> Result<(Box<dyn Strategy>, Policy), NameE
         "least_work" => Box::new(LeastWork),
         "session_hash" => Box::new(SessionHash),
         "prefix_hash" => Box::new(PrefixHash::default()),
-        "least_ttft" => Box::new(LeastPredictedTtft { name: "least_ttft" }),
+        "least_ttft" => Box::new(LeastPredictedTtft {
+            name: "least_ttft",
+            copy_percent: 0,
+        }),
         "hybrid_mesh" => Box::new(LeastPredictedTtft {
             name: "hybrid_mesh",
+            copy_percent: COPY_PERCENT,
         }),
         _ => return Err(NameError::Strategy(base.to_owned())),
     };

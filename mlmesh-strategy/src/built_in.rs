@@ -263,11 +263,18 @@ impl Strategy for PrefixHash {
     }
 }
 
+/// What a copy of a part of a prompt is taken to cost beside its own time, in percent of
+/// that: what it puts aside there may be asked for again.
+pub const COPY_PERCENT: u64 = 50;
+
 /// The target where the first token is expected first.
 #[derive(Debug)]
 pub struct LeastPredictedTtft {
     /// As it is typed and reported; the router gives this one also a queue of its own.
     pub name: &'static str,
+    /// What is added, in percent of its time, for what another target holds and this one
+    /// would hold, too; see [`COPY_PERCENT`].
+    pub copy_percent: u64,
 }
 
 impl Strategy for LeastPredictedTtft {
@@ -279,9 +286,18 @@ impl Strategy for LeastPredictedTtft {
         true
     }
 
-    fn score(&self, _situation: Situation<'_>, candidates: &[Candidate], costs: &mut [u64]) {
+    fn score(&self, situation: Situation<'_>, candidates: &[Candidate], costs: &mut [u64]) {
+        let held = candidates.iter().map(|one| one.cached_tokens).max();
+        let held = held.unwrap_or_default();
         for (candidate, cost) in candidates.iter().zip(costs) {
             *cost = candidate.ttft_us();
+            let copied = held - candidate.cached_tokens;
+            if copied > 0 && self.copy_percent > 0 {
+                let new = situation.ask.prompt_tokens.max(held) - candidate.cached_tokens;
+                let percent = u128::from(copied * self.copy_percent);
+                let copy_us = u128::from(candidate.prefill_us) * percent / u128::from(100 * new);
+                *cost = cost.saturating_add(u64::try_from(copy_us).unwrap_or(u64::MAX));
+            }
         }
     }
 }

@@ -31,8 +31,8 @@ mod strategy;
 pub use ask::{Ask, BlockHash, Class, RequestId, TargetId, TenantId};
 pub use blocks::{BLOCK_BYTES, BLOCKS_MAX, BlockHasher};
 pub use built_in::{
-    BaselineRoundRobin, BlockAffinity, LeastPredictedTtft, LeastQueue, LeastWork, PowerOfTwo,
-    PrefixHash, Random, SessionHash,
+    BaselineRoundRobin, BlockAffinity, COPY_PERCENT, LeastPredictedTtft, LeastQueue, LeastWork,
+    PowerOfTwo, PrefixHash, Random, SessionHash,
 };
 pub use candidate::Candidate;
 pub use forecast::{Forecast, Seen};

@@ -127,6 +127,7 @@ impl Mesh {
     fn new(hedging: bool) -> Self {
         let strategy = Box::new(LeastPredictedTtft {
             name: "hybrid_mesh",
+            copy_percent: 0,
         });
         Self {
             router: Router::new(strategy, Policy::default(), Learnt::new(4, 1 << 20)),

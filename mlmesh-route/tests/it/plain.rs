@@ -51,6 +51,7 @@ impl Bench {
     pub(crate) fn new(targets: u16, policy: Policy) -> Self {
         let strategy = Box::new(LeastPredictedTtft {
             name: "hybrid_mesh",
+            copy_percent: 0,
         });
         Self::with(targets, policy, strategy)
     }

@@ -29,6 +29,7 @@ impl Engines {
         let count = pace_us.len();
         let strategy = Box::new(LeastPredictedTtft {
             name: "hybrid_mesh",
+            copy_percent: 0,
         });
         let forecast = Learnt::new(count as u16, 1 << 20);
         Self {

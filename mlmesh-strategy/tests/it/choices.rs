@@ -91,8 +91,37 @@ fn the_least_of_what_each_looks_at_wins_and_the_first_of_equals() {
     assert_eq!(picked(&LeastWork, &one, 0, &targets), 2);
     let hybrid = LeastPredictedTtft {
         name: "hybrid_mesh",
+        copy_percent: 0,
     };
     assert_eq!(picked(&hybrid, &one, 0, &targets), 1);
+}
+
+/// Two targets of which the first holds a part of the prompt and is busy.
+#[test]
+fn a_copy_costs_more_than_its_time() {
+    let mut targets: Vec<Candidate> = (0..2).map(target).collect();
+    let one = Ask {
+        prompt_tokens: 1_000,
+        ..ask(0, &[])
+    };
+    targets[0].cached_tokens = 800;
+    targets[0].prefill_us = 200;
+    targets[1].prefill_us = 1_000;
+    let of = |copy_percent| LeastPredictedTtft {
+        name: "hybrid_mesh",
+        copy_percent,
+    };
+    // The copy is 800 of the 1,000; half of that is added.
+    for (queued_us, pure, careful) in [(799, 0, 0), (801, 1, 0), (1_199, 1, 0), (1_201, 1, 1)] {
+        targets[0].queued_us = queued_us;
+        assert_eq!(picked(&of(0), &one, 0, &targets), pure, "{queued_us}");
+        assert_eq!(picked(&of(50), &one, 0, &targets), careful, "{queued_us}");
+    }
+    // What nobody holds is no copy.
+    targets[0].cached_tokens = 0;
+    targets[0].prefill_us = 1_000;
+    targets[0].queued_us = 1;
+    assert_eq!(picked(&of(50), &one, 0, &targets), 1);
 }
 
 #[test]
