@@ -32,6 +32,7 @@ mod retry;
 mod router;
 mod snapshot;
 mod tenants;
+mod trial;
 
 pub use mlmesh_strategy::{
     Ask, BLOCK_BYTES, BLOCKS_MAX, BaselineRoundRobin, BlockAffinity, BlockHash, BlockHasher,
@@ -55,3 +56,4 @@ pub use router::{
 };
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};
 pub use tenants::TENANTS_MAX;
+pub use trial::{Arm, Compared, Difference, Shadow, Standing, Trial};

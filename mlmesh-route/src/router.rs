@@ -12,11 +12,14 @@ use crate::policy::{Late, Policy};
 use crate::queue::Queue;
 use crate::snapshot::{Snapshot, Target};
 use crate::tenants::Meters;
+use crate::trial::{Arm, Shadow, Trial};
 
 /// One router: a strategy, what it predicts from, its books and its queue.
 #[derive(Debug)]
 pub struct Router<F> {
     strategy: Box<dyn Strategy>,
+    trial: Option<Trial>,
+    shadow: Option<Shadow>,
     policy: Policy,
     forecast: F,
     ledger: Ledger,
@@ -144,6 +147,8 @@ pub struct Scratch {
     pub costs: Vec<u64>,
     /// How long a decision may take; none is as long as it takes.
     pub budget: Option<Budget>,
+    /// What the shadow made of it, if there is one.
+    pub shadow_costs: Vec<u64>,
 }
 
 /// How long a decision may take. A decision that takes longer sends the request to the
@@ -164,6 +169,8 @@ impl<F: Forecast> Router<F> {
     pub fn new(strategy: Box<dyn Strategy>, policy: Policy, forecast: F) -> Self {
         Self {
             strategy,
+            trial: None,
+            shadow: None,
             policy,
             forecast,
             ledger: Ledger::default(),
@@ -173,6 +180,30 @@ impl<F: Forecast> Router<F> {
             overruns: AtomicU64::new(0),
             meters: Meters::default(),
         }
+    }
+
+    /// Gives a share of the requests to another strategy, under the same policy.
+    #[must_use]
+    pub fn with_trial(mut self, trial: Trial) -> Self {
+        self.trial = Some(trial);
+        self
+    }
+
+    /// The trial under way, to be told of first tokens.
+    pub const fn trial(&self) -> Option<&Trial> {
+        self.trial.as_ref()
+    }
+
+    /// Asks another strategy as well, without following it.
+    #[must_use]
+    pub fn with_shadow(mut self, shadow: Shadow) -> Self {
+        self.shadow = Some(shadow);
+        self
+    }
+
+    /// The shadow, with what it would have done.
+    pub const fn shadow(&self) -> Option<&Shadow> {
+        self.shadow.as_ref()
     }
 
     /// What was sent where.
@@ -269,7 +300,21 @@ impl<F: Forecast> Router<F> {
         scratch: &mut Scratch,
     ) -> Verdict {
         let turn = self.ledger.next_turn();
-        self.consider(now_us, snapshot, (ask, turn), scratch)
+        let verdict = self.consider(now_us, snapshot, (ask, turn), scratch);
+        if let (Some(shadow), Verdict::Bind(best) | Verdict::Wait(best)) = (&self.shadow, verdict) {
+            self.ask_shadow(shadow, ask, best, scratch);
+        }
+        verdict
+    }
+
+    fn ask_shadow(&self, shadow: &Shadow, ask: &Ask, best: Candidate, scratch: &mut Scratch) {
+        // What the router's own strategy did not need is predicted now.
+        if shadow.strategy().needs_forecast() && !self.strategy.needs_forecast() {
+            for candidate in &mut scratch.candidates {
+                self.predict(ask, candidate);
+            }
+        }
+        shadow.ask(ask, &best, &scratch.candidates, &mut scratch.shadow_costs);
     }
 
     /// Takes note of what happened, and says what is to be done now.
@@ -334,7 +379,15 @@ impl<F: Forecast> Router<F> {
 
     /// Whether a request's prompt has to be there before it is offered.
     pub fn reads_prompts(&self) -> bool {
-        self.strategy.reads_prompt() || self.policy.late.is_some() || self.policy.refuse_hopeless
+        let beside = [
+            self.trial.as_ref().map(Trial::strategy),
+            self.shadow.as_ref().map(Shadow::strategy),
+        ];
+        let reads = |strategy: &dyn Strategy| strategy.reads_prompt();
+        reads(self.strategy.as_ref())
+            || beside.into_iter().flatten().any(reads)
+            || self.policy.late.is_some()
+            || self.policy.refuse_hopeless
     }
 
     /// A client that waits has gone away. Says whether its request still waited: if it did
@@ -402,16 +455,21 @@ impl<F: Forecast> Router<F> {
         &self,
         now_us: u64,
         snapshot: &Snapshot,
-        (ask, turn): (&Ask, u64),
+        asked: (&Ask, u64),
         tried: &[TargetId],
         scratch: &mut Scratch,
     ) -> Option<Candidate> {
+        let (ask, turn) = asked;
+        let mut strategy = match &self.trial {
+            Some(trial) if trial.arm(ask) == Arm::Other => trial.strategy(),
+            _ => self.strategy.as_ref(),
+        };
         let Scratch {
             candidates,
             costs,
             budget,
+            ..
         } = scratch;
-        let mut strategy = self.strategy.as_ref();
         let end_ns = budget.map(|budget| (budget.clock_ns)().saturating_add(budget.ns_max));
         candidates.clear();
         let usable = snapshot.targets.iter().filter(|target| target.usable);

@@ -11,3 +11,4 @@ mod lines;
 mod plain;
 mod tenants;
 mod traps;
+mod trial;

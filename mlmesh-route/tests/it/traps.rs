@@ -180,3 +180,63 @@ fn a_fresh_replica_is_warmed_without_a_stampede() {
     let longest = fresh.split(|one| !one).map(<[bool]>::len).max();
     assert!(longest < Some(16), "{longest:?} in a row");
 }
+
+/// What engines report is old by the time it is read: all of them go to one that was idle.
+#[test]
+fn loads_that_are_reported_late_do_not_draw_a_herd() {
+    let mut engines = Engines::new(&[100; 8]);
+    for (place, target) in engines.snapshot.targets.iter_mut().enumerate() {
+        // All but the last have had work of others, and say so for a whole second.
+        target.foreign_us = if place < 7 { 200_000 } else { 0 };
+        target.foreign = target.foreign_us as u32 / 100_000;
+    }
+    for request in 0..160 {
+        engines.offer(1_000 + request * 1_000, &ask(request, 1_000));
+    }
+    let most = engines.sent.iter().max().unwrap();
+    assert!(
+        *most <= 24,
+        "20 each, and 2 for what others had: {:?}",
+        engines.sent
+    );
+}
+
+/// The most hits have whoever sends a prefix to one target always. It is not the goal.
+#[test]
+fn the_best_hit_rate_is_not_the_best_time() {
+    let run = |name: &str| {
+        let mut engines = Engines::new(&[100; 4]);
+        let (strategy, _) = mlmesh_route::strategy_by_name(name).unwrap();
+        engines.router = Router::new(strategy, Policy::default(), Learnt::new(4, 1 << 20));
+        let (mut waited_us, mut cached, mut now_us) = (0, 0, 0);
+        for request in 0..2_000_u64 {
+            // Half of all belong to one prefix.
+            let group = if mixed(request).is_multiple_of(2) {
+                0
+            } else {
+                1 + mixed(request) % 30
+            };
+            let blocks = (0..5).map(|depth| BlockHash(group * 100 + depth));
+            let one = Ask {
+                session: Some(group),
+                blocks: blocks.chain([BlockHash(1 << 40 | request)]).collect(),
+                ..ask(request, 1_000)
+            };
+            now_us += 20_000;
+            let held = engines.held.clone();
+            let place = engines.offer(now_us, &one);
+            let hits = one
+                .blocks
+                .iter()
+                .take_while(|block| held[place].contains(block));
+            cached += hits.count();
+            waited_us += engines.free_us[place] - now_us;
+        }
+        (waited_us / 2_000, cached)
+    };
+    let (session_us, session_cached) = run("session_hash");
+    let (hybrid_us, hybrid_cached) = run("least_ttft");
+    println!("{session_us} µs with {session_cached} hits, {hybrid_us} with {hybrid_cached}");
+    assert!(session_cached >= hybrid_cached);
+    assert!(hybrid_us * 3 < session_us);
+}
