@@ -66,7 +66,10 @@ fn an_interval_holds_the_truth_as_often_as_it_says() {
 
 #[test]
 fn a_trial_gets_its_requests_and_no_others() {
-    let strategy = Box::new(LeastPredictedTtft { name: "least_ttft" });
+    let strategy = Box::new(LeastPredictedTtft {
+        name: "least_ttft",
+        copy_percent: 0,
+    });
     let trial = Trial::new(Box::new(BaselineRoundRobin), 50, 3);
     let router = Router::new(strategy, Policy::default(), Plain::default()).with_trial(trial);
     let mut bench = Bench::new(4, Policy::default());
@@ -123,7 +126,12 @@ fn a_shadow_is_counted_and_changes_nothing() {
     } = compared;
     assert_eq!(same + better + worse, 300, "{compared:?}");
     assert!(better == 0 && worse > 100, "{compared:?}");
-    let least = || Box::new(LeastPredictedTtft { name: "least_ttft" });
+    let least = || {
+        Box::new(LeastPredictedTtft {
+            name: "least_ttft",
+            copy_percent: 0,
+        })
+    };
     let (_, same) = run(Some(Shadow::new(least())));
     assert_eq!(same.unwrap().same, 300, "it is the strategy that is used");
 }
