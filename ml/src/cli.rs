@@ -17,7 +17,7 @@ pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint, TraceFormat};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
-pub(crate) use sim::{Sim, SimCompare, SimRun, SimServe};
+pub(crate) use sim::{Sim, SimCalibrate, SimCompare, SimRun, SimServe};
 pub(crate) use users::{AddKey, Key, Permissions, User};
 
 use crate::moved::ExpectedPlan;

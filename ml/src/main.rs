@@ -97,6 +97,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
         Verb::Sim(cli::Sim::Compare(verb)) => done(verbs::sim::compare(output, verb)),
+        Verb::Sim(cli::Sim::Calibrate(verb)) => done(verbs::sim_calibrate::calibrate(output, verb)),
         Verb::Sim(cli::Sim::Run(verb)) => done(verbs::sim::run(output, verb)),
         Verb::Sim(cli::Sim::Serve(verb)) => done(verbs::sim::serve(output, verb)),
         Verb::Events(verb) => done(verbs::events::events(context, verb)),

@@ -11,12 +11,14 @@
 
 mod agenda;
 mod cache;
+mod calibrate;
 mod chance;
 mod compare;
 pub mod engine;
 mod exact;
 mod fleet;
 mod lineup;
+mod measured;
 mod reference;
 mod replay;
 mod scenario;
@@ -25,9 +27,11 @@ mod synthetic;
 mod trace;
 mod yaml;
 
+pub use calibrate::{Calibrated, Off, Score, calibrate, score_profile};
 pub use compare::{COMPARE_SCHEMA, Compared, Comparison, Row, Spread, compare, compare_drawn};
 pub use fleet::{Fleet, FleetRun, Slo, Telemetry};
 pub use lineup::{Contender, LineupError};
+pub use measured::{Measured, MeasuredError, read_measured};
 pub use reference::{BLOCK_TOKENS, CACHE_BLOCKS, Service, prefill_us, slo_us};
 pub use replay::{Replay, Replayed, Served, floor, replay};
 pub use scenario::{Scenario, ScenarioError, Workload};

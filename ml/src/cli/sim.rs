@@ -37,6 +37,16 @@ Example of a scenario:
   leave_out_s: 4
   prediction_error: 0";
 
+const CALIBRATE_EXAMPLES: &str = "\
+Examples:
+  ml bench llm --url http://127.0.0.1:8000 --model llama --rate 4 --requests 200 -o four.json
+  ml sim calibrate four.json --base rtx4090-8b --score eight.json -o mine.yaml
+  ml sim serve --listen 127.0.0.1:9000 --profile mine.yaml
+
+What the engine holds and how many requests it works on at once is taken from --base;
+its six costs are fitted. A run is what `ml bench llm -o` writes, or a table of vLLM's
+own times.";
+
 const SERVE_EXAMPLES: &str = "\
 Examples:
   ml sim serve --listen 127.0.0.1:9000 --engines 4
@@ -48,7 +58,7 @@ is served: /v1/chat/completions and /v1/completions (streamed or not) of the mod
 tokens as the request allows, 16 without max_tokens, and each of them is ` sim`. A
 prompt is counted in characters and reused by blocks of its text.
 
-Profiles that come along: reference, a100x8-70b; a file is written like those of
+Profiles that come along: reference, a100x8-70b, rtx4090-8b; a file is written like those of
 docs/SIMULATION.md.";
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +66,9 @@ pub(crate) enum Sim {
     /// Replay a trace under several strategies, side by side
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(SimCompare),
+    /// Fit the costs of a profile to what a real engine was measured to do
+    #[command(after_help = CALIBRATE_EXAMPLES)]
+    Calibrate(SimCalibrate),
     /// Run a whole experiment that is written in a file
     #[command(after_help = RUN_EXAMPLES)]
     Run(SimRun),
@@ -90,6 +103,25 @@ pub(crate) struct SimCompare {
     pub(crate) prediction_error: f64,
     /// Folder for a page and the same figures as JSON; made if it is not there
     #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimCalibrate {
+    /// What was measured
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// A profile with the engine's limits: a name or a file
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) base: String,
+    /// Fit to the first N requests only; the others are what the result is scored on
+    #[arg(long, value_name = "N")]
+    pub(crate) first: Option<usize>,
+    /// Score the result on another run, too; can be repeated
+    #[arg(long, value_name = "RUN")]
+    pub(crate) score: Vec<PathBuf>,
+    /// Where the profile is written to; else it is printed
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
 

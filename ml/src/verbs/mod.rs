@@ -27,6 +27,7 @@ pub(crate) mod secret;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod sim;
+pub(crate) mod sim_calibrate;
 pub(crate) mod submit;
 pub(crate) mod sync;
 pub(crate) mod users;

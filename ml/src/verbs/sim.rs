@@ -140,7 +140,7 @@ pub(crate) fn serve(output: &Output, verb: &cli::SimServe) -> Outcome {
 }
 
 /// A profile that comes along, or else one in that file.
-fn profile(name: &str, path: &Path) -> Outcome<Profile> {
+pub(crate) fn profile(name: &str, path: &Path) -> Outcome<Profile> {
     if let Some(profile) = Profile::named(name) {
         return Ok(profile);
     }

@@ -66,6 +66,7 @@ pub(crate) const VERBS: &[&[&str]] = &[
     &["secret", "list"],
     &["secret", "remove"],
     &["sim"],
+    &["sim", "calibrate"],
     &["sim", "compare"],
     &["sim", "run"],
     &["sim", "serve"],

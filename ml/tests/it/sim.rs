@@ -172,3 +172,65 @@ fn whole_engines_can_be_compared_on_a_trace() {
         assert!(row["tpot_s"]["p50"].as_f64().unwrap() > 0.0146, "{row}");
     }
 }
+
+#[test]
+fn a_profile_is_fitted_to_a_run_and_can_be_served() {
+    let place = place();
+    // One at a time: 100 ms for 200 tokens of prompt, then 20 ms a token.
+    let mut table =
+        String::from("input_toks,output_toks,arrival_s,queued_s,first_token_s,last_token_s\n");
+    for number in 0..24 {
+        let (at, prompt, output) = (10 * number, 100 + 40 * (number % 6), 11 + number % 5);
+        let first = f64::from(at) + f64::from(prompt) * 5e-4;
+        let last = first + f64::from(output - 1) * 0.02;
+        table += &format!("{prompt},{output},{at},{at},{first},{last}\n");
+    }
+    place.write("run.csv", &table);
+    let arguments = [
+        "sim",
+        "calibrate",
+        "run.csv",
+        "--base",
+        "rtx4090-8b",
+        "--first",
+        "12",
+        "--score",
+        "run.csv",
+        "-o",
+        "mine.yaml",
+        "--json",
+    ];
+    let fitted = place.ml(&arguments).exits(0).json();
+    assert_eq!(fitted["schema"], "mlmesh.sim_calibration/1");
+    let scores = fitted["scores"].as_array().unwrap();
+    assert_eq!(scores.len(), 3);
+    for score in scores {
+        for time in ["ttft", "tpot", "e2e"] {
+            let off = score["off"][time]["mean"].as_f64().unwrap();
+            assert!(off.abs() < 0.02, "{time} of {score}");
+        }
+    }
+    let text = std::fs::read_to_string(place.project().join("mine.yaml")).unwrap();
+    assert!(
+        text.contains("name: \"rtx4090-8b-fitted\"") && text.contains("slots: 256"),
+        "{text}"
+    );
+    let said = place
+        .ml(&["sim", "calibrate", "run.csv", "--base", "mine.yaml"])
+        .exits(0);
+    assert!(
+        said.stdout.contains("schema: mlmesh.sim_engine/1") && said.stdout.contains("TPOT"),
+        "{said:?}"
+    );
+
+    place.write("other.csv", "a,b\n");
+    let error = place.ml(&[
+        "sim",
+        "calibrate",
+        "other.csv",
+        "--base",
+        "reference",
+        "--json",
+    ]);
+    assert_eq!(error.exits(1).error()["code"], "run_invalid");
+}

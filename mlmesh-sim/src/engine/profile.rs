@@ -9,6 +9,7 @@ const SCHEMA: &str = "mlmesh.sim_engine/1";
 pub const PROFILES: &[(&str, &str)] = &[
     ("reference", include_str!("../../profiles/reference.yaml")),
     ("a100x8-70b", include_str!("../../profiles/a100x8-70b.yaml")),
+    ("rtx4090-8b", include_str!("../../profiles/rtx4090-8b.yaml")),
 ];
 
 /// One engine. Every figure has its unit in its name.
@@ -127,6 +128,45 @@ impl Profile {
             .map_err(|(place, reason)| ProfileError::Text { place, reason })?;
         profile.check()?;
         Ok(profile)
+    }
+
+    /// The profile as a file that [`Profile::read`] reads.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        // A text of JSON is one of YAML.
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let prefill = match self.prefill {
+            Prefill::Mixed => "mixed",
+            Prefill::Separate => "separate",
+        };
+        let cached = match self.cached_blocks_max {
+            Some(blocks) => format!("cached_blocks_max: {blocks}\n"),
+            None => String::new(),
+        };
+        let Cost {
+            iteration_us,
+            sequence_us,
+            context_token_ns,
+            prefill_us,
+            prefill_token_us,
+            prefill_pair_ns,
+        } = self.cost;
+        format!(
+            "schema: {SCHEMA}\nname: {}\nabout: {}\nslots: {}\nbatched_tokens_max: {}\n\
+             prefill: {prefill}\nblock_tokens: {}\nmemory_blocks: {}\n{cached}\
+             characters_per_token: {}\naccelerators: {}\ncost:\n  iteration_us: {iteration_us}\n  \
+             sequence_us: {sequence_us}\n  context_token_ns: {context_token_ns}\n  \
+             prefill_us: {prefill_us}\n  prefill_token_us: {prefill_token_us}\n  \
+             prefill_pair_ns: {prefill_pair_ns}\n",
+            text(&self.name),
+            text(&self.about),
+            self.slots,
+            self.batched_tokens_max,
+            self.block_tokens,
+            self.memory_blocks,
+            self.characters_per_token,
+            self.accelerators,
+        )
     }
 
     fn check(&self) -> Result<(), ProfileError> {
