@@ -17,8 +17,8 @@ use std::sync::{Mutex, PoisonError};
 
 use mlmesh_strategy::{Ask, Candidate, Class, RequestId, TargetId, TenantId};
 
-use crate::router::{Outcome, Reason, Refusal, Scratch};
 use crate::snapshot::Snapshot;
+use crate::word::{Outcome, Reason, Refusal, Scratch};
 
 /// Targets of a decision that are kept, the best ones.
 pub const TERMS_MAX: usize = 8;

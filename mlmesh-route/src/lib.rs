@@ -33,6 +33,7 @@ mod router;
 mod snapshot;
 mod tenants;
 mod trial;
+mod word;
 
 pub use mlmesh_strategy::{
     Ask, BLOCK_BYTES, BLOCKS_MAX, BaselineRoundRobin, BlockAffinity, BlockHash, BlockHasher,
@@ -51,9 +52,8 @@ pub use ledger::{Backlog, Ledger};
 pub use named::{NameError, STRATEGIES, strategy_by_name};
 pub use policy::{BACKLOG_US, Late, Order, Policy, QUEUE_MAX};
 pub use retry::{NoRetry, Progress, Repeatable, RetryBudget, stalled_after_us};
-pub use router::{
-    Booking, Budget, Effect, Event, Outcome, Reason, Refusal, Router, Scratch, Verdict,
-};
+pub use router::Router;
 pub use snapshot::{Snapshot, TARGETS_MAX, Target};
 pub use tenants::TENANTS_MAX;
 pub use trial::{Arm, Compared, Difference, Shadow, Standing, Trial};
+pub use word::{Booking, Budget, Effect, Event, Outcome, Reason, Refusal, Scratch, Verdict};

@@ -24,9 +24,10 @@ use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId, TenantId};
 
 use crate::line::{Entry, Line, Rank};
 use crate::policy::{Late, Order};
-use crate::router::{Effect, Router, Scratch, Verdict};
+use crate::router::Router;
 use crate::snapshot::Snapshot;
 use crate::tenants::{Accounts, Meters, shared};
+use crate::word::{Effect, Scratch, Verdict};
 
 /// Who has waited so many times the prefill by which it is longer goes before a shorter
 /// one. Low values turn the order into that of coming.
