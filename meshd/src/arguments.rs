@@ -21,7 +21,7 @@ pub(crate) enum Verb {
     /// Run the daemon in the foreground
     Run(Run),
     /// Put one address in front of inference engines
-    Gateway(Gateway),
+    Gateway(Box<Gateway>),
     /// Print the OpenAPI document of the API
     Openapi,
 }
@@ -79,6 +79,12 @@ pub(crate) struct Gateway {
     /// Pages of metrics beside the engines' own, of GPUs above all: `[TARGET=]URL[#GPU,…]`, or `nvml`
     #[arg(long, value_name = "SOURCE", num_args = 1..)]
     pub(crate) signals: Vec<mlmesh_gateway::SignalSource>,
+    /// Collector of traces (OTLP): `http://HOST:PORT[/PATH]`, or `grpc://HOST:PORT`
+    #[arg(long, value_name = "URL")]
+    pub(crate) traces: Option<mlmesh_gateway::Collector>,
+    /// File for a line of JSON for each ended request
+    #[arg(long, value_name = "FILE")]
+    pub(crate) request_log: Option<PathBuf>,
     /// Speak plaintext on other addresses than loopback
     #[arg(long)]
     pub(crate) allow_plaintext: bool,

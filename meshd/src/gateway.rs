@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use mlmesh_exec::SystemClock;
 use mlmesh_gateway::keys::Keys;
-use mlmesh_gateway::{Settings, Signals, Target, Used};
+use mlmesh_gateway::{Done, Settings, Signals, Target, Told, Used};
 use mlmesh_model::Clock as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,12 +48,22 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
     let targets: Result<Vec<Target>, _> = arguments.target.iter().map(|url| url.parse()).collect();
     let targets = targets.context("read `--target`")?;
     let keys = arguments.api_keys.as_deref().map(read_keys).transpose()?;
-    let (usage, log) = match arguments.usage_log {
+    let mut logs = Vec::new();
+    let usage = match arguments.usage_log {
         Some(path) => {
-            let (sender, log) = usage_log(path)?;
-            (Some(sender), Some(log))
+            let (sender, log) = line_log("--usage-log", path, usage_line)?;
+            logs.push(log);
+            Some(sender)
         }
-        None => (None, None),
+        None => None,
+    };
+    let requests = match arguments.request_log {
+        Some(path) => {
+            let (sender, log) = line_log("--request-log", path, request_line)?;
+            logs.push(log);
+            Some(sender)
+        }
+        None => None,
     };
     let gateway = mlmesh_gateway::Gateway::start(Settings {
         admin: arguments.admin,
@@ -66,6 +76,11 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         signals: Signals {
             runtime: arguments.runtime,
             sources: arguments.signals,
+        },
+        told: Told {
+            collector: arguments.traces,
+            log: requests,
+            unix_us: u64::try_from(SystemClock.now().0).unwrap_or_default(),
         },
         ..Settings::new(arguments.listen, targets)
     })
@@ -80,9 +95,11 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
     runtime.block_on(signalled);
     tracing::info!("draining");
     gateway.drain(GATEWAY_DRAIN_GRACE);
-    // Its last sender is gone, so that it ends when all is written.
-    if log.is_some_and(|log| log.join().is_err()) {
-        tracing::error!("the usage log failed");
+    // Their last senders are gone, so that they end when all is written.
+    for log in logs {
+        if log.join().is_err() {
+            tracing::error!("a log failed");
+        }
     }
     Ok(())
 }
@@ -93,23 +110,44 @@ fn read_keys(path: &Path) -> anyhow::Result<Keys> {
     Keys::read(&text).with_context(read)
 }
 
-/// A thread that writes what tenants have used, a line of JSON for each request.
-fn usage_log(path: PathBuf) -> anyhow::Result<(SyncSender<Used>, JoinHandle<()>)> {
+/// A thread that writes lines of JSON to the file that a flag names.
+fn line_log<T: Send + 'static>(
+    flag: &str,
+    path: PathBuf,
+    line: fn(&T) -> String,
+) -> anyhow::Result<(SyncSender<T>, JoinHandle<()>)> {
     let shown = path.display().to_string();
     let file = RotatingFile::open(path, USAGE_LOG_BYTES_MAX, USAGE_LOG_FILES_MAX);
-    let mut file = file.with_context(|| format!("open `--usage-log` at `{shown}`"))?;
-    let (sender, receiver) = sync_channel::<Used>(USAGE_LOG_LINES_MAX);
+    let mut file = file.with_context(|| format!("open `{flag}` at `{shown}`"))?;
+    let (sender, receiver) = sync_channel::<T>(USAGE_LOG_LINES_MAX);
     let write = move || {
         while let Ok(first) = receiver.recv() {
-            for used in std::iter::once(first).chain(receiver.try_iter()) {
-                file.append(usage_line(&used).as_bytes());
+            for told in std::iter::once(first).chain(receiver.try_iter()) {
+                file.append(line(&told).as_bytes());
             }
             file.flush();
         }
     };
-    let thread = std::thread::Builder::new().name("usage-log".to_owned());
+    let thread = std::thread::Builder::new().name("gateway-log".to_owned());
     let thread = thread.spawn(write).context("start a thread")?;
     Ok((sender, thread))
+}
+
+fn request_line(done: &Done) -> String {
+    let line = serde_json::json!({
+        "schema": "mlmesh.gateway.request/1",
+        "began_us": done.began_us,
+        "took_us": done.took_us,
+        "request_id": done.request_id,
+        "trace_id": done.trace_id,
+        "span_id": done.span_id,
+        "parent_id": done.parent_id,
+        "method": done.method,
+        "path": done.path,
+        "target": done.target,
+        "status": done.status,
+    });
+    format!("{line}\n")
 }
 
 fn usage_line(used: &Used) -> String {

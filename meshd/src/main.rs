@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Openapi => print_document(),
         Verb::Run(run) => ended(serve::run(&run)),
-        Verb::Gateway(gateway) => ended(gateway::run(gateway)),
+        Verb::Gateway(gateway) => ended(gateway::run(*gateway)),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::linger::{linger, receive};
 use crate::pages::{self, Answer};
 use crate::refusal::Refusal;
 use crate::request::{self, Head, Page, Request};
+use crate::telling::Trip;
 use crate::thread::Thread;
 
 /// What a listener's callers find behind it.
@@ -59,6 +60,8 @@ pub(crate) struct Connection {
     door: Door,
     /// A request whose head was read, while its body is.
     begun: Option<Request>,
+    /// What will be told of the request under way.
+    pub(crate) trip: Option<Trip>,
 }
 
 /// What a complete head asks for.
@@ -92,6 +95,7 @@ pub(crate) async fn serve(thread: Rc<Thread>, client: TcpStream, door: Door) {
         deadline,
         door,
         begun: None,
+        trip: None,
     };
     // Registered once: when the drain begins, whatever the task waits for is looked at again.
     let mut drain = pin!(thread.drain.notified());
@@ -136,12 +140,16 @@ impl Connection {
                     keep,
                 } => {
                     self.thread.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    if let Some(trip) = &mut self.trip {
+                        trip.status = refusal.code_of_status();
+                    }
                     let keep = keep && !self.thread.is_draining.get();
                     self.say(&Answer::from(refusal), is_head, keep).await
                 }
                 End::Told(bytes) => self.tell(&bytes, false).await,
                 end => end,
             };
+            self.trip = None;
             match end {
                 End::Keep => {}
                 End::Linger => {
@@ -234,7 +242,19 @@ impl Connection {
             let tenant = thread.shared.tenant(head.key())?;
             let reads_bodies = thread.shared.reads_bodies();
             let keeps_key = tenant.is_some();
-            let mut request = head.write(reads_bodies, keeps_key, &mut self.head, &thread.spare);
+            let trip = thread
+                .shared
+                .teller
+                .as_ref()
+                .map(|teller| head.trip(teller));
+            let mut request = head.write(
+                reads_bodies,
+                keeps_key,
+                trip.as_ref(),
+                &mut self.head,
+                &thread.spare,
+            );
+            self.trip = trip;
             request.tenant = tenant;
             self.input.passed(bytes);
             let is_awaited = request.expects && request.reads_body(reads_bodies);

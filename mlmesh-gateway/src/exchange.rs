@@ -83,12 +83,20 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
             },
         };
         let host = thread.shared.targets[target].host();
+        if let Some(trip) = &mut connection.trip {
+            trip.target = Some(host.to_owned());
+        }
         request.address(host, &mut connection.head, &thread.spare);
         let mut hop = Hop::new(connection, &thread, stream, &request, was_idle, &mut errand);
         match poll_fn(|cx| hop.poll(cx)).await {
             Ok(()) => {
-                under_way.count(Outcome::of_status(hop.status()));
-                return hop.finish(target);
+                let status = hop.status();
+                under_way.count(Outcome::of_status(status));
+                let end = hop.finish(target);
+                if let Some(trip) = &mut connection.trip {
+                    trip.status = status;
+                }
+                return end;
             }
             Err(Fault::Stale) => {
                 request.body = hop.rewind();

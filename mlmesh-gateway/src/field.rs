@@ -34,6 +34,10 @@ pub(crate) enum Field {
     Host,
     Expect,
     Authorization,
+    /// `traceparent` (W3C Trace Context).
+    Trace,
+    /// `X-Request-Id`, by which people call it.
+    RequestId,
     /// Belongs to one hop whatever `Connection` says.
     Hop,
     Other,
@@ -50,6 +54,8 @@ impl Field {
             7 if is("upgrade") => Field::Hop,
             10 if is("connection") => Field::Connection,
             10 if is("keep-alive") => Field::Hop,
+            11 if is("traceparent") => Field::Trace,
+            12 if is("x-request-id") => Field::RequestId,
             13 if is("authorization") => Field::Authorization,
             14 if is("content-length") => Field::ContentLength,
             14 if is("http2-settings") => Field::Hop,
@@ -97,7 +103,11 @@ impl Fields {
                 Field::Expect => {
                     fields.expects |= header.value.eq_ignore_ascii_case(b"100-continue");
                 }
-                Field::Authorization | Field::Hop | Field::Other => {}
+                Field::Authorization
+                | Field::Trace
+                | Field::RequestId
+                | Field::Hop
+                | Field::Other => {}
             }
         }
         Ok(fields)
@@ -116,6 +126,8 @@ impl Fields {
                     Field::Connection
                     | Field::Expect
                     | Field::Authorization
+                    | Field::Trace
+                    | Field::RequestId
                     | Field::Hop
                     | Field::Other => {}
                 }
@@ -131,9 +143,11 @@ impl Fields {
         match field {
             Field::Connection | Field::Hop => true,
             Field::ContentLength | Field::TransferEncoding | Field::Host => false,
-            Field::Expect | Field::Authorization | Field::Other => {
-                self.names && is_named(name, headers)
-            }
+            Field::Expect
+            | Field::Authorization
+            | Field::Trace
+            | Field::RequestId
+            | Field::Other => self.names && is_named(name, headers),
         }
     }
 }

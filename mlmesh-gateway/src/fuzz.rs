@@ -101,6 +101,7 @@ fn fuzz_requests() {
         let mut request = head.write(
             input.len() % 2 == 0,
             input.len() % 3 == 0,
+            None,
             &mut output,
             &spare,
         );

@@ -22,6 +22,7 @@ use crate::limits::{BACKLOG, STRATEGY, TARGETS_MAX, THREADS_MAX, TTFT_SLO, Waits
 use crate::metrics::Counters;
 use crate::signals::{SignalError, Signals, SnapshotCell, Watch};
 use crate::target::Target;
+use crate::telling::{Teller, Told};
 use crate::thread::{self, Shared, Stop};
 
 /// What a gateway is started with.
@@ -50,6 +51,8 @@ pub struct Settings {
     pub waits: Waits,
     /// Whom is asked about the targets.
     pub signals: Signals,
+    /// Who is told of ended requests.
+    pub told: Told,
 }
 
 impl Settings {
@@ -67,6 +70,7 @@ impl Settings {
             allow_plaintext: false,
             waits: Waits::default(),
             signals: Signals::default(),
+            told: Told::default(),
         }
     }
 }
@@ -117,6 +121,7 @@ impl Gateway {
         let count = u16::try_from(targets.len()).unwrap_or(u16::MAX);
         let known = SnapshotCell::of_equals(count);
         let watch = Watch::new(known.clone(), &targets, signals).map_err(GatewayError::Signals)?;
+        let clock = known.clone();
         let brain = Brain::new(count, known, &settings.strategy, settings.slo)?;
         let brain = Arc::new(brain);
         let listeners = listen(settings.listen, threads)?;
@@ -137,7 +142,10 @@ impl Gateway {
             Some(_) => Door::Targets,
             None => Door::TargetsAndPages,
         };
+        let (teller, telling) =
+            Teller::start(settings.told, clock).map_err(GatewayError::Thread)?;
         let shared = Arc::new(Shared {
+            teller,
             targets,
             counters: counters.clone(),
             waits,
@@ -156,7 +164,8 @@ impl Gateway {
             address,
             admin: admin_address,
             stop,
-            threads: asking.into_iter().collect(),
+            // The last one ends when the others have told everything.
+            threads: asking.into_iter().chain(telling).collect(),
         };
         for (listener, counters) in listeners.into_iter().zip(counters) {
             gateway.spawn(

@@ -69,6 +69,20 @@ pub const NVML_STATES_MAX: usize = 4;
 pub const SIGNAL_WAIT: Duration = Duration::from_secs(2);
 /// Targets whose signals stand one by one on the page of metrics.
 pub const SIGNAL_SERIES_TARGETS_MAX: usize = 64;
+/// Bytes of a client's `X-Request-Id`; a longer one is replaced.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Characters of a path that are told.
+pub const TOLD_PATH_BYTES_MAX: usize = 200;
+/// Spans that wait to be exported; more are left out and counted.
+pub const SPANS_WAITING_MAX: usize = 8192;
+/// Spans in one request to a collector.
+pub const SPANS_EXPORTED_MAX: usize = 512;
+/// How long spans gather.
+pub const EXPORT_PAUSE: Duration = Duration::from_millis(250);
+/// How long a collector may take.
+pub const EXPORT_WAIT: Duration = Duration::from_secs(3);
+/// Bytes of a collector's answer.
+pub const EXPORT_BYTES_MAX: usize = 64 * 1024;
 
 /// How long the gateway waits, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use crate::metrics;
 use crate::refusal::Refusal;
 use crate::request::Page;
 use crate::signals;
+use crate::telling;
 use crate::thread::Shared;
 
 /// An answer that no target gave.
@@ -41,7 +42,8 @@ pub(crate) fn answer(page: Page, shared: &Shared, is_draining: bool) -> Answer {
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             body: metrics::text(shared)
                 + &shared.brain.times.text(&shared.targets)
-                + &signals::text(&shared.watch, &shared.targets),
+                + &signals::text(&shared.watch, &shared.targets)
+                + &telling::text(shared.teller.as_deref()),
             retry_after_s: None,
         },
         Page::Targets => Answer {

@@ -63,6 +63,12 @@ impl Refusal {
         }
     }
 
+    /// The number of its status.
+    pub(crate) fn code_of_status(self) -> u16 {
+        let digits = self.status().bytes().take(3);
+        digits.fold(0, |code, digit| 10 * code + u16::from(digit - b'0'))
+    }
+
     pub(crate) fn status(self) -> &'static str {
         match self {
             Refusal::Malformed(_) => "400 Bad Request",

@@ -12,6 +12,7 @@ use crate::field::{Field, Fields, Framing, lines_are_strict};
 use crate::keys::{self, Tenant};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::refusal::Refusal;
+use crate::telling::{Teller, Trip};
 
 /// Says that this gateway passed a request on, as RFC 9110, section 7.6.3, asks.
 const VIA: &[u8] = b"Via: 1.1 mlmesh\r\n";
@@ -131,6 +132,17 @@ impl<'b, 'h> Head<'b, 'h> {
         keys::bearer(field.value)
     }
 
+    /// How this request is told of.
+    pub(crate) fn trip(&self, teller: &Arc<Teller>) -> Trip {
+        let value = |wanted: Field| {
+            let mut fields = self.headers.iter();
+            let found = fields.find(|header| Field::named(header.name) == wanted);
+            found.map(|header| header.value)
+        };
+        let (trace, id) = (value(Field::Trace), value(Field::RequestId));
+        teller.begin(self.method, self.path, trace, id)
+    }
+
     /// The page of the gateway that this path names.
     pub(crate) fn page(&self) -> Option<Page> {
         Page::at(self.path)
@@ -161,11 +173,13 @@ impl<'b, 'h> Head<'b, 'h> {
     /// Writes the head for a target: as it came, but for what belongs to one hop, and for
     /// the target's name, with which it will end. A request whose body is read here first
     /// (`reads_bodies`) expects nothing of the target any more. A key that is the
-    /// gateway's (`keeps_key`) stays here.
+    /// gateway's (`keeps_key`) stays here. A request that is told of says by its `trip`
+    /// to which trace it belongs.
     pub(crate) fn write(
         &self,
         reads_bodies: bool,
         keeps_key: bool,
+        trip: Option<&Trip>,
         output: &mut Buffer,
         spare: &Spare,
     ) -> Request {
@@ -185,6 +199,7 @@ impl<'b, 'h> Head<'b, 'h> {
             if field == Field::Host
                 || is_void
                 || is_kept
+                || (trip.is_some() && matches!(field, Field::Trace | Field::RequestId))
                 || self.fields.stays(field, header.name, self.headers)
             {
                 continue;
@@ -193,6 +208,16 @@ impl<'b, 'h> Head<'b, 'h> {
             put(b": ");
             put(header.value);
             put(b"\r\n");
+        }
+        if let Some(trip) = trip {
+            for (name, value) in [
+                ("traceparent: ", trip.traceparent().as_str()),
+                ("x-request-id: ", trip.request_id()),
+            ] {
+                put(name.as_bytes());
+                put(value.as_bytes());
+                put(b"\r\n");
+            }
         }
         put(VIA);
         request.host = output.filled().len();
@@ -262,7 +287,7 @@ mod tests {
         let Some(head) = Head::read(text.as_bytes(), &mut slots)? else {
             return Ok(None);
         };
-        let request = head.write(false, false, &mut output, &spare);
+        let request = head.write(false, false, None, &mut output, &spare);
         request.address("another:1", &mut output, &spare);
         request.address("engine:1", &mut output, &spare);
         let written = String::from_utf8(output.filled().to_vec()).unwrap();

@@ -23,6 +23,7 @@ use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::signals::Watch;
 use crate::target::Target;
+use crate::telling::Teller;
 
 /// What all threads of one gateway share.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) brain: Arc<Brain>,
     /// What is known of the targets, for pages.
     pub(crate) watch: Arc<Watch>,
+    /// Who tells of requests, if anybody wants to know.
+    pub(crate) teller: Option<Arc<Teller>>,
     /// Who may ask; everybody, where there are none.
     pub(crate) keys: Option<Keys>,
     pub(crate) ledger: Arc<Ledger>,

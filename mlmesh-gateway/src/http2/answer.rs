@@ -21,6 +21,7 @@ use crate::pages::{self, Answer};
 use crate::refusal::Refusal;
 use crate::request::Page;
 use crate::target::Target;
+use crate::telling::Trip;
 use crate::thread::Thread;
 
 /// The gateway's own, or a target's.
@@ -42,11 +43,19 @@ pub(crate) async fn answer(
         let is_draining = thread.is_draining.get();
         return Ok(own(pages::answer(page, &thread.shared, is_draining)));
     }
-    let refusal = match carry(&thread, request, is_grpc).await {
+    let mut trip = thread.shared.teller.as_ref().map(|teller| {
+        let of = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        teller.begin(method, path, of("traceparent"), of("x-request-id"))
+    });
+    let refusal = match carry(&thread, request, is_grpc, &mut trip).await {
         Ok(reply) => return Ok(reply),
         Err(refusal) => refusal,
     };
     thread.counters.refused.fetch_add(1, Ordering::Relaxed);
+    if let Some(trip) = &mut trip {
+        trip.status = refusal.code_of_status();
+    }
     Ok(match is_grpc {
         true => trailers_only(refusal),
         false => own(Answer::from(refusal)),
@@ -60,6 +69,7 @@ async fn carry(
     thread: &Rc<Thread>,
     request: Request<Incoming>,
     is_grpc: bool,
+    trip: &mut Option<Trip>,
 ) -> Result<Reply, Refusal> {
     if request.method() == Method::CONNECT {
         return Err(Refusal::MethodUnsupported);
@@ -122,10 +132,15 @@ async fn carry(
             }
         };
         let was_idle = upstream.was_idle();
-        let request = for_target(&parts, body, &targets[target], is_grpc, tenant.is_some())?;
+        let keeps_key = tenant.is_some();
+        let mut request = for_target(&parts, body, &targets[target], is_grpc, keeps_key)?;
+        if let Some(trip) = trip {
+            trip.target = Some(targets[target].host().to_owned());
+            belongs(request.headers_mut(), trip);
+        }
         match timeout(waits.response_head, upstream.send(request)).await {
             Ok(Ok((response, http1))) => {
-                under_way.answered(&response, http1, mine);
+                under_way.answered(&response, http1, mine, trip.take());
                 return Ok(passed_on(response, waits.response_body, under_way));
             }
             Ok(Err(mut error)) => {
@@ -181,6 +196,18 @@ fn for_target(
         headers.insert(header::HOST, host);
     }
     Ok(request)
+}
+
+/// Says to which trace a request belongs.
+fn belongs(headers: &mut HeaderMap, trip: &Trip) {
+    for (name, value) in [
+        ("traceparent", trip.traceparent().as_str()),
+        ("x-request-id", trip.request_id()),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// The response as the client gets it.

@@ -19,6 +19,7 @@ use crate::http2::upstream::Http1;
 use crate::limits::BODY_READ_MAX;
 use crate::metrics::Outcome;
 use crate::refusal::Refusal;
+use crate::telling::Trip;
 use crate::thread::Thread;
 
 /// A body that breaks off when nothing comes for too long.
@@ -188,6 +189,8 @@ pub(crate) struct UnderWay {
     thread: Rc<Thread>,
     target: usize,
     errand: Option<Errand>,
+    /// What will be told of it.
+    trip: Option<Trip>,
     status: u16,
     is_events: bool,
     /// What is counted if it ends now.
@@ -206,6 +209,7 @@ impl UnderWay {
             thread: Rc::clone(thread),
             target,
             errand: None,
+            trip: None,
             status: 0,
             is_events: false,
             outcome: Outcome::ClientGone,
@@ -221,7 +225,9 @@ impl UnderWay {
         response: &Response<Incoming>,
         http1: Option<Http1>,
         errand: Errand,
+        trip: Option<Trip>,
     ) {
+        self.trip = trip;
         self.done = Outcome::of_status(response.status().as_u16());
         self.http1 = http1;
         self.errand = Some(errand);
@@ -239,6 +245,9 @@ impl UnderWay {
 
     fn is_done(&mut self) {
         self.outcome = self.done;
+        if let Some(trip) = &mut self.trip {
+            trip.status = self.status;
+        }
         if let Some(http1) = self.http1.take() {
             self.thread.upstreams.give(self.target, http1);
         }

@@ -24,9 +24,9 @@ use tokio::time::timeout;
 
 use crate::wire::{PATIENCE, Place, settings};
 
-type Piece = Result<Frame<Bytes>, Infallible>;
-type Frames = StreamBody<Pin<Box<dyn Stream<Item = Piece>>>>;
-type Sent = Either<Full<Bytes>, Frames>;
+pub(crate) type Piece = Result<Frame<Bytes>, Infallible>;
+pub(crate) type Frames = StreamBody<Pin<Box<dyn Stream<Item = Piece>>>>;
+pub(crate) type Sent = Either<Full<Bytes>, Frames>;
 
 #[derive(Clone)]
 struct Here;
@@ -37,7 +37,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
     }
 }
 
-fn in_time<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn in_time<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -47,14 +47,14 @@ fn in_time<T>(future: impl Future<Output = T>) -> T {
     done.expect("it ends in time")
 }
 
-async fn connect(gateway: SocketAddr) -> SendRequest<Sent> {
+pub(crate) async fn connect(gateway: SocketAddr) -> SendRequest<Sent> {
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (sender, connection) = http2::handshake(Here, TokioIo::new(stream)).await.unwrap();
     spawn_local(async move { drop(connection.await) });
     sender
 }
 
-fn request(path: &str, body: Sent) -> Request<Sent> {
+pub(crate) fn request(path: &str, body: Sent) -> Request<Sent> {
     let uri: Uri = format!("http://gateway.test{path}").parse().unwrap();
     let request = Request::post(uri)
         .header("x-own", "1")
@@ -62,7 +62,7 @@ fn request(path: &str, body: Sent) -> Request<Sent> {
     request.body(body).unwrap()
 }
 
-fn text(text: &'static str) -> Sent {
+pub(crate) fn text(text: &'static str) -> Sent {
     Either::Left(Full::from(text))
 }
 
@@ -84,7 +84,7 @@ async fn next(body: &mut Incoming) -> String {
 }
 
 /// What comes until the end.
-async fn rest(body: &mut Incoming) -> Bytes {
+pub(crate) async fn rest(body: &mut Incoming) -> Bytes {
     body.collect().await.unwrap().to_bytes()
 }
 

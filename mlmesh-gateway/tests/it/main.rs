@@ -11,5 +11,6 @@ mod life;
 mod pieces;
 mod routing;
 mod signals;
+mod telling;
 mod tenants;
 mod wire;

@@ -403,3 +403,28 @@ fn requests_that_others_send_to_a_real_engine_are_known() {
     drop(streams);
     wait_until(PATIENCE, || seen()["foreign"] == 0);
 }
+
+#[test]
+fn each_request_leaves_a_line_in_its_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("requests.log");
+    let path = file.to_str().expect("UTF-8");
+    let mut gateway = Gateway::start(&[nobody()], &["--request-log", path]);
+    let line = "GET /v1/models?a=secret HTTP/1.1\r\nX-Request-Id: mine-1";
+    let mut answer = String::new();
+    http::send(gateway.address(), line, "")
+        .and_then(|mut stream| stream.read_to_string(&mut answer))
+        .expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    // What ends with the gateway is written before it ends.
+    gateway.terminate();
+    assert!(gateway.ended().success());
+    let log = std::fs::read_to_string(&file).expect("the log");
+    let line: Value = serde_json::from_str(log.trim_end()).expect("one line of JSON");
+    assert_eq!(line["schema"], "mlmesh.gateway.request/1");
+    assert_eq!(line["request_id"], "mine-1");
+    assert_eq!(
+        (&line["status"], &line["path"]),
+        (&502.into(), &"/v1/models".into())
+    );
+}
