@@ -61,6 +61,9 @@ pub(crate) struct Gateway {
     /// What a first token may take, beside twice what the prompt takes an idle engine; what would take longer is refused
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) ttft_slo: Duration,
+    /// Send a request to another engine when the first has failed, stalled or is busy, if it leaves no state behind: answers are then made twice now and then
+    #[arg(long)]
+    pub(crate) repeat_generation: bool,
     /// Who may ask, and how much: tenants with hashes of their API keys
     #[arg(long, value_name = "FILE")]
     pub(crate) api_keys: Option<PathBuf>,

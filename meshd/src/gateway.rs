@@ -69,6 +69,7 @@ pub(crate) fn run(arguments: Gateway) -> anyhow::Result<()> {
         admin: arguments.admin,
         strategy: arguments.strategy,
         slo: arguments.ttft_slo,
+        repeats_generation: arguments.repeat_generation,
         keys,
         usage,
         threads: arguments.threads,

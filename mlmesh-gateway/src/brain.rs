@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use mlmesh_route::fusion::Own;
 use mlmesh_route::{
-    Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Effect, Event, INDEX_BYTES, Learnt,
-    NameError, Outcome, Reason, RequestId, Router, Scratch, Snapshot, TargetId, mixed_pair,
-    strategy_by_name,
+    Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Circuit, Effect, Event, Evidence,
+    INDEX_BYTES, Learnt, NameError, Outcome, Progress, Reason, Repeatable, RequestId, RetryBudget,
+    Router, Scratch, Snapshot, TargetId, mixed_pair, strategy_by_name,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
@@ -64,6 +64,9 @@ pub(crate) struct Brain {
     waiting: Mutex<HashMap<RequestId, Place>>,
     /// When the router wants to look again at what waits.
     wake_at_us: AtomicU64,
+    /// When a target that is left out may be tried again.
+    probe_at_us: AtomicU64,
+    retries: RetryBudget,
     wake: watch::Sender<u64>,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
@@ -83,6 +86,7 @@ pub(crate) struct Counts {
 pub(crate) struct Wish {
     pub(crate) ask: Ask,
     pub(crate) model: Option<String>,
+    pub(crate) is_stream: bool,
     pub(crate) answer_tokens_max: Option<u64>,
 }
 
@@ -149,6 +153,8 @@ impl Brain {
             slo,
             waiting: Mutex::default(),
             wake_at_us: AtomicU64::new(u64::MAX),
+            probe_at_us: AtomicU64::new(u64::MAX),
+            retries: RetryBudget::default(),
             wake: watch::Sender::new(u64::MAX),
             counts: Counts::default(),
             times: Times::new(usize::from(targets)),
@@ -213,23 +219,32 @@ impl Brain {
         Wish {
             ask,
             model: scanned.model.map(Cow::into_owned),
+            is_stream: scanned.stream,
             answer_tokens_max: scanned.tokens_max,
         }
     }
 
-    /// Asks for a target, but for those in `tried`.
+    /// Asks for a target. After an attempt that failed at those in `tried` another one is
+    /// taken at once, whatever waits.
     pub(crate) fn offer(self: &Arc<Brain>, work: &mut Work, ask: &Ask, tried: &[usize]) -> Offered {
         let now_us = self.now_us();
         let snapshot = self.known.load(now_us);
         let scratch = &mut work.scratch;
-        let outcome = match tried {
-            [] => self.router.offer(now_us, &snapshot, ask, scratch),
-            tried => {
-                let snapshot = without(&snapshot, tried);
-                self.router.offer(now_us, &snapshot, ask, scratch)
-            }
-        };
-        match outcome {
+        if !tried.is_empty() {
+            let tried: Vec<TargetId> = tried.iter().map(|target| id(*target)).collect();
+            let other = self
+                .router
+                .elsewhere(now_us, &snapshot, ask, &tried, scratch);
+            return match other {
+                Some(terms) => {
+                    let booking = self.router.book(now_us, ask, terms);
+                    Offered::Bound(self.bound(booking, now_us))
+                }
+                None => Offered::Refused(Refusal::NoTarget { retry_after_s: 1 }),
+            };
+        }
+        self.retries.request();
+        match self.router.offer(now_us, &snapshot, ask, scratch) {
             Outcome::Bind(booking) => Offered::Bound(self.bound(booking, now_us)),
             Outcome::Reject(refusal) => Offered::Refused(self.refused(refusal)),
             Outcome::Wait { look_again_us } => {
@@ -250,27 +265,84 @@ impl Brain {
         target.map(TargetId::index)
     }
 
-    /// Looks again at what waits whenever the router wants to. Each thread does, since the
-    /// others may have ended; the first one that wakes does it for all.
+    /// Looks again at what waits whenever the router wants to, and at targets that are left
+    /// out when they may be tried. Each thread does, since the others may have ended; the
+    /// first one that wakes does it for all.
     pub(crate) async fn keep_time(self: Arc<Brain>) {
         let mut woken = self.wake.subscribe();
         loop {
-            let at_us = *woken.borrow_and_update();
+            woken.mark_unchanged();
+            let order = Ordering::Relaxed;
+            let at_us = self
+                .wake_at_us
+                .load(order)
+                .min(self.probe_at_us.load(order));
             let wait_us = at_us.saturating_sub(self.now_us()).min(FAR_US);
             tokio::select! {
                 changed = woken.changed() => if changed.is_err() { return },
                 () = sleep(Duration::from_micros(wait_us)), if at_us < u64::MAX => {
-                    let (unset, order) = (u64::MAX, Ordering::Relaxed);
-                    if self.wake_at_us.compare_exchange(at_us, unset, order, order).is_ok() {
-                        self.step(Event::Tick, &mut Vec::new());
+                    let now_us = self.now_us();
+                    if is_due(&self.probe_at_us, now_us) {
+                        self.refresh();
                     }
-                    // Until the next word.
-                    if woken.changed().await.is_err() {
-                        return;
+                    if is_due(&self.wake_at_us, now_us) {
+                        self.step(Event::Tick, &mut Vec::new());
                     }
                 }
             }
         }
+    }
+
+    /// An attempt at a target begins.
+    pub(crate) fn begun(self: &Arc<Brain>, target: usize) {
+        if self.known.health().begun(id(target)) {
+            self.refresh();
+        }
+    }
+
+    /// Something came of an attempt at a target.
+    pub(crate) fn told(self: &Arc<Brain>, target: usize, evidence: Evidence) {
+        let (now_us, health) = (self.now_us(), self.known.health());
+        // Not a secret, and not to be the same twice.
+        let chance = mixed_pair(self.key, now_us);
+        if health.told(id(target), evidence, now_us, chance) {
+            let circuit = health.circuit(id(target));
+            tracing::warn!(target, ?evidence, ?circuit, "a target's circuit");
+            self.refresh();
+        }
+    }
+
+    /// An attempt ended that says nothing of its target.
+    pub(crate) fn abandoned(self: &Arc<Brain>, target: usize) {
+        if self.known.health().abandoned(id(target)) {
+            self.refresh();
+        }
+    }
+
+    /// Whether a target is left out for what requests have met there.
+    pub(crate) fn is_left_out(&self, target: usize) -> bool {
+        self.known.health().circuit(id(target)) != Circuit::Closed
+    }
+
+    /// Whether an attempt that came so far may be made again, within what all may.
+    pub(crate) fn may_retry(&self, repeatable: Repeatable, progress: Progress) -> bool {
+        let taken = self.retries.take(self.now_us(), repeatable, progress);
+        taken.is_ok()
+    }
+
+    /// Whether there is a target beside these.
+    pub(crate) fn has_other(&self, tried: &[usize]) -> bool {
+        let snapshot = self.known.load(self.now_us());
+        let mut usable = snapshot.targets.iter().filter(|target| target.usable);
+        usable.any(|target| !tried.contains(&target.id.index()))
+    }
+
+    fn refresh(self: &Arc<Brain>) {
+        if let Some(again_us) = self.known.refresh() {
+            self.probe_at_us.fetch_min(again_us, Ordering::Relaxed);
+            self.wake.send_replace(again_us);
+        }
+        self.look_again();
     }
 
     /// What this process knows by itself of a target.
@@ -425,6 +497,11 @@ impl Bound {
         self.booking.terms.target.index()
     }
 
+    /// What its first token was predicted to take.
+    pub(crate) fn predicted_us(&self) -> u64 {
+        self.booking.terms.ttft_us()
+    }
+
     /// A piece of a good response's body has come.
     pub(crate) fn follow(&mut self, call: Call, is_stream: bool, piece: &[u8]) {
         self.usage.follow(piece);
@@ -513,6 +590,18 @@ impl Drop for Waits {
             drop(self.brain.bound(booking, self.since_us));
         }
     }
+}
+
+fn id(target: usize) -> TargetId {
+    TargetId(u16::try_from(target).unwrap_or(u16::MAX))
+}
+
+/// Whether it is time; only the first one that asks is told so.
+fn is_due(at_us: &AtomicU64, now_us: u64) -> bool {
+    let due = |at_us: u64| (at_us <= now_us).then_some(u64::MAX);
+    at_us
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, due)
+        .is_ok()
 }
 
 /// The same targets, without these.

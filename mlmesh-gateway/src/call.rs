@@ -15,6 +15,9 @@ pub(crate) enum Call {
 /// What names of gRPC methods hold that ask for work: KServe's, TorchServe's, TGI's.
 const GRPC_WORK: &[&str] = &["Infer", "Predict", "Generate", "Embed"];
 
+/// Of those, what the engine remembers, so that a second one would be another.
+const REMEMBERED: &[&str] = &["responses"];
+
 /// Last parts of paths that ask for tokens: OpenAI's, then llama.cpp's, TGI's, Triton's,
 /// Anthropic's and Ollama's.
 const GENERATIONS: &[&str] = &[
@@ -28,14 +31,17 @@ const GENERATIONS: &[&str] = &[
 ];
 
 impl Call {
+    /// Whether the engine remembers a call with this path.
+    pub(crate) fn is_remembered(path: &str) -> bool {
+        REMEMBERED.contains(&last_part(path))
+    }
+
     /// The kind of a request with this method and path, by whether it has a body.
     pub(crate) fn of(method: &str, path: &str, has_body: bool) -> Call {
         if method != "POST" || !has_body {
             return Call::Other;
         }
-        let path = path.split('?').next().unwrap_or_default();
-        let last = path.rsplit('/').next().unwrap_or_default();
-        match GENERATIONS.contains(&last) {
+        match GENERATIONS.contains(&last_part(path)) {
             true => Call::Generation,
             false => Call::Inference,
         }
@@ -51,6 +57,11 @@ impl Call {
             false => Call::Other,
         }
     }
+}
+
+fn last_part(path: &str) -> &str {
+    let path = path.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -256,6 +256,7 @@ impl Connection {
             );
             self.trip = trip;
             request.tenant = tenant;
+            request.repeatable.hedgeable &= thread.shared.repeats_generation;
             self.input.passed(bytes);
             let is_awaited = request.expects && request.reads_body(reads_bodies);
             self.begun = Some(request);

@@ -4,8 +4,9 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use mlmesh_route::Ask;
+use mlmesh_route::{Ask, Progress, Repeatable, stalled_after_us};
 
 use crate::bill::Bill;
 use crate::brain::{Bound, Offered};
@@ -17,10 +18,12 @@ use crate::thread::Thread;
 /// A request with its target.
 pub(crate) struct Errand {
     call: Call,
+    /// Its answer comes piece by piece.
+    is_stream: bool,
     /// Nothing for what is no work.
     ask: Option<Ask>,
     place: Place,
-    /// Targets that took no connection.
+    /// Targets at which an attempt failed.
     tried: Vec<usize>,
     /// Nothing where there are no tenants.
     bill: Option<Bill>,
@@ -29,6 +32,7 @@ pub(crate) struct Errand {
 /// A request without a target so far.
 pub(crate) struct Told {
     call: Call,
+    is_stream: bool,
     ask: Option<Ask>,
     bill: Option<Bill>,
 }
@@ -68,19 +72,51 @@ impl Errand {
     ) -> Result<Told, Refusal> {
         let shared = &thread.shared;
         if call == Call::Other {
-            let (ask, bill) = (None, None);
-            return Ok(Told { call, ask, bill });
+            return Ok(Told {
+                call,
+                is_stream: false,
+                ask: None,
+                bill: None,
+            });
         }
         let wish = shared
             .brain
             .wish(&mut thread.work.borrow_mut(), body, bytes);
         let open = |tenant| Bill::open(tenant, &shared.ledger, shared.brain.clock(), &wish);
         let bill = tenant.map(open).transpose()?;
-        let ask = Some(wish.ask);
-        Ok(Told { call, ask, bill })
+        Ok(Told {
+            call,
+            is_stream: wish.is_stream,
+            ask: Some(wish.ask),
+            bill,
+        })
     }
 
-    /// The same after its target took no connection.
+    /// Whether the attempt, which came so far, may be made again at another target.
+    pub(crate) fn may_move(
+        &self,
+        thread: &Thread,
+        repeatable: Repeatable,
+        progress: Progress,
+    ) -> bool {
+        let brain = &thread.shared.brain;
+        let mut tried = self.tried.clone();
+        tried.push(self.target());
+        brain.has_other(&tried) && brain.may_retry(repeatable, progress)
+    }
+
+    /// After so long without a token the target of a stream has stalled; `has_token` says
+    /// whether the first one has come.
+    pub(crate) fn stalled_after(&self, has_token: bool) -> Option<Duration> {
+        let predicted_us = match &self.place {
+            Place::Booked(bound) if self.is_stream => bound.predicted_us(),
+            Place::Booked(_) | Place::Turn(_) => return None,
+        };
+        let predicted_us = if has_token { 0 } else { predicted_us };
+        Some(Duration::from_micros(stalled_after_us(predicted_us)))
+    }
+
+    /// The same after its attempt failed.
     pub(crate) async fn elsewhere(
         mut self,
         thread: &Thread,
@@ -125,9 +161,15 @@ impl Told {
         thread: &Thread,
         is_gone: impl FnMut(&mut Context<'_>) -> bool,
     ) -> Result<Errand, Unplaced> {
-        let Told { call, ask, bill } = self;
+        let Told {
+            call,
+            is_stream,
+            ask,
+            bill,
+        } = self;
         Ok(Errand {
             call,
+            is_stream,
             place: Place::find(thread, ask.as_ref(), &[], is_gone).await?,
             ask,
             tried: Vec::new(),

@@ -6,9 +6,15 @@
 //!   byte was taken by it, or the method is idempotent and all that was sent is still here:
 //!   once more, to the same target, on a new connection.
 //!
+//! - the target failed, stalled or answered 503, all that was sent is still here, the
+//!   request may be made twice (an idempotent method, an `Idempotency-Key`, or by the
+//!   setting one that leaves nothing behind), and the budget of all retries allows it:
+//!   the router names another target.
+//!
 //! Everything else is a 502, since the target may have carried the request out.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -22,7 +28,7 @@ use crate::connection::Connection;
 use crate::errand::{Errand, Unplaced};
 use crate::hop::{Fault, Hop};
 use crate::linger::receive;
-use crate::metrics::{Outcome, TargetCounters};
+use crate::metrics::Outcome;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::thread::Thread;
@@ -82,6 +88,7 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
                 }
             },
         };
+        under_way.is_connected.set(true);
         let host = thread.shared.targets[target].host();
         if let Some(trip) = &mut connection.trip {
             trip.target = Some(host.to_owned());
@@ -101,6 +108,15 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
             Err(Fault::Stale) => {
                 request.body = hop.rewind();
                 may_reuse = false;
+            }
+            Err(fault) if fault.is_of_target() && hop.may_move() => {
+                under_way.count(fault.outcome());
+                request.body = hop.rewind();
+                let gone = |cx: &mut Context<'_>| is_gone(connection, &thread, cx);
+                match errand.elsewhere(&thread, gone).await {
+                    Ok(next) => (errand, may_reuse) = (next, true),
+                    Err(why) => return unplaced(why, &request),
+                }
             }
             Err(fault) => {
                 under_way.count(fault.outcome());
@@ -227,22 +243,41 @@ fn is_gone(connection: &mut Connection, thread: &Thread, cx: &mut Context<'_>) -
 }
 
 /// A request that counts as under way for as long as this lives.
-struct UnderWay<'t>(&'t TargetCounters);
+struct UnderWay<'t> {
+    thread: &'t Thread,
+    target: usize,
+    is_connected: Cell<bool>,
+    is_told: Cell<bool>,
+}
 
 impl<'t> UnderWay<'t> {
     fn at(thread: &'t Thread, target: usize) -> UnderWay<'t> {
+        thread.shared.brain.begun(target);
         let counters = &thread.counters.targets[target];
         counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        UnderWay(counters)
+        UnderWay {
+            thread,
+            target,
+            is_connected: Cell::new(false),
+            is_told: Cell::new(false),
+        }
     }
 
     fn count(&self, outcome: Outcome) {
-        self.0.count(outcome);
+        self.thread.counters.targets[self.target].count(outcome);
+        if let Some(evidence) = outcome.evidence(self.is_connected.get()) {
+            self.is_told.set(true);
+            self.thread.shared.brain.told(self.target, evidence);
+        }
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let counters = &self.thread.counters.targets[self.target];
+        counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_told.get() {
+            self.thread.shared.brain.abandoned(self.target);
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Fields {
     pub(crate) close: bool,
     /// `Connection` names fields of its own.
     names: bool,
+    /// `Idempotency-Key`, by which a target knows a request again.
+    pub(crate) keyed: bool,
     /// `Expect: 100-continue`.
     pub(crate) expects: bool,
     pub(crate) hosts: usize,
@@ -38,6 +40,7 @@ pub(crate) enum Field {
     Trace,
     /// `X-Request-Id`, by which people call it.
     RequestId,
+    IdempotencyKey,
     /// Belongs to one hop whatever `Connection` says.
     Hop,
     Other,
@@ -59,6 +62,7 @@ impl Field {
             13 if is("authorization") => Field::Authorization,
             14 if is("content-length") => Field::ContentLength,
             14 if is("http2-settings") => Field::Hop,
+            15 if is("idempotency-key") => Field::IdempotencyKey,
             16 if is("proxy-connection") => Field::Hop,
             17 if is("transfer-encoding") => Field::TransferEncoding,
             18 if is("proxy-authenticate") => Field::Hop,
@@ -76,6 +80,7 @@ impl Fields {
             framing: Framing::Unsaid,
             close: false,
             names: false,
+            keyed: false,
             expects: false,
             hosts: 0,
         };
@@ -103,6 +108,7 @@ impl Fields {
                 Field::Expect => {
                     fields.expects |= header.value.eq_ignore_ascii_case(b"100-continue");
                 }
+                Field::IdempotencyKey => fields.keyed = true,
                 Field::Authorization
                 | Field::Trace
                 | Field::RequestId
@@ -128,6 +134,7 @@ impl Fields {
                     | Field::Authorization
                     | Field::Trace
                     | Field::RequestId
+                    | Field::IdempotencyKey
                     | Field::Hop
                     | Field::Other => {}
                 }
@@ -147,6 +154,7 @@ impl Fields {
             | Field::Authorization
             | Field::Trace
             | Field::RequestId
+            | Field::IdempotencyKey
             | Field::Other => self.names && is_named(name, headers),
         }
     }

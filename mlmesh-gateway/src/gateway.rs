@@ -39,6 +39,9 @@ pub struct Settings {
     pub strategy: String,
     /// What a first token may take, beside twice what the prompt takes an empty engine.
     pub slo: Duration,
+    /// Send what leaves no state in an engine to another one, though the first may have
+    /// begun it.
+    pub repeats_generation: bool,
     /// Who may ask; everybody, where there are none.
     pub keys: Option<Keys>,
     /// Where ended requests of tenants are told.
@@ -64,6 +67,7 @@ impl Settings {
             targets,
             strategy: STRATEGY.to_owned(),
             slo: TTFT_SLO,
+            repeats_generation: false,
             keys: None,
             usage: None,
             threads: 1,
@@ -151,6 +155,7 @@ impl Gateway {
             waits,
             brain: Arc::clone(&brain),
             watch: Arc::clone(&watch),
+            repeats_generation: settings.repeats_generation,
             keys: settings.keys,
             ledger: Arc::new(Ledger {
                 log: settings.usage,

@@ -15,6 +15,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use mlmesh_route::{Evidence, Progress, Repeatable};
+
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::errand::Errand;
@@ -34,7 +36,7 @@ pub(crate) struct Hop<'c> {
     thread: &'c Thread,
     target: TcpStream,
     was_idle: bool,
-    is_idempotent: bool,
+    repeatable: Repeatable,
     asked: Asked,
     sending: Sending,
     /// What of the request's body has still to be received.
@@ -48,6 +50,8 @@ pub(crate) struct Hop<'c> {
     /// Whether all that the target took is still here.
     is_whole: bool,
     errand: &'c mut Errand,
+    /// It goes to another target.
+    moves: bool,
     response: Option<Response>,
     /// What of the response's body has still to be received.
     response_body: Body,
@@ -56,6 +60,8 @@ pub(crate) struct Hop<'c> {
     interims: usize,
     /// Whether the client took a byte of a response.
     has_begun: bool,
+    /// Whether it was told that the target has stalled.
+    has_stalled: bool,
     /// Whether the client does not take what it is sent.
     is_stalled: bool,
     /// How what was received of the body ends.
@@ -81,6 +87,8 @@ pub(crate) enum Fault {
     Stale,
     Target(&'static str),
     TargetStalled,
+    /// It is too busy, by its own word (503).
+    TargetBusy,
 }
 
 impl Fault {
@@ -89,7 +97,16 @@ impl Fault {
             Fault::ClientGone | Fault::ClientStalled | Fault::Request(_) => Outcome::ClientGone,
             Fault::Stale | Fault::Target(_) => Outcome::Failed,
             Fault::TargetStalled => Outcome::TimedOut,
+            Fault::TargetBusy => Outcome::ServerError,
         }
+    }
+
+    /// Whether another target may do better.
+    pub(crate) fn is_of_target(self) -> bool {
+        matches!(
+            self,
+            Fault::Target(_) | Fault::TargetStalled | Fault::TargetBusy
+        )
     }
 
     /// What the client is told, if it was told nothing else.
@@ -100,6 +117,7 @@ impl Fault {
             Fault::Request(rule) => Some(Refusal::Malformed(rule)),
             Fault::Target(what) => Some(Refusal::TargetFailed(what)),
             Fault::TargetStalled => Some(Refusal::TargetTimeout),
+            Fault::TargetBusy => Some(Refusal::TargetFailed("it is too busy")),
         }
     }
 }
@@ -121,7 +139,7 @@ impl<'c> Hop<'c> {
             thread,
             target,
             was_idle,
-            is_idempotent: request.is_idempotent,
+            repeatable: request.repeatable,
             asked: Asked {
                 is_head: request.is_head,
                 is_old: request.is_old,
@@ -134,11 +152,13 @@ impl<'c> Hop<'c> {
             forward: 0,
             is_whole: true,
             errand,
+            moves: false,
             response: None,
             response_body: Body::Done,
             relay: 0,
             interims: 0,
             has_begun: false,
+            has_stalled: false,
             is_stalled: false,
             tail: Tail::default(),
         }
@@ -162,8 +182,24 @@ impl<'c> Hop<'c> {
     /// Makes the head's buffer what it was before it was sent, and says what of the body
     /// has still to be received.
     pub(crate) fn rewind(&mut self) -> Body {
+        let spare = &self.thread.spare;
         self.connection.head.rewind(self.head_sent);
+        self.connection.answer.clear(spare);
+        self.connection.reply.clear(spare);
         self.request_body
+    }
+
+    /// Whether the request may be made again at another target, within what all may.
+    pub(crate) fn may_move(&mut self) -> bool {
+        let progress = match self.head_sent {
+            0 => Progress::NotSent,
+            _ => Progress::Sent,
+        };
+        // A busy target was asked about before.
+        self.moves
+            || (!self.has_begun
+                && self.is_whole
+                && self.errand.may_move(self.thread, self.repeatable, progress))
     }
 
     /// What can still be said to a client whose response breaks off: within a stream of
@@ -205,7 +241,34 @@ impl<'c> Hop<'c> {
             self.watch(cx)?;
         }
         ready!(self.connection.deadline.poll_passed(cx));
-        Poll::Ready(Err(self.overdue()))
+        let overdue = self.overdue();
+        if overdue == Fault::TargetStalled && self.waits_on() {
+            ready!(self.connection.deadline.poll_passed(cx));
+        }
+        Poll::Ready(Err(overdue))
+    }
+
+    /// The first time that a stream stalls the target is told of, and waited for as long
+    /// as for others, unless the request may go elsewhere.
+    fn waits_on(&mut self) -> bool {
+        let has_token = self.response.is_some();
+        if self.has_stalled || self.errand.stalled_after(has_token).is_none() {
+            return false;
+        }
+        self.has_stalled = true;
+        if self.may_move() {
+            self.moves = true;
+            return false;
+        }
+        let waits = &self.thread.shared.waits;
+        let target = self.errand.target();
+        self.thread.shared.brain.told(target, Evidence::Stalled);
+        let wait = match has_token {
+            true => waits.response_body,
+            false => waits.response_head,
+        };
+        self.connection.deadline.restart(wait);
+        true
     }
 
     /// Sends what can be sent of the request.
@@ -241,7 +304,8 @@ impl<'c> Hop<'c> {
             } else if self.request_body.is_done() {
                 self.sending = Sending::Done;
                 if self.response.is_none() {
-                    deadline.restart(waits.response_head);
+                    let stall = self.errand.stalled_after(false);
+                    deadline.restart(stall.unwrap_or(waits.response_head));
                 }
             } else {
                 // What comes from here on is passed on and not kept.
@@ -304,6 +368,11 @@ impl<'c> Hop<'c> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(bytes)) if bytes > 0 => {
                     let wait = self.thread.shared.waits.response_body;
+                    let stall = match self.has_stalled {
+                        true => None,
+                        false => self.errand.stalled_after(self.response.is_some()),
+                    };
+                    let wait = stall.map_or(wait, |stall| stall.min(wait));
                     self.connection.deadline.restart(wait);
                 }
                 Poll::Ready(end) => return self.ended(end.is_ok()),
@@ -406,14 +475,7 @@ impl<'c> Hop<'c> {
     /// Reads the head of a response and writes it for the client.
     fn read_head(&mut self) -> Result<Option<Response>, Fault> {
         let spare = &self.thread.spare;
-        let Connection {
-            answer,
-            reply,
-            head,
-            input,
-            kept,
-            ..
-        } = &mut *self.connection;
+        let Connection { answer, reply, .. } = &mut *self.connection;
         let is_sent = self.sending == Sending::Done;
         // A request that is not there as a whole by now is not waited for.
         let close = self.asked.close || !is_sent || self.thread.is_draining.get();
@@ -425,6 +487,17 @@ impl<'c> Hop<'c> {
         let Some(response) = read.map_err(Fault::Target)? else {
             return Ok(None);
         };
+        if response.status == 503 && self.may_move() {
+            self.moves = true;
+            return Err(Fault::TargetBusy);
+        }
+        let Connection {
+            answer,
+            head,
+            input,
+            kept,
+            ..
+        } = &mut *self.connection;
         answer.passed(response.head_bytes);
         if is_sent && !response.is_interim() {
             // Nothing is sent again from here on.
@@ -463,7 +536,11 @@ impl<'c> Hop<'c> {
         }
         let nothing_came = self.connection.answer.is_empty() && self.interims == 0;
         let is_untouched = self.head_sent == 0;
-        if nothing_came && self.was_idle && self.is_whole && (self.is_idempotent || is_untouched) {
+        if nothing_came
+            && self.was_idle
+            && self.is_whole
+            && (self.repeatable.idempotent || is_untouched)
+        {
             return Err(Fault::Stale);
         }
         Err(Fault::Target("the connection ended before a response"))

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use mlmesh_route::Evidence;
+
 use crate::thread::Shared;
 
 /// Counters of one thread. Only that thread writes them, whoever asks reads them.
@@ -51,6 +53,21 @@ const OUTCOMES: [(Outcome, &str); 9] = [
 ];
 
 impl Outcome {
+    /// What it says of the target; nothing if the client has left.
+    pub(crate) fn evidence(self, is_connected: bool) -> Option<Evidence> {
+        match self {
+            Outcome::Informed | Outcome::Done | Outcome::Redirected | Outcome::ClientError => {
+                Some(Evidence::AttemptOk)
+            }
+            Outcome::ServerError => Some(Evidence::Status5xx),
+            Outcome::Unreachable => Some(Evidence::ConnectFailed),
+            Outcome::TimedOut if is_connected => Some(Evidence::Stalled),
+            Outcome::TimedOut => Some(Evidence::ConnectFailed),
+            Outcome::Failed => Some(Evidence::Reset),
+            Outcome::ClientGone => None,
+        }
+    }
+
     pub(crate) fn of_status(status: u16) -> Outcome {
         match status {
             0..200 => Outcome::Informed,
@@ -97,12 +114,15 @@ pub(crate) fn text(shared: &Shared) -> String {
     let accepted = sum(&|counters| counters.accepted.load(Ordering::Relaxed).into());
     let refused = sum(&|counters| counters.refused.load(Ordering::Relaxed).into());
     let (mut requests, mut in_flight, mut connects) = (Vec::new(), Vec::new(), Vec::new());
+    let mut open = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         let host = target.host();
         let of = |read: &dyn Fn(&TargetCounters) -> i128| sum(&|all| read(&all.targets[index]));
         let label = format!("{{target=\"{host}\"}}");
         let current = of(&|target| target.in_flight.load(Ordering::Relaxed).into());
         in_flight.push((label.clone(), current));
+        let is_open = shared.brain.is_left_out(index);
+        open.push((label.clone(), is_open.into()));
         connects.push((
             label,
             of(&|target| target.connects.load(Ordering::Relaxed).into()),
@@ -148,6 +168,12 @@ pub(crate) fn text(shared: &Shared) -> String {
         "counter",
         "Connections made to targets.",
         &connects,
+    );
+    family(
+        "mlmesh_gateway_target_open",
+        "gauge",
+        "Whether a target is left out for what requests have met there.",
+        &open,
     );
     family(
         "mlmesh_gateway_decisions_total",

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use httparse::{Error, Header, Status};
+use mlmesh_route::Repeatable;
 
 use crate::body::Body;
 use crate::buffer::{Buffer, Spare};
@@ -35,8 +36,9 @@ pub(crate) type Slots<'b> = [MaybeUninit<Header<'b>>; HEADERS_MAX];
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) is_head: bool,
-    /// May be sent again though it may have been carried out (RFC 9110, section 9.2.2).
-    pub(crate) is_idempotent: bool,
+    /// Whether it may be sent again though it may have been carried out. `hedgeable` says
+    /// that it leaves nothing behind; whether that is enough is a setting.
+    pub(crate) repeatable: Repeatable,
     /// HTTP/1.0.
     pub(crate) is_old: bool,
     /// The client closes after this one.
@@ -155,15 +157,20 @@ impl<'b, 'h> Head<'b, 'h> {
             Framing::Length(bytes) => Body::Length(bytes),
             Framing::Chunked => Body::CHUNKED,
         };
+        let call = Call::of(self.method, self.path, !body.is_done());
         let idempotent = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
         Request {
             is_head: self.method == "HEAD",
-            is_idempotent: idempotent.contains(&self.method),
+            repeatable: Repeatable {
+                idempotent: idempotent.contains(&self.method),
+                keyed: self.fields.keyed,
+                hedgeable: call != Call::Other && !Call::is_remembered(self.path),
+            },
             is_old: self.is_old,
             close: self.fields.close || self.is_old,
             body,
             is_chunked: self.fields.framing == Framing::Chunked,
-            call: Call::of(self.method, self.path, !body.is_done()),
+            call,
             expects: self.fields.expects && !self.is_old,
             tenant: None,
             host: 0,
@@ -310,7 +317,7 @@ mod tests {
              Host: engine:1\r\n\r\n"
         );
         assert_eq!(request.body, Body::Length(3));
-        assert!(!request.close && !request.is_idempotent);
+        assert!(!request.close && !request.repeatable.idempotent);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Who may ask; everybody, where there are none.
     pub(crate) keys: Option<Keys>,
     pub(crate) ledger: Arc<Ledger>,
+    /// Whether what leaves nothing behind may be sent again.
+    pub(crate) repeats_generation: bool,
 }
 
 impl Shared {

@@ -131,6 +131,7 @@ async fn carry(
                 }
             }
         };
+        under_way.is_connected = true;
         let was_idle = upstream.was_idle();
         let keeps_key = tenant.is_some();
         let mut request = for_target(&parts, body, &targets[target], is_grpc, keeps_key)?;

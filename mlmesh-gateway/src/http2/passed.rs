@@ -193,6 +193,8 @@ pub(crate) struct UnderWay {
     trip: Option<Trip>,
     status: u16,
     is_events: bool,
+    /// Whether the target has taken the request's connection.
+    pub(crate) is_connected: bool,
     /// What is counted if it ends now.
     pub(crate) outcome: Outcome,
     /// What is counted at the end of the response.
@@ -203,6 +205,7 @@ pub(crate) struct UnderWay {
 
 impl UnderWay {
     pub(crate) fn at(thread: &Rc<Thread>, target: usize) -> Self {
+        thread.shared.brain.begun(target);
         let counters = &thread.counters.targets[target];
         counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -212,6 +215,7 @@ impl UnderWay {
             trip: None,
             status: 0,
             is_events: false,
+            is_connected: false,
             outcome: Outcome::ClientGone,
             done: Outcome::ClientGone,
             http1: None,
@@ -259,5 +263,10 @@ impl Drop for UnderWay {
         let counters = &self.thread.counters.targets[self.target];
         counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         counters.count(self.outcome);
+        let brain = &self.thread.shared.brain;
+        match self.outcome.evidence(self.is_connected) {
+            Some(evidence) => brain.told(self.target, evidence),
+            None => brain.abandoned(self.target),
+        }
     }
 }

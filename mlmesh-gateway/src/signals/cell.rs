@@ -3,11 +3,11 @@
 //! It also has the gateway's clock, since ages are differences of times that have one
 //! beginning.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
-use mlmesh_route::Snapshot;
+use mlmesh_route::{Health, HealthSettings, Snapshot};
 
 use crate::limits::SNAPSHOT_AGE_MAX;
 
@@ -18,8 +18,12 @@ pub struct SnapshotCell(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     began: Instant,
+    /// What our own requests have met at the targets.
+    health: Health,
+    /// As it was said, before anything is left out for its health.
+    said: Mutex<Snapshot>,
     newest: ArcSwap<Snapshot>,
-    /// All targets usable and nothing reported.
+    /// Nothing reported, and left out what is out for its health.
     nothing: ArcSwap<Snapshot>,
 }
 
@@ -29,6 +33,8 @@ impl SnapshotCell {
         let nothing = Arc::new(Snapshot::of_equals(targets));
         SnapshotCell(Arc::new(Inner {
             began: Instant::now(),
+            health: Health::new(targets, HealthSettings::default()),
+            said: Mutex::new(Snapshot::of_equals(targets)),
             newest: ArcSwap::new(Arc::clone(&nothing)),
             nothing: ArcSwap::new(nothing),
         }))
@@ -51,7 +57,34 @@ impl SnapshotCell {
 
     /// Replaces it.
     pub fn store(&self, snapshot: Snapshot) {
-        self.0.newest.store(Arc::new(snapshot));
+        self.put(Some(snapshot));
+    }
+
+    /// What our own requests have met at the targets.
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
+    }
+
+    /// Looks again at what is left out for its health, and says when to come again.
+    pub(crate) fn refresh(&self) -> Option<u64> {
+        self.put(None)
+    }
+
+    fn put(&self, snapshot: Option<Snapshot>) -> Option<u64> {
+        // One after the other, so that nothing older is left behind.
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = snapshot {
+            *said = snapshot;
+        }
+        let now_us = self.now_us();
+        let count = u16::try_from(said.targets.len()).unwrap_or(u16::MAX);
+        let mut nothing = Snapshot::of_equals(count);
+        self.0.health.apply(now_us, &mut nothing);
+        self.0.nothing.store(Arc::new(nothing));
+        let mut newest = said.clone();
+        let again_us = self.0.health.apply(now_us, &mut newest);
+        self.0.newest.store(Arc::new(newest));
+        again_us
     }
 }
 

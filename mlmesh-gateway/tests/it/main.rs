@@ -8,6 +8,7 @@ mod correctness;
 mod faults;
 mod http2;
 mod life;
+mod moving;
 mod pieces;
 mod routing;
 mod signals;
