@@ -18,6 +18,13 @@ pub struct Policy {
     pub refuse_hopeless: bool,
 }
 
+impl Policy {
+    /// Whether a target comes free by the end of an answer, and not by its beginning.
+    pub(crate) fn counts_in_flight(&self) -> bool {
+        self.late.is_some_and(|late| late.in_flight_max < u32::MAX)
+    }
+}
+
 /// How requests are kept until a target is free.
 #[derive(Debug, Clone, Copy)]
 pub struct Late {

@@ -25,7 +25,7 @@ use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId, TenantId};
 use crate::line::{Entry, Line, Rank};
 use crate::policy::{Late, Order};
 use crate::router::Router;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Target};
 use crate::tenants::{Accounts, Meters, shared};
 use crate::word::{Effect, Scratch, Verdict};
 
@@ -82,6 +82,8 @@ struct Place {
     briefly: bool,
     /// When what it waits for can begin only after that, it is looked at again.
     limit_us: u64,
+    /// When that can begin only after this, it cannot be served in time there.
+    late_us: u64,
     prefill_us: u64,
 }
 
@@ -128,6 +130,7 @@ impl Queue {
                 briefly: false,
                 key: 0,
                 limit_us: u64::MAX,
+                late_us: u64::MAX,
                 prefill_us: 0,
             },
         };
@@ -157,12 +160,8 @@ impl Queue {
     pub(crate) fn reconsider(&mut self) {
         while let Some((slot, came)) = self.brief.pop() {
             let waits = self.slots[slot].as_ref();
-            if waits.is_some_and(|one| one.came == came && one.place.briefly)
-                && let Some(mut waiting) = self.leave(slot)
-            {
-                waiting.place.target = None;
-                waiting.place.briefly = false;
-                self.stand(slot, waiting);
+            if waits.is_some_and(|one| one.came == came && one.place.briefly) {
+                self.settle_in_common(slot);
             }
         }
     }
@@ -179,17 +178,19 @@ impl Queue {
             return;
         };
         let mut looks = LOOKS_MAX;
-        loop {
-            self.look_around(router, now_us, snapshot, late);
-            let Some((slot, next)) = self.next(router.meters()) else {
-                break;
-            };
+        self.look_around(router, now_us, snapshot, late);
+        while let Some((slot, next)) = self.next(router.meters()) {
             if looks == 0 {
                 effects.push(Effect::WakeAt(now_us + LOOK_AGAIN_US));
                 return;
             }
             looks -= 1;
-            self.look(router, now_us, snapshot, (slot, next), effects);
+            let best = self.look(router, now_us, snapshot, (slot, next), effects);
+            // It may have been booked, here or meanwhile by another thread.
+            let best = snapshot.targets.iter().find(|one| Some(one.id) == best);
+            if let Some(target) = best {
+                self.states[target.id.index()] = State::of(router, now_us, late, target);
+            }
         }
         let lines = self.own.iter().zip(&self.states);
         let awaited = lines.filter(|(line, state)| {
@@ -216,27 +217,22 @@ impl Queue {
                 self.states.resize(place + 1, State::default());
                 self.own.resize_with(place + 1, Line::default);
             }
-            let stands = router.stands(now_us, target);
-            self.states[place] = State {
-                usable: target.usable,
-                is_free: target.usable && late.admits(&stands),
-                begins_us: now_us.saturating_add(stands.queued_us),
-                free_us: router.free_us(now_us, late, &stands),
-            };
+            self.states[place] = State::of(router, now_us, late, target);
         }
     }
 
     /// Who is to be looked at next, and the rank of who would be after it.
     fn next(&mut self, meters: &Meters) -> Option<(usize, Rank)> {
-        let usable = self.states.iter().filter(|state| state.usable);
-        let begins_us = usable.map(|state| state.begins_us).min();
-        let mut overdue = self.common.overdue(begins_us);
-        let mut lines = self.own.iter().zip(&self.states);
-        while let (None, Some((line, state))) = (overdue, lines.next()) {
-            overdue = line.overdue(state.usable.then_some(state.begins_us));
-        }
-        if let Some(slot) = overdue {
-            return Some((slot, Rank::FIRST));
+        while let Some(slot) = self.overdue() {
+            let waiting = self.slots[slot].as_ref()?;
+            let place = waiting.place;
+            let state = place.target.map(|target| self.states[target.index()]);
+            let may_wait = |state: State| state.usable && state.begins_us <= place.late_us;
+            if !state.is_some_and(may_wait) {
+                return Some((slot, Rank::FIRST));
+            }
+            // Any target will do for it now.
+            self.settle_in_common(slot);
         }
         loop {
             let [first, second] = self.heads();
@@ -245,6 +241,31 @@ impl Queue {
             if !tenant.is_some_and(|tenant| self.settle(tenant, meters)) {
                 return Some((slot, second.map_or(Rank::LAST, |(rank, _)| rank)));
             }
+        }
+    }
+
+    /// Somebody whose limit has passed.
+    fn overdue(&self) -> Option<usize> {
+        let usable = self.states.iter().filter(|state| state.usable);
+        let begins_us = usable.map(|state| state.begins_us).min();
+        let common = self.common.overdue(begins_us);
+        let mut lines = self.own.iter().zip(&self.states);
+        common.or_else(|| {
+            lines.find_map(|(line, state)| {
+                let begins_us = state.usable.then_some(state.begins_us);
+                line.overdue(begins_us)
+            })
+        })
+    }
+
+    /// Moves a request from one target's line to the common one.
+    fn settle_in_common(&mut self, slot: usize) {
+        if let Some(mut waiting) = self.leave(slot) {
+            let place = &mut waiting.place;
+            place.target = None;
+            place.briefly = false;
+            place.limit_us = place.late_us;
+            self.stand(slot, waiting);
         }
     }
 
@@ -282,7 +303,7 @@ impl Queue {
     }
 
     /// Sees what suits a request best now: it goes there, unless somebody goes before
-    /// it, or stands in another line, or is refused.
+    /// it, or stands in another line, or is refused. Says which target suits it.
     fn look<F: Forecast>(
         &mut self,
         router: &Router<F>,
@@ -290,26 +311,27 @@ impl Queue {
         snapshot: &Snapshot,
         (slot, next): (usize, Rank),
         effects: &mut Vec<Effect<F::Memo>>,
-    ) {
-        let (Some(mut waiting), Some(late)) = (self.leave(slot), router.policy().late) else {
-            return;
-        };
+    ) -> Option<TargetId> {
+        let (mut waiting, late) = (self.leave(slot)?, router.policy().late?);
         let asked = (&waiting.ask, waiting.came);
         let verdict = router.consider(now_us, snapshot, asked, &mut self.scratch);
         let best = match verdict {
             Verdict::Reject(refusal) => {
                 effects.push(Effect::Refuse(waiting.ask.request, refusal));
-                return self.forget(&waiting);
+                self.forget(&waiting);
+                return None;
             }
             Verdict::Bind(best) if self.rank(&waiting, late, &best) <= next => {
                 effects.push(Effect::Bind(router.bind(now_us, &waiting.ask, best)));
-                return self.forget(&waiting);
+                self.forget(&waiting);
+                return Some(best.target);
             }
             Verdict::Bind(best) | Verdict::Wait(best) => best,
         };
         let refuses = router.policy().refuse_hopeless;
         waiting.place = waiting.place(late, now_us, (&best, &self.scratch), refuses);
         self.stand(slot, waiting);
+        Some(best.target)
     }
 
     fn stand(&mut self, slot: usize, waiting: Waiting) {
@@ -320,6 +342,7 @@ impl Queue {
             key,
             limit_us,
             prefill_us,
+            ..
         } = waiting.place;
         if briefly {
             self.brief.push((slot, waiting.came));
@@ -386,6 +409,23 @@ impl Queue {
     }
 }
 
+impl State {
+    fn of<F: Forecast>(router: &Router<F>, now_us: u64, late: Late, target: &Target) -> Self {
+        let stands = router.stands(now_us, target);
+        let is_free = target.usable && late.admits(&stands);
+        let free_us = match is_free {
+            true => None,
+            false => router.free_us(now_us, late, &stands),
+        };
+        Self {
+            usable: target.usable,
+            is_free,
+            begins_us: now_us.saturating_add(stands.queued_us),
+            free_us,
+        }
+    }
+}
+
 impl Waiting {
     /// Where it stands after it was looked at.
     fn place(
@@ -433,16 +473,19 @@ impl Waiting {
                 briefly: false,
                 key,
                 limit_us: late_after_us(least_own_us),
+                late_us: late_after_us(least_own_us),
                 prefill_us,
             };
         }
-        let limit_us = worth_until_us.min(late_after_us(own_us(best)));
+        let late_us = late_after_us(own_us(best));
+        let limit_us = worth_until_us.min(late_us);
         Place {
             target: Some(best.target),
             also: None,
             briefly: worth_until_us < begins_us,
             key,
             limit_us: limit_us.max(begins_us),
+            late_us,
             prefill_us,
         }
     }

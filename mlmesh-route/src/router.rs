@@ -198,6 +198,11 @@ impl<F: Forecast> Router<F> {
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
         let is_tick = matches!(event, Event::Tick);
+        let frees = match &event {
+            Event::FirstToken(_) | Event::Tick => true,
+            Event::Ended { booking, .. } => !booking.is_answered || self.policy.counts_in_flight(),
+            Event::Gone(_) => false,
+        };
         match event {
             Event::FirstToken(booking) => {
                 let terms = booking.terms;
@@ -239,8 +244,8 @@ impl<F: Forecast> Router<F> {
             }
             Event::Tick => {}
         }
-        // Nobody else waits: the lock is not worth taking.
-        if self.waiting() > 0 {
+        // Nobody waits, or for something else: the lock is not worth taking.
+        if frees && self.waiting() > 0 {
             let mut queue = self.queue();
             if !is_tick {
                 queue.reconsider();
