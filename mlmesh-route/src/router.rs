@@ -513,8 +513,9 @@ impl<F: Forecast> Router<F> {
         let (count, booked) = usable.fold(
             (0_u64, self.waiting_us.load(Ordering::Relaxed)),
             |(count, booked), target| {
-                let backlog_us = self.ledger.backlog(target.id, now_us).expected_us;
-                (count + 1, booked.saturating_add(backlog_us))
+                let own_us = self.ledger.backlog(target.id, now_us).expected_us;
+                let busy_us = own_us.saturating_add(target.foreign_us);
+                (count + 1, booked.saturating_add(busy_us))
             },
         );
         (booked / count.max(1)).max(RETRY_AFTER_US_MIN)

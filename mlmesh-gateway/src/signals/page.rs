@@ -167,7 +167,7 @@ fn sources(page: &mut Families, known: &Known) {
             escaped(&asked.source)
         )
     };
-    let all = || known.asked.iter();
+    let all = || known.asked.iter().filter(|asked| !asked.has_no_page);
     let up = |asked: &super::watch::Asked| {
         let is_up = asked.failed.is_none() && asked.pages > 0;
         (labels(asked), f64::from(u8::from(is_up)))
@@ -204,7 +204,7 @@ pub(crate) fn json(watch: &Watch, targets: &[Target]) -> Value {
     let targets: Vec<Value> = places
         .map(|(place, target)| {
             let asked = known.asked.iter();
-            let asked = asked.filter(|asked| asked.targets.contains(&place));
+            let asked = asked.filter(|asked| !asked.has_no_page && asked.targets.contains(&place));
             let sources: Vec<Value> = asked.map(source).collect();
             let mut shown = json!({"target": target.host(), "sources": sources});
             let fields = of_target(&known.snapshot, &known.facts, place, passed_us);

@@ -47,6 +47,8 @@ pub(crate) struct Asked {
     pub(crate) targets: Vec<usize>,
     /// It is the engine's own page.
     pub(crate) is_engine: bool,
+    /// Only the way there is looked at; its page is elsewhere.
+    pub(crate) has_no_page: bool,
     /// Whose page it turned out to be.
     pub(crate) runtime: Option<&'static str>,
     /// Why the newest try failed: a word, and a sentence.
@@ -173,8 +175,10 @@ impl Desk {
                     && source.gpus.is_empty()
                     && of.contains(&place)
             });
+            let id = self.enter(format!("http://{}", target.host()), vec![place], true);
+            self.asked.borrow_mut()[id].has_no_page = is_elsewhere;
             let ask = Ask {
-                id: self.enter(format!("http://{}", target.host()), vec![place], true),
+                id,
                 at: target.clone(),
                 places: vec![place],
                 gpus: Vec::new(),
@@ -216,6 +220,7 @@ impl Desk {
             source,
             targets,
             is_engine,
+            has_no_page: false,
             runtime: None,
             failed: None,
             pages: 0,

@@ -15,6 +15,11 @@ use serde_json::Value;
 
 use crate::wire::{eventually, settings};
 
+/// All labels of the gateway's page, as docs/gateway.md lists them.
+const LABELS: [&str; 8] = [
+    "cause", "le", "outcome", "reason", "runtime", "signal", "source", "target",
+];
+
 /// Answers `/metrics` with a page, everything else with 404.
 struct Engine {
     address: SocketAddr,
@@ -226,6 +231,12 @@ fn the_page_of_metrics_is_as_promtool_wants_it() {
     }
     let parsed = mlmesh_telemetry::exposition::Page::read(&page).unwrap();
     assert_eq!(parsed.defects, 0);
+    // One list of labels for all series; a new one is a decision.
+    let samples = parsed.samples.iter();
+    let labels = samples.flat_map(|sample| sample.labels.iter().map(|(name, _)| *name));
+    let labels: std::collections::BTreeSet<&str> = labels.collect();
+    let known = LABELS.iter().copied().collect();
+    assert!(labels.is_subset(&known), "{labels:?}");
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

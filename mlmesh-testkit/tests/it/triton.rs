@@ -2,10 +2,15 @@
 //! gRPC.
 
 use std::process::Command;
+use std::time::Duration;
 
 use mlmesh_testkit::gateway::Gateway;
+use mlmesh_testkit::http;
+use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::python::environment_with;
 use mlmesh_testkit::triton::{MODEL, TritonServer};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const SCRIPT: &str = r#"
 import queue
@@ -83,4 +88,36 @@ fn tritons_own_client_gets_its_answers_over_http_and_grpc() {
         |target| format!("mlmesh_gateway_requests_total{{target=\"{target}\",outcome=\"2xx\"}}");
     assert_eq!(grpc.metric(&series(triton.grpc())), 8);
     assert_eq!(http.metric(&series(triton.http())), 4);
+}
+
+#[test]
+fn a_page_at_a_port_of_its_own_is_read() {
+    let Some(environment) = environment_with("tritonclient") else {
+        return;
+    };
+    let triton = TritonServer::start(&environment);
+    let page = format!("{}=http://{}/metrics", triton.http(), triton.metrics());
+    let gateway = Gateway::start(&[triton.http()], &["--signals", &page]);
+    let input = r#"{"inputs":[{"name":"IN","shape":[2],"datatype":"INT32","data":[1,2]}]}"#;
+    let path = format!("/v2/models/{MODEL}/infer");
+    let mut seen = serde_json::Value::Null;
+    wait_until(PATIENCE, || {
+        let (status, answer) = http::post(gateway.address(), &path, input).unwrap();
+        assert_eq!(status, 200, "{answer}");
+        let (_, page) = http::get(gateway.pages(), "/-/targets").unwrap();
+        seen = serde_json::from_str(&page).unwrap();
+        let target = &seen["targets"][0];
+        let signals = target["signals"].as_array().unwrap();
+        let value = |name: &str| {
+            let found = signals.iter().find(|signal| signal["signal"] == name);
+            found.and_then(|signal| signal["value"].as_f64())
+        };
+        value("waiting") == Some(0.0)
+            && value("done").is_some_and(|rate| rate > 0.0)
+            && value("end_to_end").is_some_and(|seconds| seconds > 0.0)
+            && value("round_trip").is_some_and(|seconds| seconds > 0.0)
+    });
+    let sources = seen["targets"][0]["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    assert_eq!(sources[0]["runtime"], "triton");
 }
