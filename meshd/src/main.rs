@@ -26,6 +26,7 @@ mod metrics;
 mod needs;
 mod openapi;
 mod permissions;
+mod prober;
 mod reply;
 mod routes;
 mod serve;

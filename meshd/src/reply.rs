@@ -234,6 +234,10 @@ impl From<ControlError> for ApiError {
                 refused
             }
             ControlError::NoRun(_) => no_run(message),
+            ControlError::NoService(_) => Self::not_found(
+                message,
+                "`ml service list` shows the services that have not ended",
+            ),
             ControlError::Phase { .. } => Self::new(
                 StatusCode::CONFLICT,
                 error_code::WRONG_PHASE,

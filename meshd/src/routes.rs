@@ -6,6 +6,7 @@ mod catalog;
 mod objects;
 mod people;
 mod runs;
+mod services;
 mod system;
 
 use std::sync::Arc;
@@ -191,6 +192,7 @@ pub(crate) fn routes() -> Vec<Route> {
     [
         system::routes(),
         runs::routes(),
+        services::routes(),
         objects::routes(),
         catalog::routes(),
         people::secret_routes(),

@@ -44,6 +44,7 @@ use crate::logs::{LogConfig, LogSender, follow_audit, last_row, trace_to};
 use crate::machine::{MachineInterpreters, boot_id, capacity, host_name, node};
 use crate::metrics::Metrics;
 use crate::permissions::PermissionsFile;
+use crate::prober::HttpProber;
 use crate::routes::router;
 use crate::stores::OpenStore;
 use crate::tls::{Certificate, Names};
@@ -245,6 +246,7 @@ pub(crate) async fn open_parts(
         accelerators,
         clock: Arc::clone(clock),
         interpreters: Arc::new(MachineInterpreters::default()),
+        prober: Arc::new(HttpProber),
         random: Arc::new(|| {
             getrandom::u64().expect("the system gives random bytes after it gave some at the start")
         }),

@@ -10,6 +10,7 @@ mod bench;
 mod data;
 mod plot;
 mod proof;
+mod service;
 mod sim;
 mod users;
 
@@ -17,6 +18,7 @@ pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint, TraceFormat};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
+pub(crate) use service::{Service, StartService};
 pub(crate) use sim::{Sim, SimCalibrate, SimCompare, SimRun, SimServe};
 pub(crate) use users::{AddKey, Key, Permissions, User};
 
@@ -158,6 +160,9 @@ pub(crate) enum Verb {
     /// Keep values of secrets for your runs; names are shown, values never
     #[command(subcommand)]
     Secret(Secret),
+    /// Services: start them, see where they answer, end them
+    #[command(subcommand)]
+    Service(Service),
     /// Try routing on engines that are only numbers; needs no daemon
     #[command(subcommand)]
     Sim(Sim),
@@ -244,7 +249,11 @@ pub(crate) enum Recipe {
         recipes: Vec<PathBuf>,
     },
     /// Print the JSON Schema of recipes
-    Schema,
+    Schema {
+        /// That of the files which describe kinds of services
+        #[arg(long)]
+        kind: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -406,8 +415,8 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Info {
-    /// A run, or the path of a run_manifest.json
-    #[arg(default_value = "@last", value_name = "RUN|MANIFEST")]
+    /// A run, the digest of weights that one put out, or the path of a run_manifest.json
+    #[arg(default_value = "@last", value_name = "RUN|DIGEST|MANIFEST")]
     pub(crate) run: String,
 }
 

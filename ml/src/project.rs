@@ -10,7 +10,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use mlmesh_model::GitFacts;
+use mlmesh_model::{GitFacts, Workload};
+use mlmesh_recipe::{KindSource, RecipeErrors};
 
 use crate::error::{Failure, Outcome};
 
@@ -36,6 +37,25 @@ pub(crate) fn read_recipe(path: &Path) -> Outcome<RecipeFile> {
         relative: relative.to_string_lossy().into_owned(),
         root,
         text,
+    })
+}
+
+/// Parses a recipe. A kind of service that it names is looked for in `kinds/` of its
+/// project, then among the user's own; else it may be a built-in one.
+pub(crate) fn parse(path: &Path, shown: &str, text: &str) -> Result<Workload, RecipeErrors> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let root = root_of(real.parent().unwrap_or(Path::new("/")));
+    let own = crate::config::user_folder().map(|folder| folder.join("kinds"));
+    let folders = [Some(root.join("kinds")), own];
+    mlmesh_recipe::parse_with(shown, text, &|kind| {
+        // The parser has seen to it that a kind's name is no path.
+        let files = folders.iter().flatten();
+        let mut files = files.map(|folder| folder.join(format!("{kind}.yaml")));
+        let file = files.find(|file| file.is_file())?;
+        let text = read_text(&file).ok()?;
+        let file = file.strip_prefix(&root).unwrap_or(&file);
+        let file = file.display().to_string();
+        Some(KindSource { file, text })
     })
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn prepare(context: &Context, submit: &cli::Submit) -> Outcome<Prepar
     };
     let recipe = project::read_recipe(&submit.recipe)?;
     let mut workload = workload(&recipe, submit)?;
-    let Workload::Experiment(experiment) = &mut workload;
+    let experiment = workload.job_mut();
     if experiment.on_finish.is_none() {
         experiment.on_finish = on_finish(context, &recipe.root)?;
     }
@@ -108,7 +108,7 @@ impl Prepared {
 fn workload(recipe: &RecipeFile, submit: &cli::Submit) -> Outcome<Workload> {
     let shown = submit.recipe.display().to_string();
     let mut workload =
-        mlmesh_recipe::parse(&shown, &recipe.text).map_err(|errors| invalid(&errors))?;
+        project::parse(&submit.recipe, &shown, &recipe.text).map_err(|errors| invalid(&errors))?;
     let overrides = submit
         .set
         .iter()
@@ -123,7 +123,7 @@ fn workload(recipe: &RecipeFile, submit: &cli::Submit) -> Outcome<Workload> {
         })
         .collect::<Outcome<Vec<_>>>()?;
     mlmesh_recipe::apply_overrides(&mut workload, &overrides).map_err(not_meant)?;
-    let Workload::Experiment(experiment) = &mut workload;
+    let experiment = workload.job_mut();
     experiment.after.extend(submit.after.iter().cloned());
     Ok(workload)
 }

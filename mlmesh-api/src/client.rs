@@ -1,5 +1,6 @@
 //! The typed client: one method per route.
 
+mod services;
 mod users;
 
 use std::io::Read;

@@ -46,6 +46,12 @@ pub struct CountsDto {
     pub cancelled: u64,
     /// Ended by the machine.
     pub interrupted: u64,
+    /// Services that answer.
+    #[serde(default)]
+    pub ready: u64,
+    /// Services that are to end and finish what they have begun.
+    #[serde(default)]
+    pub draining: u64,
 }
 
 impl CountsDto {
@@ -60,6 +66,8 @@ impl CountsDto {
             Phase::Failed => self.failed,
             Phase::Cancelled => self.cancelled,
             Phase::Interrupted => self.interrupted,
+            Phase::Ready => self.ready,
+            Phase::Draining => self.draining,
         }
     }
 }
@@ -76,6 +84,8 @@ impl From<&BTreeMap<Phase, u64>> for CountsDto {
             failed: of(Phase::Failed),
             cancelled: of(Phase::Cancelled),
             interrupted: of(Phase::Interrupted),
+            ready: of(Phase::Ready),
+            draining: of(Phase::Draining),
         }
     }
 }

@@ -319,9 +319,13 @@ pub(crate) async fn retry(
         _ if run.is_imported() => false,
         Phase::Failed | Phase::Interrupted => true,
         Phase::Cancelled => !failed_only,
-        Phase::Queued | Phase::Starting | Phase::Running | Phase::Finishing | Phase::Completed => {
-            false
-        }
+        Phase::Queued
+        | Phase::Starting
+        | Phase::Running
+        | Phase::Ready
+        | Phase::Draining
+        | Phase::Finishing
+        | Phase::Completed => false,
     });
     let refused = ControlError::Phase {
         action: "retry",

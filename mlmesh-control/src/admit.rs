@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use mlmesh_model::{
     AuditNote, Digest, NewRun, PlanDigest, Refusal, Run, RunId, RunKind, RunQuery, StoreError,
-    Submission, Submit, Trust, TrustLevel, Workload,
+    Submission, Submit, Trust, TrustLevel,
 };
 use mlmesh_sched::{Event, PlannedRun, Preflight, preflight};
 
@@ -14,7 +14,7 @@ use crate::error::{Accepted, ControlError};
 use crate::private_file::run_folder;
 use crate::reactor::{Inner, job};
 use crate::world::world;
-use crate::{reconcile, secrets};
+use crate::{reconcile, secrets, services};
 
 /// Children that are read at once when an earlier answer is given again.
 const CHILDREN_PAGE: u32 = 1_000;
@@ -26,7 +26,7 @@ pub(crate) async fn explain(
     submission: Arc<Submission>,
 ) -> Result<Preflight, ControlError> {
     let world = world(inner, caller, &submission).await?;
-    let Workload::Experiment(experiment) = &submission.workload;
+    let experiment = submission.workload.job();
     if experiment.sweep.is_none() {
         return Ok(preflight(&submission, &world));
     }
@@ -47,10 +47,25 @@ pub(crate) async fn submit(
         return Err(ControlError::ShuttingDown);
     }
     tracing::debug!(target: crate::PATH, step = "admit", owner = %caller.owner);
-    let preflight = explain(inner, caller, Arc::clone(&submission)).await?;
+    let _held = match submission.workload.service() {
+        Some(service) => {
+            let name = service.job.name.as_str();
+            Some(services::hold(inner, &caller.tenant, name).await)
+        }
+        None => None,
+    };
+    let mut preflight = explain(inner, caller, Arc::clone(&submission)).await?;
+    let request_sha256 = request_digest(&submission);
+    let is_there = |refusal: &Refusal| refusal.code == "service_exists";
+    if let Some(key) = &idempotency_key
+        && preflight.refusals.iter().any(is_there)
+        && is_known(inner, caller, key, request_sha256).await?
+    {
+        // What is there may be what this request has started: the store says whether.
+        preflight.refusals.retain(|refusal| !is_there(refusal));
+    }
     let planned = admitted(&preflight)?;
     tracing::debug!(target: crate::PATH, step = "plan", plan = %planned);
-    let request_sha256 = request_digest(&submission);
     let runs = records(inner, caller, &submission, preflight, planned);
     let id = runs[0].id;
     let submit = Submit {
@@ -68,7 +83,27 @@ pub(crate) async fn submit(
         },
         runs,
     };
-    enqueue(inner, submit, submission.secret_values.clone()).await
+    // A service is started again when its caller is gone: it has stored secrets alone.
+    let values = match submission.workload.service() {
+        Some(_) => secrets::Values::new(),
+        None => submission.secret_values.clone(),
+    };
+    enqueue(inner, submit, values).await
+}
+
+/// Whether some earlier request came with this key.
+async fn is_known(
+    inner: &Inner,
+    caller: &Caller,
+    key: &str,
+    request_sha256: Digest,
+) -> Result<bool, ControlError> {
+    let store = &inner.ports.store;
+    match store.answered(&caller.tenant, key, request_sha256).await {
+        Ok(answer) => Ok(answer.is_some()),
+        Err(StoreError::IdempotencyMismatch(_)) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes runs and hands them over to the scheduler, whatever becomes of the caller.
@@ -128,7 +163,7 @@ fn records(
     preflight: Preflight,
     plan_sha256: PlanDigest,
 ) -> Vec<Run> {
-    let Workload::Experiment(experiment) = &submission.workload;
+    let experiment = submission.workload.job();
     let draw = || RunId::from_random((inner.ports.random)());
     let base = NewRun {
         id: draw(),
@@ -153,6 +188,20 @@ fn records(
             ..base.clone()
         })
     };
+    if let Some(service) = submission.workload.service() {
+        let replicas = preflight.runs.into_iter().flat_map(|run| {
+            let copies = usize::try_from(service.replicas).unwrap_or(1);
+            std::iter::repeat_n(run, copies)
+        });
+        let replicas = replicas.zip(std::iter::once(base.id).chain(std::iter::repeat_with(draw)));
+        return replicas
+            .map(|(run, id)| {
+                let mut run = planned(id, RunKind::Single, run);
+                run.labels.tags.clone_from(&service.labels);
+                run
+            })
+            .collect();
+    }
     if !preflight.sweep {
         let only = preflight.runs.into_iter();
         return only
@@ -228,6 +277,7 @@ fn accept(inner: &Arc<Inner>, runs: &[Arc<Run>]) -> Accepted {
     let jobs = points.iter().map(|run| job(run, now)).collect();
     let children = match first.kind {
         RunKind::Parent { .. } => points.iter().map(|run| run.id).collect(),
+        RunKind::Single if first.is_service() => points.iter().map(|run| run.id).collect(),
         RunKind::Single | RunKind::Child { .. } => Vec::new(),
     };
     inner.with_state(|state| {
@@ -270,7 +320,13 @@ async fn replay(
             .extend(points.iter().map(|point| point.id));
         reconcile::queued(inner, points);
     } else {
+        let service = run.is_service().then(|| run.name.clone());
         reconcile::queued(inner, vec![run]);
+        let open = services::open(inner, tenant).into_iter();
+        let replicas = open.filter(|replica| Some(&replica.run.name) == service.as_ref());
+        accepted
+            .children
+            .extend(replicas.map(|replica| replica.run.id));
     }
     Ok(accepted)
 }

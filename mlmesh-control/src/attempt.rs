@@ -3,6 +3,7 @@
 //! The task owns nothing that cannot be found again: when the daemon dies, the
 //! supervisor goes on, and [`resume`] takes the attempt up where it stands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use mlmesh_model::{
     Phase, Plan, Reattached, ResolvedEnvironment, Run, StartError, StartSpec, Started, StoreError,
 };
 use mlmesh_proof::final_trust;
-use mlmesh_sched::{Event, Outcome, Verdict, node_faults, retries_used};
+use mlmesh_sched::{Again, Event, Outcome, Verdict, node_faults, retries_used};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::ledger::{Ledger, VISIBLE_AFTER};
 use crate::persist::persist;
 use crate::reactor::{Inner, sweep_of};
+use crate::tending::{News, Tending};
 use crate::{crash, data, gpus, reconcile, reproduce, secrets, token};
 
 /// Metric summaries of a live attempt are written at most this often.
@@ -79,6 +81,7 @@ pub(crate) async fn run(inner: Arc<Inner>, run: Arc<Run>, gpus: Vec<String>, sto
         inner,
         ledger,
         stop,
+        said: None,
     };
     let begun = task.start(gpus, api).await;
     task.go_on(begun).await;
@@ -92,6 +95,7 @@ pub(crate) async fn resume(inner: Arc<Inner>, run: Arc<Run>, lease: AttemptRef, 
         inner,
         ledger,
         stop,
+        said: None,
     };
     let begun = task.reattach().await;
     task.go_on(begun).await;
@@ -101,6 +105,8 @@ struct Task {
     inner: Arc<Inner>,
     ledger: Ledger,
     stop: Stop,
+    /// Why a service was ended, for people.
+    said: Option<String>,
 }
 
 /// What became of a start.
@@ -254,7 +260,7 @@ impl Task {
             Begun::Running(started) => {
                 crash::point(crash::AFTER_START);
                 self.started(&started);
-                let Some(ended) = self.watch().await else {
+                let Some(ended) = self.watch(&started.ports).await else {
                     return;
                 };
                 self.ended(ended).await;
@@ -291,8 +297,9 @@ impl Task {
 
     /// Waits for the end; writes the move to `running` and metrics meanwhile. `None`
     /// when there is nothing more to do here.
-    async fn watch(&mut self) -> Option<Ended> {
+    async fn watch(&mut self, ports: &BTreeMap<String, u16>) -> Option<Ended> {
         let lease = self.ledger.lease;
+        let mut tending = Tending::of(&self.inner, &self.ledger.run, lease.number, ports);
         tracing::debug!(target: crate::PATH, step = "watch", run = %lease.run);
         let executor = Arc::clone(&self.inner.ports.executor);
         let cancel = self.inner.cancel.clone();
@@ -320,7 +327,18 @@ impl Task {
                         waiting = executor.wait(lease);
                     }
                 },
-                cause = asked(&mut self.stop) => self.tell(cause).await,
+                cause = asked(&mut self.stop) => {
+                    let drains = tending.drain(cause);
+                    match drains {
+                        true => self.moved_on(Phase::Draining),
+                        false => self.tell(cause).await,
+                    }
+                    visible_at = Some(Instant::now());
+                }
+                news = tending.news() => {
+                    self.hear(news).await;
+                    visible_at = Some(Instant::now());
+                }
                 () = until(visible_at) => {
                     if self.ledger.flush().await.is_err() {
                         reconcile::lease_lost(&self.inner, &self.ledger.run).await;
@@ -335,6 +353,31 @@ impl Task {
                 () = cancel.cancelled() => return None,
             }
         }
+    }
+
+    /// What has come of a service.
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Ready => self.moved_on(Phase::Ready),
+            News::NotReady(why) => {
+                self.said = Some(why);
+                self.tell(Cause::NotReady).await;
+            }
+            News::Over(cause) => {
+                self.moved_on(Phase::Draining);
+                self.tell(cause).await;
+            }
+        }
+    }
+
+    /// A service has moved on its way.
+    fn moved_on(&mut self, to: Phase) {
+        let run = self.ledger.lease.run;
+        self.ledger.moved(to);
+        self.inner.step(match to {
+            Phase::Ready => Event::Ready(run),
+            _ => Event::Draining(run),
+        });
     }
 
     /// Writes the metric summaries if they changed. What fails is tried next time.
@@ -376,6 +419,9 @@ impl Task {
         update.isolation = Some(ended.isolation.clone());
         update.logged.clone_from(&ended.logged);
         self.ledger.extras.log_bytes_dropped = ended.log_bytes_dropped;
+        if let Some(said) = self.said.take() {
+            self.explain(&said);
+        }
         let Some(cause) = self.collect(&ended).await else {
             return;
         };
@@ -487,7 +533,8 @@ impl Task {
 
     async fn judge(self, cause: Option<Cause>) {
         let placement = &self.ledger.run.placement;
-        let counts = placement.retries > 0 || cause == Some(Cause::NodeFault);
+        let again = Again::of(placement);
+        let counts = again.retries > 0 || cause == Some(Cause::NodeFault);
         let mut earlier = Vec::new();
         if counts && self.ledger.lease.number > AttemptNumber(1) {
             earlier = self.ledger.attempts().await;
@@ -497,7 +544,7 @@ impl Task {
             run: self.ledger.lease.run,
             outcome: Outcome {
                 cause,
-                retries_used: retries_used(&earlier, placement.retries, &placement.retry_on),
+                retries_used: retries_used(&earlier, again),
                 node_faults: node_faults(&earlier),
             },
         });

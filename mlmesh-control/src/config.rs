@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mlmesh_model::{
     Accelerators, Clock, Denied, Executor, Interpreter, Name, NodeId, Owner, Permission,
-    Permissions, Snapshots, Store, Tenant,
+    Permissions, Prober, Snapshots, Store, Tenant,
 };
 use mlmesh_sched::Capacity;
 
@@ -55,6 +55,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Interpreters of the machine.
     pub interpreters: Arc<dyn Interpreters>,
+    /// Asks services whether they answer.
+    pub prober: Arc<dyn Prober>,
     /// Draws 64 random bits for a run id.
     pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlmesh_model::{Labels, Run, RunId};
+use mlmesh_model::{Digest, Labels, PlanModel, Run, RunId, Tenant};
 use mlmesh_sched::{Capacity, Event, Load, Preflight, Scheduler};
 
 use crate::actions::{self, Changed};
@@ -11,7 +11,8 @@ use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
 use crate::reactor::{Inner, Seen};
 use crate::secret_store::{self, SecretStore, StoredSecret};
-use crate::{admit, machine, reconcile, reproduce, secrets};
+use crate::services::{self, Replica};
+use crate::{admit, machine, reconcile, reproduce, secrets, weights};
 
 /// How long a drain waits for records that are being written.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -106,6 +107,47 @@ impl Control {
         idempotency_key: Option<String>,
     ) -> Result<Accepted, ControlError> {
         reproduce::reproduce(&self.inner, caller, run, idempotency_key).await
+    }
+
+    /// Replicas of services that have not ended, by name.
+    pub fn services(&self, tenant: &Tenant) -> Vec<Replica> {
+        services::open(&self.inner, tenant)
+    }
+
+    /// Which run put a file of this digest out, and under which path.
+    pub async fn maker(
+        &self,
+        caller: &Caller,
+        sha256: Digest,
+    ) -> Result<Option<PlanModel>, ControlError> {
+        weights::maker(&self.inner, caller, sha256).await
+    }
+
+    /// Ends every replica of a service, each after it was drained.
+    pub async fn stop_service(
+        &self,
+        caller: &Caller,
+        name: String,
+        idempotency_key: Option<String>,
+    ) -> Result<Vec<RunId>, ControlError> {
+        let (inner, caller) = (Arc::clone(&self.inner), caller.clone());
+        let stop = async move { services::stop(&inner, &caller, &name, idempotency_key).await };
+        self.whole(stop).await
+    }
+
+    /// Brings a service to so many replicas. Returns those that are to be there then,
+    /// and those that were told to end.
+    pub async fn scale_service(
+        &self,
+        caller: &Caller,
+        name: String,
+        replicas: u32,
+        idempotency_key: Option<String>,
+    ) -> Result<(Vec<RunId>, Vec<RunId>), ControlError> {
+        let (inner, caller) = (Arc::clone(&self.inner), caller.clone());
+        let scale =
+            async move { services::scale(&inner, &caller, &name, replicas, idempotency_key).await };
+        self.whole(scale).await
     }
 
     /// A task of its own, so that a caller who goes away leaves nothing half done.

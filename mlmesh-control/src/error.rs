@@ -10,7 +10,7 @@ pub struct Accepted {
     pub id: RunId,
     /// Digest of the plan, or of the sweep.
     pub plan_sha256: PlanDigest,
-    /// Points of the sweep in order; empty for a single run.
+    /// Points of the sweep, or replicas of the service, in order; empty for a single run.
     pub children: Vec<RunId>,
     /// The level it can reach, and why no higher one.
     pub trust: Trust,
@@ -27,6 +27,9 @@ pub enum ControlError {
     /// No such run of this tenant.
     #[error("no run `{0}`")]
     NoRun(RunId),
+    /// No replica of that name lives.
+    #[error("no service `{0}`")]
+    NoService(String),
     /// The run is in a phase in which this cannot be done.
     #[error("cannot {action} run `{run}`: it is {phase}; {allowed}")]
     Phase {
@@ -74,6 +77,7 @@ impl ControlError {
                 .first()
                 .map_or("refused", |refusal| refusal.code.as_str()),
             Self::NoRun(_) | Self::Store(StoreError::NoRun(_)) => "run_not_found",
+            Self::NoService(_) => "not_found",
             Self::Phase { .. } => "phase_not_allowed",
             Self::Denied(_) => "forbidden",
             Self::ShuttingDown => "shutting_down",

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mlmesh_model::{Cause, HostFacts, Labels, Micros, Run, RunId, RunKind, Tenant};
-use mlmesh_sched::{Effect, Event, Job, Scheduler, Verdict, delay_ms_max};
+use mlmesh_sched::{Again, Effect, Event, Job, Scheduler, Verdict, delay_ms_max};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ControlConfig, Ports};
 use crate::secret_store::SecretStore;
+use crate::tending::Standings;
 use crate::world::Caches;
 use crate::{attempt, ledger};
 
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) host: Arc<HostFacts>,
     pub(crate) ports: Ports,
     pub(crate) caches: Caches,
+    pub(crate) standings: Standings,
     pub(crate) secrets: SecretStore,
     pub(crate) prepares: Semaphore,
     pub(crate) tasks: TaskTracker,
@@ -90,6 +92,7 @@ impl Inner {
             config,
             ports,
             caches: Caches::default(),
+            standings: Standings::default(),
             prepares: Semaphore::new(PREPARES_MAX),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
@@ -321,11 +324,7 @@ pub(crate) fn job(run: &Run, now: Micros) -> Job {
         priority: run.placement.priority,
         resources: resources.unwrap_or_default(),
         after: run.placement.after.clone(),
-        retries: run.placement.retries,
-        retry_on_exit: run
-            .placement
-            .retry_on
-            .contains(&mlmesh_model::RetryOn::Exit),
+        again: Again::of(&run.placement),
         waited_us: now.since(run.queued_at).max(0),
         delay_us: delay_us.clamp(0, (delay_ms_max(run.attempts) * 1_000) as i64),
     }

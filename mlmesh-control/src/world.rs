@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlmesh_model::{
     CommitId, Environment, Experiment, Interpreter, ObjectId, Permission, RunId, RunQuery,
-    SnapshotsError, Submission, Workload,
+    SnapshotsError, Submission,
 };
-use mlmesh_sched::{LOCK_BYTES_MAX, LockSeen, ParentSeen, World, lock_facts};
+use mlmesh_sched::{LOCK_BYTES_MAX, LockSeen, ModelSeen, ParentSeen, World, lock_facts};
 
 use crate::admit::joined;
 use crate::config::Caller;
 use crate::error::ControlError;
 use crate::reactor::Inner;
-use crate::secret_store;
+use crate::{secret_store, services, weights};
 
 /// Entries that each cache keeps.
 const CACHE_ENTRIES_MAX: usize = 1_024;
@@ -44,7 +44,7 @@ pub(crate) async fn world(
     caller: &Caller,
     submission: &Arc<Submission>,
 ) -> Result<World, ControlError> {
-    let Workload::Experiment(experiment) = &submission.workload;
+    let experiment = submission.workload.job();
     let datasets = if experiment.datasets.is_empty() {
         Vec::new()
     } else {
@@ -62,6 +62,11 @@ pub(crate) async fn world(
     for entry in &experiment.after {
         after.insert(entry.clone(), parent(inner, caller, entry).await?);
     }
+    let service = submission.workload.service();
+    let model = match service.and_then(|service| service.model.as_ref()) {
+        Some(model) => weights::seen(inner, caller, model).await?,
+        None => ModelSeen::NotAsked,
+    };
     let own = has_tree(inner, caller, submission.commit).await?;
     let kept = kept_files(inner, submission.commit, experiment).filter(|_| own);
     let files = match kept {
@@ -89,6 +94,12 @@ pub(crate) async fn world(
         lock: files.lock,
         caller_is_daemon_owner: caller.daemon_owner,
         hook_commands: inner.config.hook_commands,
+        service_open: service.is_some_and(|service| {
+            let open = services::open(inner, &caller.tenant);
+            open.iter()
+                .any(|replica| replica.run.name == service.job.name)
+        }),
+        model,
         load,
     })
 }
@@ -133,7 +144,7 @@ fn kept_files(inner: &Inner, commit: CommitId, experiment: &Experiment) -> Optio
 
 /// Blocking. A tree that is not the caller's own is as good as absent.
 fn read_files(inner: &Inner, submission: &Submission, own: bool) -> Result<Files, ControlError> {
-    let Workload::Experiment(experiment) = &submission.workload;
+    let experiment = submission.workload.job();
     let caches = &inner.caches;
     let commit = submission.commit;
     let commit_complete = own && inner.ports.snapshots.has_commit(commit).map_err(unread)?;

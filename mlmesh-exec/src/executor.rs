@@ -28,7 +28,7 @@ use crate::outputs::{self, OUTPUT_DIR};
 use crate::posted::Keys;
 use crate::prepare::{claim, exec_failed, prepare, prepare_failed};
 use crate::process::ProcessIdentity;
-use crate::record::{AttemptDir, Doing, Report};
+use crate::record::{AttemptDir, Doing, Report, Spec};
 use crate::starter::Starter;
 use crate::{log, mlflow, points, probe};
 
@@ -205,7 +205,7 @@ impl Inner {
         checkpoints: &Path,
     ) -> Result<Started, StartError> {
         let spec = prepare(self, start, dir, checkpoints)?;
-        let facts = (spec.datasets_verified.clone(), spec.environment.clone());
+        let facts = Facts::of(&spec);
         let written = append(dir, &Entry::Spec(Box::new(spec)));
         written.map_err(|error| exec_failed(&error))?;
         let (watch, said) = self.start_supervisor(start, dir)?;
@@ -271,7 +271,7 @@ impl Inner {
             // While it has no such line the supervisor is just beginning.
             Look::Alive { journal, .. } => {
                 let Journal { spec, running, .. } = *journal;
-                let facts = spec.map(|spec| (spec.datasets_verified, spec.environment));
+                let facts = spec.map(|spec| Facts::of(&spec));
                 Ok(running.map(|running| {
                     Reattached::Running(started(running, facts.unwrap_or_default()))
                 }))
@@ -455,15 +455,31 @@ impl Inner {
     }
 }
 
-fn started(
-    running: Running,
-    (datasets_verified, environment): (Vec<String>, Option<ResolvedEnvironment>),
-) -> Started {
+/// What a spec says of an attempt that runs.
+#[derive(Default)]
+struct Facts {
+    datasets_verified: Vec<String>,
+    environment: Option<ResolvedEnvironment>,
+    ports: BTreeMap<String, u16>,
+}
+
+impl Facts {
+    fn of(spec: &Spec) -> Self {
+        Self {
+            datasets_verified: spec.datasets_verified.clone(),
+            environment: spec.environment.clone(),
+            ports: spec.ports.clone(),
+        }
+    }
+}
+
+fn started(running: Running, facts: Facts) -> Started {
     Started {
         time: running.time,
         isolation: running.isolation,
-        datasets_verified,
-        environment,
+        datasets_verified: facts.datasets_verified,
+        environment: facts.environment,
+        ports: facts.ports,
     }
 }
 

@@ -43,6 +43,7 @@ mod record;
 mod redact;
 mod relay;
 mod sandbox;
+mod serving;
 mod starter;
 mod supervisor;
 

@@ -24,6 +24,7 @@ use crate::record::{
     AttemptDir, Durable, Launch, LimitMeans, LimitSpec, SCHEMA, Spec, run_dir, write_atomic,
 };
 use crate::sandbox::{self, Bind, SandboxSpec};
+use crate::serving::{self, Serves, Weights};
 
 /// The variable that names the file of an attempt's token.
 pub(crate) const TOKEN_FILE: &str = "MLMESH_TOKEN_FILE";
@@ -56,6 +57,7 @@ pub(crate) fn prepare(
     make_folder(&work.join(OUTPUT_DIR))?;
     let environment = environment_of(inner, start)?;
     let datasets = place_datasets(inner, start)?;
+    let weights = serving::place_weights(inner, start)?;
     write_api(start, dir)?;
     let places = Places::of(start, dir, checkpoints);
     let launch = if start.placement.sandbox {
@@ -65,10 +67,15 @@ pub(crate) fn prepare(
             dir,
             checkpoints,
             &datasets,
+            weights.as_ref(),
             environment.as_ref(),
         )?))
     } else {
         link_datasets(start, &datasets, &work)?;
+        if let Some(weights) = &weights {
+            let place = place_for(&work, &weights.mount)?;
+            symlink(&weights.file, &place).map_err(|error| io_failed("link", &place, &error))?;
+        }
         match start.plan.network {
             PlanNetwork::None if inner.abilities.network_none => Launch::NetworkNone,
             _ => Launch::Plain,
@@ -79,13 +86,17 @@ pub(crate) fn prepare(
         PlanNetwork::Hosts(_) => matches!(launch, Launch::Sandbox(_)),
         PlanNetwork::Open => false,
     };
+    let serves = Serves::of(start, weights.as_ref())?;
+    let mut env = variables(start, &places, environment.as_ref());
+    serves.fill_env(start, &mut env);
     Ok(Spec {
         schema: SCHEMA.to_owned(),
         run: start.attempt.run,
         number: start.attempt.number,
-        argv: start.plan.argv.clone(),
+        argv: serves.fill_argv(&start.plan.argv),
         directory: places.work.clone(),
-        env: variables(start, &places, environment.as_ref()),
+        env,
+        ports: serves.ports,
         network_enforced,
         launch,
         limits: limits(inner, start),
@@ -348,6 +359,7 @@ fn sandbox_spec(
     dir: &AttemptDir,
     checkpoints: &Path,
     datasets: &[PathBuf],
+    weights: Option<&Weights>,
     environment: Option<&Ready>,
 ) -> Result<SandboxSpec, StartError> {
     let work = dir.work();
@@ -384,6 +396,11 @@ fn sandbox_spec(
         }
         let to = Path::new(sandbox::WORK).join(&planned.mount);
         read_only.push(Bind::new(path, to));
+    }
+    if let Some(weights) = weights {
+        place_for(&work, &weights.mount)?;
+        let to = Path::new(sandbox::WORK).join(&weights.mount);
+        read_only.push(Bind::new(&weights.file, to));
     }
     let doors = match &start.plan.network {
         PlanNetwork::Hosts(hosts) => {

@@ -91,6 +91,7 @@ fn launch_true(
         log_bytes_max: 0,
         grace_ms: 0,
         umask: 0o022,
+        ports: BTreeMap::new(),
         datasets_verified: Vec::new(),
         environment: None,
     };

@@ -113,6 +113,9 @@ pub(crate) struct Spec {
     pub(crate) grace_ms: u64,
     /// The mode bits that files of the job do not get. Ours get fewer.
     pub(crate) umask: u32,
+    /// Of a service: its ports by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) ports: BTreeMap<String, u16>,
     /// For the daemon that takes the attempt over.
     pub(crate) datasets_verified: Vec<String>,
     /// The same.

@@ -152,6 +152,8 @@ pub struct Started {
     pub datasets_verified: Vec<String>,
     /// The environment as it was found, recorded beside the plan.
     pub environment: Option<ResolvedEnvironment>,
+    /// Of a service: its ports by name, as they are.
+    pub ports: BTreeMap<String, u16>,
 }
 
 /// What an environment turned out to be on the machine.

@@ -29,6 +29,7 @@ mod points;
 mod refusal;
 mod reproduction;
 mod run;
+mod service;
 mod store_port;
 mod submission;
 mod trust;
@@ -54,6 +55,7 @@ pub use reproduction::{
     Reproduced, Reproduction, ReproductionVerdict, ResultDifference, ResultKind, SignedStatement,
 };
 pub use run::*;
+pub use service::*;
 pub use store_port::*;
 pub use submission::{CurrentEnvironment, LockFacts, SecretText, Submission};
 pub use trust::{EnvironmentFact, NetworkFact, Trust, TrustFacts, TrustLevel, TrustReason};

@@ -22,10 +22,15 @@ pub enum Phase {
     Cancelled,
     /// Ended by the machine: reboot, power, a lost supervisor.
     Interrupted,
+    /// A service: it has answered as it should, and is offered.
+    Ready,
+    /// A service: it is offered no more and finishes what it has begun.
+    Draining,
 }
 
-/// All phases, in the order in which they are shown.
-pub const PHASES: [Phase; 8] = [
+/// All phases, in the order in which they are shown. Their places are their numbers in
+/// the store, so that a new one comes last.
+pub const PHASES: [Phase; 10] = [
     Phase::Queued,
     Phase::Starting,
     Phase::Running,
@@ -34,6 +39,8 @@ pub const PHASES: [Phase; 8] = [
     Phase::Failed,
     Phase::Cancelled,
     Phase::Interrupted,
+    Phase::Ready,
+    Phase::Draining,
 ];
 
 impl Phase {
@@ -51,7 +58,9 @@ impl Phase {
                     Starting,
                     Queued | Running | Failed | Cancelled | Interrupted
                 )
-                | (Running, Queued | Finishing | Interrupted)
+                | (Running, Queued | Ready | Draining | Finishing | Interrupted)
+                | (Ready, Queued | Draining | Finishing | Interrupted)
+                | (Draining, Queued | Finishing | Interrupted)
                 | (
                     Finishing,
                     Queued | Completed | Failed | Cancelled | Interrupted
@@ -70,7 +79,10 @@ impl Phase {
 
     /// Whether the run holds a node's resources.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Finishing)
+        matches!(
+            self,
+            Self::Starting | Self::Running | Self::Ready | Self::Draining | Self::Finishing
+        )
     }
 
     /// The name used in the API, the CLI, metrics and the store.
@@ -84,7 +96,14 @@ impl Phase {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
         }
+    }
+
+    /// Whether the command may be running.
+    pub const fn executes(self) -> bool {
+        matches!(self, Self::Running | Self::Ready | Self::Draining)
     }
 
     /// The phase of that name.
@@ -138,10 +157,16 @@ pub enum Cause {
     CollectFailed,
     /// A run it waits for did not complete.
     DependencyFailed,
+    /// Weights were not what their digest says.
+    ModelChanged,
+    /// A service did not answer as it should within its time.
+    NotReady,
+    /// A service was asked for this long, and no longer.
+    Expired,
 }
 
 /// All causes.
-pub const CAUSES: [Cause; 17] = [
+pub const CAUSES: [Cause; 20] = [
     Cause::Exit,
     Cause::Signal,
     Cause::OutOfMemory,
@@ -159,6 +184,9 @@ pub const CAUSES: [Cause; 17] = [
     Cause::CommandNotFound,
     Cause::CollectFailed,
     Cause::DependencyFailed,
+    Cause::ModelChanged,
+    Cause::NotReady,
+    Cause::Expired,
 ];
 
 impl Cause {
@@ -182,6 +210,9 @@ impl Cause {
             Self::CommandNotFound => "command_not_found",
             Self::CollectFailed => "collect_failed",
             Self::DependencyFailed => "dependency_failed",
+            Self::ModelChanged => "model_changed",
+            Self::NotReady => "not_ready",
+            Self::Expired => "expired",
         }
     }
 
@@ -193,7 +224,9 @@ impl Cause {
     /// The phase in which a run with this cause ends.
     pub const fn end_phase(self) -> Phase {
         match self {
-            Self::Cancelled | Self::Shutdown | Self::DependencyFailed => Phase::Cancelled,
+            Self::Cancelled | Self::Shutdown | Self::DependencyFailed | Self::Expired => {
+                Phase::Cancelled
+            }
             Self::Lost | Self::Reboot | Self::NodeFault => Phase::Interrupted,
             Self::Exit
             | Self::Signal
@@ -205,7 +238,9 @@ impl Cause {
             | Self::EnvironmentFailed
             | Self::IsolationFailed
             | Self::CommandNotFound
-            | Self::CollectFailed => Phase::Failed,
+            | Self::CollectFailed
+            | Self::ModelChanged
+            | Self::NotReady => Phase::Failed,
         }
     }
 }

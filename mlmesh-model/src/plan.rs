@@ -10,14 +10,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CanonicalError, CommitId, DepsDigest, Digest, Name, ParamValue, PlanDigest, Resources,
-    canonical_json,
+    CanonicalError, CommitId, DepsDigest, Digest, Name, ParamValue, PlanDigest, PlanService,
+    Resources, canonical_json,
 };
 
 /// Version of the plan's shape. A change of any field's meaning is a new number.
 pub const PLAN_VERSION: u32 = 1;
 
-/// What determines the result. All fields are always written, `null` included.
+/// What determines the result. All fields but the last are always written, `null`
+/// included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -47,6 +48,10 @@ pub struct Plan {
     pub image: Option<Digest>,
     /// Resolved network policy.
     pub network: PlanNetwork,
+    /// What makes it a service. Alone among the fields it is not written where it is
+    /// absent, so that digests of experiments stay what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<PlanService>,
 }
 
 /// The environment as far as it determines the result.
@@ -198,6 +203,7 @@ mod tests {
             resources: Resources::default(),
             image: None,
             network: PlanNetwork::None,
+            service: None,
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttemptNumber, Cause, CommitId, Digest, Exit, FencingToken, LimitsPolicy, Micros, Name, NodeId,
-    ObjectId, OnFinish, Owner, ParamValue, Phase, Plan, PlanDigest, ReproPolicy, RetryOn, RunId,
-    Sequence, Tenant, Tolerance, Trust,
+    AttemptNumber, Cause, CommitId, Digest, Exit, FencingToken, Keep, LimitsPolicy, Micros, Name,
+    NodeId, ObjectId, OnFinish, Owner, ParamValue, Phase, Plan, PlanDigest, ReproPolicy, RetryOn,
+    RunId, Sequence, Tenant, Tolerance, Trust,
 };
 
 /// One accepted execution of a plan, or the parent of a sweep.
@@ -199,6 +199,13 @@ impl From<NewRun> for Run {
 }
 
 impl Run {
+    /// Whether it is a replica of a service.
+    pub fn is_service(&self) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| plan.service.is_some())
+    }
+
     /// Whether it ran elsewhere and was imported.
     pub fn is_imported(&self) -> bool {
         self.trust.as_ref().is_some_and(Trust::is_imported)
@@ -290,6 +297,9 @@ pub struct Placement {
     /// Who is told when it has ended; of a sweep its parent's counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_finish: Option<OnFinish>,
+    /// Of a service: how long it is kept, and what follows when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 impl Default for Placement {
@@ -311,6 +321,7 @@ impl Default for Placement {
             site: BTreeMap::new(),
             reproduces: None,
             on_finish: None,
+            keep: None,
         }
     }
 }

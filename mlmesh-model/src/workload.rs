@@ -9,15 +9,43 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Name, Phase};
+use crate::{Digest, Name, Phase, Service};
 
 /// A validated recipe. The kinds differ in data, never in machinery; later
-/// kinds (service, client, monitor, training) join here.
+/// kinds (client, monitor, training) join here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// A command with pinned inputs, whose outputs and metrics are recorded.
     Experiment(Box<Experiment>),
+    /// A command that answers requests until somebody ends it.
+    Service(Box<Service>),
+}
+
+impl Workload {
+    /// What every workload has: a command and what it needs.
+    pub fn job(&self) -> &Experiment {
+        match self {
+            Self::Experiment(job) => job,
+            Self::Service(service) => &service.job,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn job_mut(&mut self) -> &mut Experiment {
+        match self {
+            Self::Experiment(job) => job,
+            Self::Service(service) => &mut service.job,
+        }
+    }
+
+    /// What it has as a service, if it is one.
+    pub fn service(&self) -> Option<&Service> {
+        match self {
+            Self::Experiment(_) => None,
+            Self::Service(service) => Some(service),
+        }
+    }
 }
 
 /// One `experiment:` recipe.

@@ -88,6 +88,7 @@ mod tests {
             resources: Resources::default(),
             image: None,
             network: PlanNetwork::None,
+            service: None,
         }
     }
 

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use mlmesh_model::{
-    Environment, Experiment, Network, ParamValue, Refusal, Resources, Seed, Sweep, Workload,
+    Environment, Experiment, Keep, Network, ParamValue, ReadyRequest, Refusal, Resources, Seed,
+    Service, Sweep, Workload,
 };
 
 use crate::error::{Fault, code, shown};
@@ -16,6 +17,7 @@ use crate::fields::{bound, check_on_finish};
 use crate::hosts::{self, HOSTS_MAX};
 use crate::rules;
 use crate::scalar::{INTEGER_END, clean_text};
+use crate::service::{http_path, port_name};
 use crate::sweep::AXES_MAX;
 use crate::units::{CPUS_MAX, GPUS_MAX, TIME_S_MAX};
 
@@ -24,7 +26,7 @@ use crate::units::{CPUS_MAX, GPUS_MAX, TIME_S_MAX};
 /// # Errors
 /// The first value that no recipe could have said.
 pub fn check(workload: &Workload) -> Result<(), Refusal> {
-    let Workload::Experiment(experiment) = workload;
+    let experiment = workload.job();
     command(experiment)
         .and_then(|()| params(experiment))
         .and_then(|()| sweep(experiment))
@@ -33,6 +35,7 @@ pub fn check(workload: &Workload) -> Result<(), Refusal> {
         .and_then(|()| resources(&experiment.resources))
         .and_then(|()| variables(experiment))
         .and_then(|()| policy(experiment))
+        .and_then(|()| workload.service().map_or(Ok(()), service))
         .map_err(|fault| Refusal::new(code::VALUE, fault.message, fault.hint))
 }
 
@@ -45,6 +48,84 @@ pub fn check_secret_name(name: &str) -> Result<(), Refusal> {
 }
 
 type Checked = Result<(), Fault>;
+
+/// What the table of `service:` could not have said.
+fn service(service: &Service) -> Checked {
+    let fault = |message: &str, hint: &str| Err(Fault::new(message.to_owned(), hint));
+    let job = &service.job;
+    if job.sweep.is_some() || job.retries > 0 || !job.after.is_empty() || !job.outputs.is_empty() {
+        return fault(
+            "a service has neither a sweep, outputs, `retries` nor `after`",
+            "`restart` says after which ends it is started again",
+        );
+    }
+    if service.ports.is_empty() {
+        return fault("a service lacks `ports`", "write `ports: {http: auto}`");
+    }
+    at_most("ports", service.ports.len(), Service::PORTS_MAX)?;
+    service.ports.keys().try_for_each(|name| port_name(name))?;
+    let ready = &service.ready;
+    let port = ready.port.as_ref();
+    if port.is_some_and(|port| !service.ports.contains_key(port)) {
+        return fault(
+            "`ready` names no port of the service",
+            "name one of `ports`",
+        );
+    }
+    if let ReadyRequest::Http(path) = &ready.request {
+        http_path(path)?;
+    }
+    ready.health.as_deref().map_or(Ok(()), http_path)?;
+    let paths = service.kind.iter().flat_map(|kind| &kind.metrics);
+    paths.into_iter().try_for_each(|path| http_path(path))?;
+    if !(1..=Service::REPLICAS_MAX).contains(&service.replicas) {
+        return Err(out_of_range(
+            "replicas",
+            u64::from(service.replicas),
+            "from 1 to 64",
+        ));
+    }
+    let keep = &service.keep;
+    let times = [Some(ready.timeout_s), keep.ttl_s, Some(keep.drain_s)];
+    if let Some(time) = times.into_iter().flatten().find(|time| *time > TIME_S_MAX) {
+        return Err(out_of_range("a duration", time, "at most 366 d"));
+    }
+    if keep.restarts_max > Keep::RESTARTS_MAX {
+        return Err(out_of_range(
+            "restarts",
+            u64::from(keep.restarts_max),
+            "at most 1000",
+        ));
+    }
+    let fixed = service.ports.values().any(|port| *port != 0);
+    if fixed && service.replicas > 1 {
+        return fault(
+            "several replicas cannot listen on one port",
+            "write `auto` for it",
+        );
+    }
+    if let Some(model) = &service.model {
+        let by_run = model.run.is_some() && model.path.is_some();
+        if by_run == model.sha256.is_some() {
+            return fault(
+                "a model is named by its digest, or by a run and a path",
+                "write `NAME@sha256:DIGEST` or `NAME@RUN:PATH`",
+            );
+        }
+        model.run.as_deref().map_or(Ok(()), rules::run_reference)?;
+        model.path.as_deref().map_or(Ok(()), rules::relative_path)?;
+    }
+    at_most(
+        "labels",
+        service.labels.len(),
+        mlmesh_model::Labels::TAGS_MAX,
+    )?;
+    let mut words = service
+        .labels
+        .iter()
+        .flat_map(|(name, value)| [name, value]);
+    words.try_for_each(|word| text(word))
+}
 
 fn command(experiment: &Experiment) -> Checked {
     at_most("command", experiment.command.len(), ARGUMENTS_MAX)?;

@@ -161,6 +161,11 @@ impl Report {
         );
     }
 
+    /// Takes in what is wrong with another file that this one names.
+    pub(crate) fn absorb(&mut self, errors: RecipeErrors) {
+        self.errors.extend(errors.errors);
+    }
+
     /// Whether looking further would only cost time.
     pub(crate) fn is_full(&self) -> bool {
         self.errors.len() >= COLLECTED_MAX

@@ -35,9 +35,9 @@ pub(crate) struct Placed<T> {
 /// What the keys said, before it is known whether they agree.
 #[derive(Default)]
 pub(crate) struct Draft {
-    name: Option<Name>,
+    pub(crate) name: Option<Name>,
     pub(crate) command: Vec<Placed<String>>,
-    params: BTreeMap<String, ParamValue>,
+    pub(crate) params: BTreeMap<String, ParamValue>,
     /// Also those whose value was wrong, so that one error is not reported twice.
     pub(crate) params_named: BTreeSet<String>,
     pub(crate) seed: Seed,
@@ -48,7 +48,7 @@ pub(crate) struct Draft {
     environment: Option<Environment>,
     pub(crate) datasets: Vec<Placed<DatasetRef>>,
     outputs: Vec<Placed<String>>,
-    resources: Resources,
+    pub(crate) resources: Resources,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) secrets: Vec<Placed<String>>,
     network: Option<Network>,
@@ -240,7 +240,7 @@ pub(crate) static EXPERIMENT: Table<Draft> = Table {
     ],
 };
 
-fn command(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+pub(crate) fn command(report: &mut Report, entry: &Entry, draft: &mut Draft) {
     let hint = command_hint(&entry.value);
     read_list(
         report,
@@ -403,7 +403,7 @@ fn outputs(report: &mut Report, entry: &Entry, draft: &mut Draft) {
     );
 }
 
-fn env(report: &mut Report, entry: &Entry, draft: &mut Draft) {
+pub(crate) fn env(report: &mut Report, entry: &Entry, draft: &mut Draft) {
     let hint = "write it like `{OMP_NUM_THREADS: \"1\"}`";
     read_entries(
         report,
@@ -579,7 +579,7 @@ fn texts(
 }
 
 impl Draft {
-    fn finish(self) -> Option<Experiment> {
+    pub(crate) fn finish(self) -> Option<Experiment> {
         let values = |placed: Vec<Placed<String>>| -> Vec<String> {
             placed.into_iter().map(|placed| placed.value).collect()
         };

@@ -18,7 +18,7 @@ pub fn apply_overrides(
     workload: &mut Workload,
     overrides: &[(String, String)],
 ) -> Result<(), Refusal> {
-    let Workload::Experiment(experiment) = workload;
+    let experiment = workload.job_mut();
     let mut changed = experiment.clone();
     for (name, value) in overrides {
         apply(&mut changed, name, value)?;

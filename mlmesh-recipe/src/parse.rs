@@ -5,19 +5,34 @@ use mlmesh_model::{OnFinish, Workload};
 use crate::error::{Position, RecipeErrors, Report, code, shown};
 use crate::experiment;
 use crate::fields;
+use crate::kind::FindKind;
+use crate::service;
 use crate::table::{did_you_mean, wrong_type};
 use crate::tree::{self, Entry, Node, Value};
 
 /// Kinds of recipe that are known by name and not in this version.
-pub(crate) const LATER_KINDS: &[&str] = &["service", "client", "monitor", "training", "stack"];
+pub(crate) const LATER_KINDS: &[&str] = &["client", "monitor", "training", "stack"];
 
 /// Reads a recipe. `file_name` is what errors show; nothing is opened.
 ///
 /// # Errors
 /// All errors of the file by position, at most [`crate::ERRORS_MAX`] of them.
 pub fn parse(file_name: &str, text: &str) -> Result<Workload, RecipeErrors> {
+    parse_with(file_name, text, &|_| None)
+}
+
+/// The same, with kinds of services beside those that are built in.
+///
+/// # Errors
+/// All errors of the file, and of the kind that it names.
+pub fn parse_with(
+    file_name: &str,
+    text: &str,
+    find_kind: &FindKind<'_>,
+) -> Result<Workload, RecipeErrors> {
     let mut report = Report::new(file_name);
-    let workload = tree::read(text, &mut report).and_then(|root| workload(&mut report, &root));
+    let read = tree::read(text, &mut report);
+    let workload = read.and_then(|root| workload(&mut report, &root, find_kind));
     match workload {
         Some(workload) if report.is_empty() => Ok(workload),
         _ => {
@@ -52,33 +67,54 @@ pub fn parse_on_finish(name: &str, text: &str) -> Result<OnFinish, RecipeErrors>
     }
 }
 
-fn workload(report: &mut Report, root: &Node) -> Option<Workload> {
+/// Kinds of recipe that are read.
+const KINDS: [&str; 2] = ["experiment", "service"];
+
+fn workload(report: &mut Report, root: &Node, find_kind: &FindKind<'_>) -> Option<Workload> {
     let Value::Mapping(entries) = &root.value else {
         wrong_type(
             report,
             "recipe",
             root,
-            "a mapping with the key `experiment`",
+            "a mapping with the key `experiment` or `service`",
             "`ml init` writes a commented `train.yaml` to start from",
         );
         return None;
     };
-    for entry in entries.iter().filter(|entry| entry.key != "experiment") {
+    let is_known = |entry: &&Entry| KINDS.contains(&entry.key.as_str());
+    for entry in entries.iter().filter(|entry| !is_known(entry)) {
         if report.is_full() {
             return None;
         }
         unknown_kind(report, entry);
     }
-    let Some(entry) = entries.iter().find(|entry| entry.key == "experiment") else {
+    let mut known = entries.iter().filter(is_known);
+    let Some(entry) = known.next() else {
         report.add_if_empty(
             root.at,
             code::MISSING_KEY,
-            "the recipe lacks the key `experiment`",
+            "the recipe lacks the key `experiment` or `service`",
             "`ml init` writes a commented `train.yaml` to start from",
         );
         return None;
     };
-    experiment::read(report, entry).map(|experiment| Workload::Experiment(Box::new(experiment)))
+    if let Some(other) = known.next() {
+        report.add(
+            other.key_at,
+            code::CONFLICT,
+            format!(
+                "`{}` stands beside `{}`; a recipe holds one of them",
+                other.key, entry.key
+            ),
+            "write two files",
+        );
+    }
+    match entry.key.as_str() {
+        "service" => service::read(report, entry, &find_kind)
+            .map(|service| Workload::Service(Box::new(service))),
+        _ => experiment::read(report, entry)
+            .map(|experiment| Workload::Experiment(Box::new(experiment))),
+    }
 }
 
 fn unknown_kind(report: &mut Report, entry: &Entry) {
@@ -87,8 +123,8 @@ fn unknown_kind(report: &mut Report, entry: &Entry) {
         report.add(
             entry.key_at,
             code::KIND,
-            format!("`{key}` is not available in this version; a recipe holds one `experiment`"),
-            "write the work as `experiment:`",
+            format!("`{key}` is not available in this version; a recipe holds one `experiment` or one `service`"),
+            "write the work as `experiment:` or `service:`",
         );
         return;
     }
@@ -99,9 +135,9 @@ fn unknown_kind(report: &mut Report, entry: &Entry) {
     {
         "it belongs below `experiment:`; indent it by two spaces"
     } else {
-        "the only valid key at the top is `experiment`"
+        "the valid keys at the top are `experiment` and `service`"
     };
-    let nearest = did_you_mean(key, std::iter::once("experiment"));
+    let nearest = did_you_mean(key, KINDS.into_iter());
     report.add(
         entry.key_at,
         code::UNKNOWN_KEY,

@@ -71,6 +71,22 @@ fn value(point: &Point, name: &str) -> Result<String, Refusal> {
         })
 }
 
+/// Puts in what only the machine knows at a start. A name that is not among `values`
+/// stays as it stands.
+pub fn fill(text: &str, values: &std::collections::BTreeMap<String, String>) -> String {
+    let mut filled = String::with_capacity(text.len());
+    for piece in pieces(text) {
+        match piece {
+            Piece::Literal(text) => filled.push_str(text),
+            Piece::Reference(name) => match values.get(name) {
+                Some(value) => filled.push_str(value),
+                None => filled.extend(["${", name, "}"]),
+            },
+        }
+    }
+    filled
+}
+
 /// A part of a command's element.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'a> {

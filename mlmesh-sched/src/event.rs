@@ -3,7 +3,7 @@
 use mlmesh_model::{Cause, Owner, Phase, Resources, RunId, Tenant};
 
 use crate::Capacity;
-use crate::retry::{Outcome, Verdict};
+use crate::retry::{Again, Outcome, Verdict};
 
 /// A run as the scheduler sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +22,8 @@ pub struct Job {
     pub resources: Resources,
     /// Runs that must complete first.
     pub after: Vec<RunId>,
-    /// How often it may be tried again.
-    pub retries: u32,
-    /// Whether an exit code other than 0 is tried again.
-    pub retry_on_exit: bool,
+    /// After which ends it is tried again, and how often.
+    pub again: Again,
     /// How long it has waited already, in microseconds.
     pub waited_us: i64,
     /// How long it still waits before its next try, in microseconds. A run that
@@ -58,6 +56,10 @@ pub enum Event {
     LeaseLost(RunId),
     /// The command runs.
     Started(RunId),
+    /// A service has answered as it should.
+    Ready(RunId),
+    /// A service is to end and finishes what it has begun.
+    Draining(RunId),
     /// The command has ended.
     Exited(RunId),
     /// The attempt is over and everything it left is known.

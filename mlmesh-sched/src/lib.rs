@@ -30,8 +30,8 @@ pub use preflight::{
     SecretSource, SnapshotGroup, preflight,
 };
 pub use retry::{
-    BACKOFF_FIRST_MS, BACKOFF_MAX_MS, NODE_FAULTS_MAX, Outcome, Verdict, delay_ms_max, node_faults,
-    retries_used,
+    Again, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, NODE_FAULTS_MAX, Outcome, Verdict, delay_ms_max,
+    node_faults, retries_used,
 };
 pub use scheduler::{AGED_AFTER_US, AGED_EVERY, PASSED_BY_MAX_US, Scheduler};
-pub use world::{Load, LockSeen, ParentSeen, World};
+pub use world::{Load, LockSeen, ModelSeen, ParentSeen, World};

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use mlmesh_model::{
-    CommitId, DatasetRef, DepsDigest, Digest, Experiment, Name, Placement, Plan, PlanDigest,
-    PlanSeed, Refusal, ReproPolicy, Resources, Seed, Submission, Trust, TrustLevel, Workload,
+    CommitId, DatasetRef, DepsDigest, Digest, Experiment, Name, ParamValue, Placement, Plan,
+    PlanDigest, PlanSeed, Refusal, ReproPolicy, Resources, Seed, Submission, Trust, TrustLevel,
     sweep_digest,
 };
-use mlmesh_recipe::{Point, check, expand, substitute};
+use mlmesh_recipe::{Point, check, expand, start_names, substitute};
 use serde::Serialize;
 
 use crate::World;
@@ -138,14 +138,20 @@ pub enum SecretSource {
 
 /// Judges `submission` in `world`. The only source of refusals of plans.
 pub fn preflight(submission: &Submission, world: &World) -> Preflight {
-    let Workload::Experiment(experiment) = &submission.workload;
+    let experiment = submission.workload.job();
     // What a client sends obeys the rules of recipes, whoever wrote the client.
     let mut refusals: Vec<Refusal> = check(&submission.workload).err().into_iter().collect();
     let resolved = rules::resolve(submission, experiment, world, &mut refusals);
     refusals.extend(rules::host(experiment, submission, world, &resolved));
     let trust = Trust::of(&resolved.trust);
-    if submission.policy == ReproPolicy::Strict && trust.level < TrustLevel::L3 {
-        refusals.extend(strict_refusals(&trust, &refusals));
+    // A service has no result that could be had again: what it answers depends on who
+    // asks. Of it strict wants that code and environment are known.
+    let asked = match submission.workload.service() {
+        Some(_) => TrustLevel::L2,
+        None => TrustLevel::L3,
+    };
+    if submission.policy == ReproPolicy::Strict && trust.level < asked {
+        refusals.extend(strict_refusals(&trust, asked, &refusals));
     }
     let runs = match plan_runs(submission, experiment, &resolved) {
         Ok(runs) => runs,
@@ -180,13 +186,14 @@ pub fn preflight(submission: &Submission, world: &World) -> Preflight {
     }
 }
 
-/// Under strict every reason that keeps a run from L3 is a refusal, unless a more
-/// exact one was given for the same thing.
-fn strict_refusals(trust: &Trust, given: &[Refusal]) -> Vec<Refusal> {
+/// Under strict every reason that keeps a run from the level asked is a refusal, unless
+/// a more exact one was given for the same thing.
+fn strict_refusals(trust: &Trust, asked: TrustLevel, given: &[Refusal]) -> Vec<Refusal> {
     let said = |code: &str| given.iter().any(|refusal| refusal.code == code);
     trust
         .reasons
         .iter()
+        .filter(|reason| reason.level <= asked)
         .filter(|reason| match reason.code.as_str() {
             "sees_host_files" => !said("sandbox_unavailable"),
             "data_unverified" => !given.iter().any(is_about_data),
@@ -216,11 +223,16 @@ fn plan_runs(
         ))
     };
     let template = Template::of(&shared).map_err(|error| unplannable(&error))?;
+    let start_names = submission.workload.service().map(start_names);
+    let start_names = start_names.unwrap_or_default();
     expand(experiment)?
         .into_iter()
         .zip(0_u32..)
         .map(|(point, index)| {
-            let argv = substitute(experiment, &point)?;
+            let argv = match start_names.is_empty() {
+                true => substitute(experiment, &point)?,
+                false => substitute(experiment, &with_start_names(&point, &start_names))?,
+            };
             let Point { params, seed } = point;
             let seed = match seed {
                 Seed::Absent => PlanSeed::Absent,
@@ -245,6 +257,17 @@ fn plan_runs(
         .collect()
 }
 
+/// Names that only the machine knows at a start stand in a plan as they are.
+fn with_start_names(point: &Point, names: &[String]) -> Point {
+    let itself = |name: &String| {
+        let value = ParamValue::Text(format!("${{{name}}}"));
+        (name.clone(), value)
+    };
+    let mut point = point.clone();
+    point.params.extend(names.iter().map(itself));
+    point
+}
+
 fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolved) -> Placement {
     Placement {
         executor: submission.executor.unwrap_or(Placement::default().executor),
@@ -263,6 +286,10 @@ fn placement(submission: &Submission, experiment: &Experiment, resolved: &Resolv
         site: std::collections::BTreeMap::new(),
         reproduces: None,
         on_finish: experiment.on_finish.clone(),
+        keep: submission
+            .workload
+            .service()
+            .map(|service| service.keep.clone()),
     }
 }
 
@@ -273,7 +300,9 @@ pub(crate) fn secrets(
     world: &World,
 ) -> Vec<SecretGroup> {
     let source = |name: &String| {
-        if submission.secret_values.contains_key(name) {
+        let sent = submission.secret_values.contains_key(name);
+        // What a caller sends is gone when a service is started once more.
+        if sent && submission.workload.service().is_none() {
             return Some(SecretSource::Caller);
         }
         world.secrets.contains(name).then_some(SecretSource::Store)

@@ -1,6 +1,6 @@
 //! What becomes of a run when one of its attempts has ended.
 
-use mlmesh_model::{Attempt, Cause, Phase, RetryOn};
+use mlmesh_model::{Attempt, Cause, Keep, Phase, Placement, Restart, RetryOn};
 
 /// Delay before the first retry.
 pub const BACKOFF_FIRST_MS: u64 = 1_000;
@@ -24,7 +24,8 @@ pub enum Verdict {
     },
     /// It goes back into the queue.
     Requeue {
-        /// Why the attempt ended; null when its command was never executed.
+        /// Why the attempt ended; null when its command was never executed, and of a
+        /// service that ended with exit code 0.
         cause: Option<Cause>,
         /// It waits at least this long.
         delay_ms: u64,
@@ -47,13 +48,16 @@ pub struct Outcome {
 ///
 /// Somebody's wish that the run stops (`stop`) explains every end that the job did
 /// not reach by itself; limits that ended it and success are told as they are.
-pub(crate) fn verdict(
-    outcome: Outcome,
-    stop: Option<Cause>,
-    retries: u32,
-    retry_on_exit: bool,
-) -> Verdict {
+pub(crate) fn verdict(outcome: Outcome, stop: Option<Cause>, again: Again) -> Verdict {
+    let requeue = |cause: Option<Cause>, count: u32| Verdict::Requeue {
+        cause,
+        delay_ms: backoff_ms(count),
+    };
     let Some(cause) = outcome.cause else {
+        let always = again.restart == Some(Restart::Always) && stop.is_none();
+        if always && outcome.retries_used < again.retries {
+            return requeue(None, outcome.retries_used);
+        }
         return Verdict::End {
             phase: Phase::Completed,
             cause: None,
@@ -68,31 +72,59 @@ pub(crate) fn verdict(
         return end(if by_limit { cause } else { stop });
     }
     if cause == Cause::NodeFault && outcome.node_faults < NODE_FAULTS_MAX {
-        return Verdict::Requeue {
-            cause: Some(cause),
-            delay_ms: backoff_ms(outcome.node_faults),
-        };
+        return requeue(Some(cause), outcome.node_faults);
     }
-    if is_retried(cause, retry_on_exit) && outcome.retries_used < retries {
-        return Verdict::Requeue {
-            cause: Some(cause),
-            delay_ms: backoff_ms(outcome.retries_used),
-        };
+    if again.is_after(cause) && outcome.retries_used < again.retries {
+        return requeue(Some(cause), outcome.retries_used);
     }
     end(cause)
 }
 
+/// After which ends a run is tried again, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Again {
+    /// How often; of a service in a row.
+    pub retries: u32,
+    /// Whether an exit code other than 0 is tried again.
+    pub on_exit: bool,
+    /// Of a service: what is started again.
+    pub restart: Option<Restart>,
+}
+
+impl Again {
+    /// As the run was accepted.
+    pub fn of(placement: &Placement) -> Self {
+        let keep = placement.keep.as_ref();
+        Self {
+            retries: keep.map_or(placement.retries, |keep| keep.restarts_max),
+            on_exit: placement.retry_on.contains(&RetryOn::Exit),
+            restart: keep.map(|keep| keep.restart),
+        }
+    }
+
+    fn is_after(self, cause: Cause) -> bool {
+        let restarts = self
+            .restart
+            .is_some_and(|restart| restart != Restart::Never);
+        is_retried(cause, self.on_exit) || (restarts && is_failure(cause))
+    }
+}
+
 /// Counts the retries that the recorded attempts used up, the newest one not
 /// included. A person's `ml retry` starts a new count: it follows an attempt
-/// after which nothing was left.
-pub fn retries_used(earlier: &[Attempt], retries: u32, retry_on: &[RetryOn]) -> u32 {
-    let on_exit = retry_on.contains(&RetryOn::Exit);
+/// after which nothing was left. Of a service, so does an attempt that ran long.
+pub fn retries_used(earlier: &[Attempt], again: Again) -> u32 {
+    let retries = again.retries;
     let mut used = 0;
     for attempt in earlier {
+        if again.restart.is_some() && was_steady(attempt) {
+            used = 0;
+        }
         match attempt.cause {
+            None if again.restart.is_some() && attempt.exit.is_some() => used += 1,
             // Its command was never executed: nothing was used up.
             None | Some(Cause::NodeFault) => {}
-            Some(cause) if is_retried(cause, on_exit) && used < retries => used += 1,
+            Some(cause) if again.is_after(cause) && used < retries => used += 1,
             Some(_) => used = 0,
         }
     }
@@ -105,6 +137,23 @@ pub fn node_faults(earlier: &[Attempt]) -> u32 {
     let faults = newest_first.take_while(|attempt| attempt.cause == Some(Cause::NodeFault));
     // A person's `ml retry` after the last of them starts a new count.
     u32::try_from(faults.count()).unwrap_or(u32::MAX) % (NODE_FAULTS_MAX + 1)
+}
+
+/// Whether a service ran so long that what comes next is not another failed start.
+fn was_steady(attempt: &Attempt) -> bool {
+    let ran_us = attempt
+        .ended_at
+        .zip(attempt.started_at)
+        .map_or(0, |(ended, started)| ended.since(started));
+    ran_us >= i64::try_from(Keep::STEADY_S * 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// Ends of a service that another try may mend.
+fn is_failure(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Exit | Cause::Signal | Cause::OutOfMemory | Cause::NotReady
+    )
 }
 
 fn is_retried(cause: Cause, on_exit: bool) -> bool {
@@ -124,7 +173,10 @@ fn is_retried(cause: Cause, on_exit: bool) -> bool {
         | Cause::IsolationFailed
         | Cause::CommandNotFound
         | Cause::CollectFailed
-        | Cause::DependencyFailed => false,
+        | Cause::DependencyFailed
+        | Cause::ModelChanged
+        | Cause::NotReady
+        | Cause::Expired => false,
     }
 }
 
@@ -150,7 +202,12 @@ mod tests {
             retries_used: used,
             node_faults: used,
         };
-        verdict(outcome, stop, 2, on_exit)
+        let again = Again {
+            retries: 2,
+            on_exit,
+            restart: None,
+        };
+        verdict(outcome, stop, again)
     }
 
     #[test]
@@ -240,12 +297,20 @@ mod tests {
         assert_eq!(node_faults(&attempts(&[fault, None])), 0, "it got further");
         let all = vec![fault; NODE_FAULTS_MAX as usize + 1];
         assert_eq!(node_faults(&attempts(&all)), 0, "retried by hand");
-        assert_eq!(retries_used(&attempts(&[fault, lost, fault]), 2, &[]), 1);
+        let again = Again {
+            retries: 2,
+            ..Again::default()
+        };
+        assert_eq!(retries_used(&attempts(&[fault, lost, fault]), again), 1);
     }
 
     #[test]
     fn attempts_that_never_ran_and_retries_by_hand_use_nothing_up() {
-        let used = |causes: &[Option<Cause>]| retries_used(&attempts(causes), 1, &[]);
+        let again = Again {
+            retries: 1,
+            ..Again::default()
+        };
+        let used = |causes: &[Option<Cause>]| retries_used(&attempts(causes), again);
         let lost = Some(Cause::Lost);
         assert_eq!(used(&[]), 0);
         assert_eq!(used(&[None, None]), 0);
@@ -253,5 +318,61 @@ mod tests {
         assert_eq!(used(&[lost, lost]), 0, "ended, then retried by hand");
         assert_eq!(used(&[lost, lost, lost]), 1);
         assert_eq!(used(&[Some(Cause::Exit)]), 0);
+    }
+
+    #[test]
+    fn a_service_is_started_again_as_its_policy_says() {
+        use Cause::{Cancelled, Exit, Lost, NotReady, Timeout};
+        let of = |restart, cause, used, stop| {
+            let outcome = Outcome {
+                cause,
+                retries_used: used,
+                node_faults: 0,
+            };
+            let again = Again {
+                retries: 3,
+                on_exit: false,
+                restart: Some(restart),
+            };
+            matches!(verdict(outcome, stop, again), Verdict::Requeue { .. })
+        };
+        let cases = [
+            (Restart::Never, Some(Exit), false),
+            (Restart::Never, Some(Lost), true),
+            (Restart::OnFailure, None, false),
+            (Restart::OnFailure, Some(Exit), true),
+            (Restart::OnFailure, Some(NotReady), true),
+            (Restart::OnFailure, Some(Timeout), false),
+            (Restart::Always, None, true),
+            (Restart::Always, Some(Cause::Signal), true),
+        ];
+        for (restart, cause, again) in cases {
+            assert_eq!(of(restart, cause, 2, None), again, "{restart:?} {cause:?}");
+            assert!(!of(restart, cause, 3, None), "{restart:?} {cause:?}");
+            assert!(!of(restart, cause, 0, Some(Cancelled)), "{restart:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_ran_long_begins_a_new_count() {
+        let mut all = attempts(&[Some(Cause::Exit), Some(Cause::Exit), Some(Cause::Signal)]);
+        let again = Again {
+            retries: 5,
+            on_exit: false,
+            restart: Some(Restart::OnFailure),
+        };
+        assert_eq!(retries_used(&all, again), 3);
+        all[1].started_at = Some(Micros(0));
+        all[1].ended_at = Some(Micros(600_000_000));
+        assert_eq!(retries_used(&all, again), 2, "itself and the one after it");
+        all[1].ended_at = Some(Micros(599_999_999));
+        assert_eq!(retries_used(&all, again), 3);
+        let always = Again {
+            restart: Some(Restart::Always),
+            ..again
+        };
+        let mut well = attempts(&[None, None]);
+        well[1].exit = Some(mlmesh_model::Exit::Code(0));
+        assert_eq!(retries_used(&well, always), 1, "one was never executed");
     }
 }

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use mlmesh_model::{
     DatasetRef, DepsDigest, DepsKind, Environment, EnvironmentFact, Experiment, LimitsPolicy,
     LockFacts, Network, NetworkFact, OnFinish, PLAN_VERSION, Phase, Plan, PlanDataset, PlanDeps,
-    PlanDigest, PlanNetwork, PlanSeed, Refusal, ReproPolicy, ResolvedEnvironment, RunId, Seed,
-    Submission, TrustFacts, deps_digest,
+    PlanDigest, PlanModel, PlanNetwork, PlanSeed, PlanService, Refusal, ReproPolicy,
+    ResolvedEnvironment, RunId, Seed, Service, Submission, TrustFacts, deps_digest,
 };
 
 use crate::preflight::{SecretGroup, secrets};
-use crate::world::{LockSeen, ParentSeen, World};
+use crate::world::{LockSeen, ModelSeen, ParentSeen, World};
 
 /// What the world makes of the recipe's names.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +28,9 @@ pub(crate) struct Resolved {
     pub(crate) apart: bool,
     pub(crate) network: Option<PlanNetwork>,
     pub(crate) current_prefix: Option<String>,
+    /// Set when the recipe names weights that are not there.
+    pub(crate) model_unknown: bool,
+    pub(crate) model: Option<PlanModel>,
     pub(crate) trust: TrustFacts,
 }
 
@@ -38,7 +41,7 @@ impl Resolved {
         submission: &Submission,
         experiment: &Experiment,
     ) -> Option<Plan> {
-        if self.deps_unknown {
+        if self.deps_unknown || self.model_unknown {
             return None;
         }
         Some(Plan {
@@ -55,6 +58,12 @@ impl Resolved {
             resources: experiment.resources,
             image: None,
             network: self.network.clone()?,
+            service: submission.workload.service().map(|service| PlanService {
+                ports: service.ports.clone(),
+                ready: service.ready.clone(),
+                kind: service.kind.clone(),
+                model: self.model.clone(),
+            }),
         })
     }
 }
@@ -76,11 +85,16 @@ pub(crate) fn resolve(
     environment(submission, experiment, world, &mut resolved, refusals);
     datasets(experiment, world, &mut resolved, refusals);
     parents(experiment, world, &mut resolved, refusals);
+    let service = submission.workload.service();
+    if let Some(service) = service {
+        serving(service, world, &mut resolved, refusals);
+    }
     resolved.network = match &experiment.network {
         Some(Network::None) => Some(PlanNetwork::None),
         Some(Network::Open) => Some(PlanNetwork::Open),
         Some(Network::Hosts(hosts)) => declared(hosts, refusals),
-        None if strict => Some(PlanNetwork::None),
+        // Nobody could reach a service from outside of a network of its own.
+        None if strict && service.is_none() => Some(PlanNetwork::None),
         None => Some(PlanNetwork::Open),
     };
     let enforced = |able: bool| match able {
@@ -104,6 +118,66 @@ pub(crate) fn resolve(
         None
     };
     resolved
+}
+
+/// What a service needs besides what every job does.
+fn serving(service: &Service, world: &World, resolved: &mut Resolved, refusals: &mut Vec<Refusal>) {
+    let name = &service.job.name;
+    if world.service_open {
+        refusals.push(Refusal::new(
+            "service_exists",
+            format!("a service `{name}` is there already"),
+            format!(
+                "`ml service scale {name} N` changes its replicas, `ml service stop {name}` ends it"
+            ),
+        ));
+    }
+    if !matches!(service.job.network, None | Some(Network::Open)) {
+        refusals.push(Refusal::new(
+            "service_unreachable",
+            "the recipe restricts `network`, and nobody could reach the service then",
+            "leave `network` away, or set `network: open`",
+        ));
+    }
+    let Some(model) = &service.model else {
+        return;
+    };
+    let refused = match &world.model {
+        ModelSeen::Found(found) => {
+            resolved.model = Some(found.clone());
+            return;
+        }
+        ModelSeen::NotAsked | ModelSeen::NoRun => (
+            "model_unknown",
+            format!(
+                "`model: {}@{}:…` names no run whose outputs you may read",
+                model.name,
+                model.run.as_deref().unwrap_or_default()
+            ),
+            "`ml list` shows the runs, `ml outputs RUN` what one put out",
+        ),
+        ModelSeen::NoOutput(run) => (
+            "model_unknown",
+            format!(
+                "run `{run}` has put out no file `{}`",
+                model.path.as_deref().unwrap_or_default()
+            ),
+            "`ml outputs RUN` shows what it put out",
+        ),
+        ModelSeen::Unrecorded => (
+            "model_unrecorded",
+            format!(
+                "no recorded run is known to have put out sha256:{}",
+                model
+                    .sha256
+                    .map(|sha256| sha256.to_string())
+                    .unwrap_or_default()
+            ),
+            "weights come from a run: declare them in its `outputs`, then name them as `NAME@RUN:PATH`",
+        ),
+    };
+    resolved.model_unknown = true;
+    refusals.push(Refusal::new(refused.0, refused.1, refused.2));
 }
 
 /// The declared hosts in the one form that every plan has them in.
@@ -458,7 +532,10 @@ pub(crate) fn host(
             refusals.push(Refusal::new(
                 "secret_without_value",
                 format!("secret `{name}` has no value"),
-                format!("`ml secret set {name}` stores one; or set it in your environment when you queue"),
+                match submission.workload.service() {
+                    Some(_) => format!("`ml secret set {name}` stores one, for every start of the service"),
+                    None => format!("`ml secret set {name}` stores one; or set it in your environment when you queue"),
+                },
             ));
         }
     }

@@ -117,8 +117,10 @@ impl Scheduler {
             Event::Reattached { job, phase, gpus } => self.reattached(now, *job, phase, gpus),
             Event::Seen { run, phase } => self.seen(now, run, phase, effects),
             Event::LeaseLost(run) => self.lease_lost(now, run, effects),
-            Event::Started(run) => self.moved(run, Phase::Starting, Phase::Running),
-            Event::Exited(run) => self.moved(run, Phase::Running, Phase::Finishing),
+            Event::Started(run) => self.moved(run, Phase::Running),
+            Event::Ready(run) => self.moved(run, Phase::Ready),
+            Event::Draining(run) => self.moved(run, Phase::Draining),
+            Event::Exited(run) => self.moved(run, Phase::Finishing),
             Event::Finished { run, outcome } => self.finished(run, outcome, effects),
             Event::NeverStarted(run) => self.never_started(run, effects),
             Event::Recording(run) => self.recording(now, run),
@@ -283,11 +285,10 @@ impl Scheduler {
         }
     }
 
-    fn moved(&mut self, run: RunId, from: Phase, to: Phase) {
+    fn moved(&mut self, run: RunId, to: Phase) {
         if let Some(live) = self.live_mut(run)
-            && live.phase == from
+            && live.phase.may_become(to)
         {
-            assert!(from.may_become(to), "{from} may become {to}");
             live.phase = to;
         }
     }
@@ -302,8 +303,7 @@ impl Scheduler {
         if outcome.cause.is_none() && live.phase != Phase::Finishing {
             return;
         }
-        let (retries, on_exit) = (entry.job.retries, entry.job.retry_on_exit);
-        let verdict = verdict(outcome, live.stop, retries, on_exit);
+        let verdict = verdict(outcome, live.stop, entry.job.again);
         self.record(run, verdict, effects);
     }
 

@@ -163,6 +163,7 @@ mod tests {
                 resources: Resources { time_s, ..Resources::default() },
                 image: None,
                 network: if open { PlanNetwork::Open } else { PlanNetwork::Hosts(vec![name]) },
+                service: None,
             }
         }
     }

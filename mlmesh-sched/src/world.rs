@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlmesh_model::{Abilities, Dataset, Interpreter, LockFacts, Phase, RunId};
+use mlmesh_model::{Abilities, Dataset, Interpreter, LockFacts, Phase, PlanModel, RunId};
 
 use crate::Capacity;
 
@@ -30,8 +30,28 @@ pub struct World {
     pub caller_is_daemon_owner: bool,
     /// Whether the daemon executes commands of `on_finish`.
     pub hook_commands: bool,
+    /// Whether the caller's tenant has a service of this name that has not ended.
+    pub service_open: bool,
+    /// The weights that a service names.
+    pub model: ModelSeen,
     /// What is going on now.
     pub load: Load,
+}
+
+/// Weights as the daemon found them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ModelSeen {
+    /// The recipe names none.
+    #[default]
+    NotAsked,
+    /// No run has this id or prefix, or the caller may not read what it put out.
+    NoRun,
+    /// The run has put out no such file.
+    NoOutput(RunId),
+    /// No recorded run is known to have put this file out.
+    Unrecorded,
+    /// They are in the content store, and a recorded run put them out.
+    Found(PlanModel),
 }
 
 /// The lock file that `environment:` names, as the daemon found it.

@@ -207,6 +207,7 @@ fn plan(n: u64) -> Plan {
         resources: Resources::default(),
         image: None,
         network: PlanNetwork::None,
+        service: None,
     }
 }
 

@@ -191,6 +191,7 @@ fn run(id: RunId, kind: RunKind, index: u32) -> Run {
         resources: Resources::default(),
         image: None,
         network: PlanNetwork::None,
+        service: None,
     };
     Run {
         id,

@@ -269,6 +269,10 @@ pub(crate) async fn references(sql: &mut impl Sql) -> Result<References, StoreEr
     for mut row in sql.rows(TEMPLATES_WITH_DATA, &[]).await? {
         datasets.extend(rows::template_datasets(&row.text()?)?);
     }
+    const WITH_WEIGHTS: &str = "SELECT plan FROM runs WHERE plan LIKE '%\"service\":{%'";
+    for mut row in sql.rows(WITH_WEIGHTS, &[]).await? {
+        datasets.extend(rows::plan_weights(&row.text()?)?);
+    }
     Ok(References {
         datasets: datasets.into_iter().collect(),
         environments: environments.into_iter().collect(),
@@ -288,15 +292,20 @@ pub(crate) async fn prune_runs<S: Sql>(
     let open = read::open_runs(&mut tx.sql).await?.into_iter();
     let mut kept: BTreeSet<RunId> = open
         .flat_map(|run| {
+            let maker = run.plan.as_ref().and_then(|plan| {
+                let model = plan.service.as_ref()?.model.as_ref()?;
+                Some(model.run)
+            });
             run.placement
                 .after
                 .into_iter()
                 .chain(run.placement.reproduces)
+                .chain(maker)
         })
         .collect();
     kept.extend(pinned_runs(&mut tx.sql, tenant).await?);
     const SELECT: &str = "SELECT seq, id, kind, phase FROM runs WHERE tenant = $1 \
-                          AND parent IS NULL AND phase >= 4 AND ended_at < $2 ORDER BY seq";
+                          AND parent IS NULL AND phase BETWEEN 4 AND 7 AND ended_at < $2 ORDER BY seq";
     let params = [Param::text(tenant.as_str()), Param::Int(ended_before.0)];
     let mut removed = Vec::new();
     for mut row in tx.sql.rows(SELECT, &params).await? {
@@ -309,7 +318,7 @@ pub(crate) async fn prune_runs<S: Sql>(
         let mut counts = PhaseCounts::default();
         if is_sweep {
             const COUNTS: &str =
-                "SELECT n0, n1, n2, n3, n4, n5, n6, n7 FROM sweeps WHERE parent = $1";
+                "SELECT n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 FROM sweeps WHERE parent = $1";
             if let Some(mut row) = tx.sql.row(COUNTS, &[Param::Int(seq)]).await? {
                 counts = counts_of(&mut row)?;
             }

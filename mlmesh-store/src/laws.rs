@@ -2,8 +2,8 @@
 //! backend. They read the phase table of the model and touch no database.
 
 use mlmesh_model::{
-    Advance, Attempt, AttemptNumber, Cause, Claim, FencingToken, Phase, Run, RunKind, RunUpdate,
-    StoreError, UnleasedMove,
+    Advance, Attempt, AttemptNumber, Cause, Claim, FencingToken, PHASES, Phase, Run, RunKind,
+    RunUpdate, StoreError, UnleasedMove,
 };
 
 /// Grants a lease on a queued run.
@@ -106,7 +106,7 @@ pub(crate) fn check_token(run: &Run, given: FencingToken) -> Result<(), StoreErr
 }
 
 /// Runs by phase, in the order of [`PHASES`](mlmesh_model::PHASES).
-pub(crate) type PhaseCounts = [i64; 8];
+pub(crate) type PhaseCounts = [i64; 10];
 
 /// The place of a phase in [`PhaseCounts`], and its number in the store.
 pub(crate) const fn phase_code(phase: Phase) -> usize {
@@ -119,6 +119,8 @@ pub(crate) const fn phase_code(phase: Phase) -> usize {
         Phase::Failed => 5,
         Phase::Cancelled => 6,
         Phase::Interrupted => 7,
+        Phase::Ready => 8,
+        Phase::Draining => 9,
     }
 }
 
@@ -128,7 +130,11 @@ pub(crate) const fn phase_code(phase: Phase) -> usize {
 pub(crate) fn sweep_phase(points: &PhaseCounts) -> Phase {
     let at = |phase| points[phase_code(phase)];
     let queued = at(Phase::Queued);
-    let live = at(Phase::Starting) + at(Phase::Running) + at(Phase::Finishing);
+    let live: i64 = PHASES
+        .into_iter()
+        .filter(|phase| phase.is_live())
+        .map(at)
+        .sum();
     let ended: i64 = points.iter().sum::<i64>() - queued - live;
     if live > 0 || (queued > 0 && ended > 0) {
         return Phase::Running;
@@ -188,7 +194,6 @@ fn record(run: &mut Run, update: &RunUpdate) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mlmesh_model::PHASES;
 
     #[test]
     fn a_sweep_stands_where_its_points_stand() {

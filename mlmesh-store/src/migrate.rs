@@ -9,13 +9,14 @@ use crate::sql::{Param, Sql};
 pub const SCHEMA_VERSION: u64 = SQLITE.len() as u64;
 
 /// Migrations of SQLite, oldest first.
-pub(crate) const SQLITE: [&str; 6] = [
+pub(crate) const SQLITE: [&str; 7] = [
     include_str!("../migrations/sqlite/0001.sql"),
     include_str!("../migrations/sqlite/0002.sql"),
     include_str!("../migrations/sqlite/0003.sql"),
     include_str!("../migrations/sqlite/0004.sql"),
     include_str!("../migrations/sqlite/0005.sql"),
     include_str!("../migrations/sqlite/0006.sql"),
+    include_str!("../migrations/sqlite/0007.sql"),
 ];
 
 /// Migrations of PostgreSQL, oldest first.
@@ -26,6 +27,7 @@ pub(crate) const POSTGRES: [&str; SQLITE.len()] = [
     include_str!("../migrations/postgres/0004.sql"),
     include_str!("../migrations/postgres/0005.sql"),
     include_str!("../migrations/postgres/0006.sql"),
+    include_str!("../migrations/postgres/0007.sql"),
 ];
 
 /// The versions that brought rows of metrics, and of what jobs have logged.

@@ -601,6 +601,7 @@ plan_changes! {
     resources: Resources,
     image: Option<mlmesh_model::Digest>,
     network: PlanNetwork,
+    service: Option<mlmesh_model::PlanService>,
 }
 
 /// Tells a field that is null from one that is absent.
@@ -640,6 +641,17 @@ pub(crate) fn plan_datasets(text: &str) -> Result<Vec<Digest>, StoreError> {
     }
     let datasets = from_json::<Datasets>(text)?.datasets.into_iter();
     Ok(datasets.map(|dataset| dataset.checksum).collect())
+}
+
+/// Digest of the weights in the text of a service's plan.
+pub(crate) fn plan_weights(text: &str) -> Result<Option<Digest>, StoreError> {
+    #[derive(Deserialize)]
+    struct Serving {
+        #[serde(default)]
+        service: Option<mlmesh_model::PlanService>,
+    }
+    let service = from_json::<Serving>(text)?.service;
+    Ok(service.and_then(|service| Some(service.model?.sha256)))
 }
 
 /// Checksums of the datasets in a template's plan.

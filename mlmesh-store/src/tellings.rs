@@ -90,7 +90,7 @@ pub(crate) async fn open_again<S: Sql>(
 
 pub(crate) async fn untold(sql: &mut impl Sql) -> Result<Vec<Untold>, StoreError> {
     const SELECT: &str = "SELECT t.run, t.life, t.tries FROM tellings t JOIN runs r ON r.id = t.run \
-                          WHERE t.state = 0 AND r.phase >= 4 ORDER BY t.time, t.run LIMIT $1";
+                          WHERE t.state = 0 AND r.phase BETWEEN 4 AND 7 ORDER BY t.time, t.run LIMIT $1";
     let rows = sql.rows(SELECT, &[Param::Int(UNTOLD_MAX)]).await?;
     let open = rows.into_iter().map(|mut row| {
         let (run, life, tries): (RunId, u32, u32) = (row.parsed()?, row.number()?, row.number()?);
@@ -151,7 +151,7 @@ pub(crate) async fn tellings(
                           WHERE tenant = $1 AND run = $2";
     // Those that wait for an end that is still to come are none.
     const OPEN: &str = "SELECT t.run, t.state, t.tries, t.message, t.time FROM tellings t \
-         JOIN runs r ON r.id = t.run WHERE t.tenant = $1 AND t.state IN (0, 2) AND r.phase >= 4 \
+         JOIN runs r ON r.id = t.run WHERE t.tenant = $1 AND t.state IN (0, 2) AND r.phase BETWEEN 4 AND 7 \
          ORDER BY t.time DESC, t.run LIMIT $2";
     let tenant = Param::text(tenant.as_str());
     let rows = match run {

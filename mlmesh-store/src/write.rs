@@ -163,8 +163,8 @@ pub(crate) async fn insert_counts<S: Sql>(tx: &mut Tx<S>, runs: &[Run]) -> Resul
     let points = points_by_phase(runs);
     for run in runs {
         if let RunKind::Parent { .. } = run.kind {
-            const INSERT: &str = "INSERT INTO sweeps (parent, n0, n1, n2, n3, n4, n5, n6, n7) \
-                                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+            const INSERT: &str = "INSERT INTO sweeps (parent, n0, n1, n2, n3, n4, n5, n6, n7, n8, n9) \
+                                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
             let points = points.get(&run.id).copied().unwrap_or_default();
             let mut params = vec![Param::count(run.seq.0)];
             params.extend(points.iter().map(|count| Param::Int(*count)));
@@ -305,19 +305,20 @@ pub(crate) async fn count_tenant(
     tenant: &Tenant,
     delta: &PhaseCounts,
 ) -> Result<(), StoreError> {
-    const UPSERT: &str = "INSERT INTO counts (tenant, n0, n1, n2, n3, n4, n5, n6, n7) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant) DO UPDATE SET \
+    const UPSERT: &str = "INSERT INTO counts (tenant, n0, n1, n2, n3, n4, n5, n6, n7, n8, n9) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant) DO UPDATE SET \
          n0 = counts.n0 + excluded.n0, n1 = counts.n1 + excluded.n1, \
          n2 = counts.n2 + excluded.n2, n3 = counts.n3 + excluded.n3, \
          n4 = counts.n4 + excluded.n4, n5 = counts.n5 + excluded.n5, \
-         n6 = counts.n6 + excluded.n6, n7 = counts.n7 + excluded.n7";
+         n6 = counts.n6 + excluded.n6, n7 = counts.n7 + excluded.n7, \
+         n8 = counts.n8 + excluded.n8, n9 = counts.n9 + excluded.n9";
     let mut params = vec![Param::text(tenant.as_str())];
     params.extend(delta.iter().map(|count| Param::Int(*count)));
     sql.run(UPSERT, &params).await?;
     Ok(())
 }
 
-/// The eight counts of a row.
+/// The counts of a row, one for each phase.
 pub(crate) fn counts_of(row: &mut Row) -> Result<PhaseCounts, StoreError> {
     let mut counts = PhaseCounts::default();
     for count in &mut counts {
@@ -380,8 +381,9 @@ pub(crate) async fn sweep_moved<S: Sql>(
     time: Micros,
 ) -> Result<(), StoreError> {
     const COUNT: &str = "UPDATE sweeps SET n0 = n0 + $1, n1 = n1 + $2, n2 = n2 + $3, \
-         n3 = n3 + $4, n4 = n4 + $5, n5 = n5 + $6, n6 = n6 + $7, n7 = n7 + $8 \
-         WHERE parent = $9 RETURNING n0, n1, n2, n3, n4, n5, n6, n7";
+         n3 = n3 + $4, n4 = n4 + $5, n5 = n5 + $6, n6 = n6 + $7, n7 = n7 + $8, \
+         n8 = n8 + $9, n9 = n9 + $10 \
+         WHERE parent = $11 RETURNING n0, n1, n2, n3, n4, n5, n6, n7, n8, n9";
     let mut params: Vec<_> = delta.iter().map(|count| Param::Int(*count)).collect();
     params.push(Param::Int(parent));
     let row = tx.sql.row(COUNT, &params).await?;

@@ -154,3 +154,24 @@ fn completes(address: SocketAddr) -> bool {
     let body = r#"{"prompt":"a","n_predict":1}"#;
     crate::http::post(address, "/completion", body).is_ok_and(|(status, _)| status == 200)
 }
+
+/// A program `llama-server` in this folder, for those who look for it by its name.
+pub fn install(root: &Path, folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let command = command(root);
+    let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.display());
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words.map(quoted).collect();
+    let variables = command.get_envs();
+    let variables = variables.filter_map(|(name, value)| {
+        let value = quoted(value?);
+        Some(format!("export {}={value}\n", name.display()))
+    });
+    let variables: String = variables.collect();
+    let text = format!("#!/bin/sh\n{variables}exec {} \"$@\"\n", words.join(" "));
+    std::fs::create_dir_all(folder).expect("a folder");
+    let program = folder.join("llama-server");
+    std::fs::write(&program, text).expect("a program");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("its mode");
+}

@@ -20,6 +20,7 @@ pub(crate) mod run_name;
 pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secrets;
+pub(crate) mod services;
 pub(crate) mod tellings;
 pub(crate) mod users;
 pub(crate) mod validation;

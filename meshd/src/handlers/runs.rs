@@ -129,7 +129,12 @@ pub(crate) async fn submit(
     let key = idempotency_key(&headers, &caller)?;
     let (submission, _) = read_json::<Submission>(&headers, body, SUBMISSION_BYTES_MAX).await?;
     let accepted = daemon.control.submit(&caller, submission, key).await?;
-    let children = u32::try_from(accepted.children.len()).unwrap_or(u32::MAX);
+    // Replicas of a service are runs of their own.
+    let is_sweep = !accepted.children.contains(&accepted.id);
+    let children = match is_sweep {
+        true => u32::try_from(accepted.children.len()).unwrap_or(u32::MAX),
+        false => 0,
+    };
     Ok(ok(&AcceptedDto {
         schema: ACCEPTED_SCHEMA.to_owned(),
         id: accepted.id,
@@ -252,7 +257,13 @@ pub(crate) async fn status(
         limit,
     };
     let live = query(
-        &[Phase::Running, Phase::Starting, Phase::Finishing],
+        &[
+            Phase::Running,
+            Phase::Ready,
+            Phase::Starting,
+            Phase::Draining,
+            Phase::Finishing,
+        ],
         STATUS_OPEN_MAX,
     );
     let queued = query(&[Phase::Queued], STATUS_OPEN_MAX);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mlmesh_api::IdempotencyKey;
-use mlmesh_model::{Phase, Workload};
+use mlmesh_model::Phase;
 use mlmesh_testkit::daemon::{Daemon, Start};
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ impl Caller {
         let commit = store_tree(&here, JOB.as_bytes());
         let line = format!("exec python3 train.py '{}'", gate.display());
         let mut work = submission(commit, &line);
-        let Workload::Experiment(experiment) = &mut work.workload;
+        let experiment = work.workload.job_mut();
         experiment.api = true;
         experiment.sandbox = sandbox;
         // Several live at once on the smallest machine.

@@ -26,7 +26,11 @@ pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
         return show_manifest(output, Path::new(&verb.run));
     }
     let client = context.client()?;
-    let run = client.run(&verb.run)?;
+    let run = match digest_of(&verb.run) {
+        // What stands in an answer of a service: the run that put the weights out.
+        Some(digest) => client.run(&client.maker(&digest)?.run.to_string())?,
+        None => client.run(&verb.run)?,
+    };
     if output.json {
         return output.json(&run);
     }
@@ -34,7 +38,10 @@ pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
         0 => Vec::new(),
         _ => client.attempts(&run.id.to_string())?.attempts,
     };
-    print_run(output, &run, &attempts)?;
+    let made_by = model_of(run.plan.as_ref()).and_then(|model| model["run"].as_str());
+    // It may have been pruned.
+    let maker = made_by.and_then(|made_by| client.run(made_by).ok());
+    print_run(output, &run, &attempts, maker.as_ref())?;
     let tellings = client.tellings(Some(&run.id.to_string()))?.tellings;
     tellings.iter().try_for_each(|telling| {
         let words = match telling.state {
@@ -49,6 +56,13 @@ pub(crate) fn info(context: &Context, verb: &cli::Info) -> Outcome {
         let key = output.paint("on_finish", Tone::Plain);
         output.line(format_args!("{key:<11} {words}{gap}{said}"))
     })
+}
+
+/// A digest of 64 hex digits, with or without its algorithm.
+fn digest_of(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_one = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then(|| digits.to_ascii_lowercase())
 }
 
 /// A run's name has neither `/` nor `.`.
@@ -87,7 +101,53 @@ pub(crate) fn read_manifest(path: &Path) -> Outcome<Value> {
     })
 }
 
-fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome {
+/// Data that a plan names, one a line.
+fn datasets(plan: Option<&Value>) -> Vec<String> {
+    let all = plan.and_then(|plan| plan["datasets"].as_array());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let lines = all.into_iter().flatten().map(|data| {
+        let (name, version) = (text(&data["name"]), text(&data["version"]));
+        format!("{name} {version} sha256:{}", text(&data["checksum"]))
+    });
+    lines.collect()
+}
+
+/// Of a service: the weights that it serves, and what they were made of.
+fn weights(plan: Option<&Value>, maker: Option<&RunDto>) -> Vec<(&'static str, String)> {
+    let Some(model) = model_of(plan) else {
+        return Vec::new();
+    };
+    let text = |key: &str| model[key].as_str().unwrap_or_default().to_owned();
+    let mut lines = vec![
+        (
+            "model",
+            format!("{} sha256:{}", text("name"), text("sha256")),
+        ),
+        (
+            "made by",
+            format!("run {}, as {}", text("run"), text("path")),
+        ),
+    ];
+    if let Some(maker) = maker {
+        lines.push(("made of", format!("commit {}", maker.commit)));
+        let data = datasets(maker.plan.as_ref()).into_iter();
+        lines.extend(data.map(|data| ("made of", data)));
+    }
+    lines
+}
+
+/// The weights in a service's plan.
+fn model_of(plan: Option<&Value>) -> Option<&Value> {
+    plan.map(|plan| &plan["service"]["model"])
+        .filter(|model| model.is_object())
+}
+
+fn print_run(
+    output: &Output,
+    run: &RunDto,
+    attempts: &[AttemptDto],
+    maker: Option<&RunDto>,
+) -> Outcome {
     let line = |key: &str, value: String| match value.as_str() {
         "" => Ok(()),
         value => output.line(format_args!(
@@ -161,6 +221,12 @@ fn print_run(output: &Output, run: &RunDto, attempts: &[AttemptDto]) -> Outcome 
         }),
     )?;
     line("command", argv(run.plan.as_ref()))?;
+    for data in datasets(run.plan.as_ref()) {
+        line("data", data)?;
+    }
+    for (key, value) in weights(run.plan.as_ref(), maker) {
+        line(key, value)?;
+    }
     line(
         "policy",
         format!(

@@ -409,7 +409,8 @@ impl Watcher {
 pub(crate) const fn phase_tone(phase: Phase) -> Tone {
     match phase {
         Phase::Queued => Tone::Dim,
-        Phase::Starting | Phase::Running | Phase::Finishing => Tone::Busy,
+        Phase::Ready => Tone::Good,
+        Phase::Starting | Phase::Running | Phase::Draining | Phase::Finishing => Tone::Busy,
         Phase::Completed => Tone::Good,
         Phase::Failed => Tone::Bad,
         Phase::Cancelled | Phase::Interrupted => Tone::Warn,

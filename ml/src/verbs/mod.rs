@@ -24,6 +24,7 @@ pub(crate) mod reproduce;
 pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secret;
+pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod sim;

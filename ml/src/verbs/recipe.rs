@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::error::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::project;
 
 /// Checks recipes or prints the schema.
 pub(crate) fn recipe(output: &Output, verb: &cli::Recipe) -> Outcome {
@@ -26,8 +27,11 @@ pub(crate) fn recipe(output: &Output, verb: &cli::Recipe) -> Outcome {
             }
             failure.map_or(Ok(()), |_| Err(several(recipes.len())))
         }
-        cli::Recipe::Schema => {
-            let schema = mlmesh_recipe::schema();
+        cli::Recipe::Schema { kind } => {
+            let schema = match kind {
+                true => mlmesh_recipe::kind_schema(),
+                false => mlmesh_recipe::schema(),
+            };
             if output.json {
                 return output.json(&schema);
             }
@@ -47,8 +51,12 @@ fn several(count: usize) -> Failure {
 fn check(output: &Output, path: &Path) -> Outcome {
     let text = crate::project::read_text(path)?;
     let shown = path.display().to_string();
-    let workload = mlmesh_recipe::parse(&shown, &text).map_err(|errors| invalid(&errors))?;
-    let mlmesh_model::Workload::Experiment(experiment) = &workload;
+    let workload = project::parse(path, &shown, &text).map_err(|errors| invalid(&errors))?;
+    let experiment = workload.job();
+    let kind = match workload.service() {
+        Some(_) => "service",
+        None => "experiment",
+    };
     let points = mlmesh_recipe::expand(experiment)
         .map_err(|refusal| Failure {
             code: refusal.code,
@@ -61,14 +69,14 @@ fn check(output: &Output, path: &Path) -> Outcome {
             "schema": "mlmesh.recipe_check/1",
             "recipe": shown,
             "valid": true,
-            "kind": "experiment",
+            "kind": kind,
             "name": experiment.name,
             "points": points,
         }));
     }
     let runs = if points == 1 { "run" } else { "runs" };
     output.line(format_args!(
-        "{shown}: valid, experiment `{}`, {points} {runs}",
+        "{shown}: valid, {kind} `{}`, {points} {runs}",
         experiment.name
     ))
 }

@@ -95,13 +95,31 @@ fn finish(ended: &mlmesh_api::RunDto, verdict: Verdict) -> Outcome<Exit> {
     }
 }
 
+/// Submits a recipe that is a service.
+pub(crate) fn submit_service(
+    context: &Context,
+    verb: &cli::Submit,
+) -> Outcome<(AcceptedDto, Client)> {
+    let prepared = submission::prepare(context, verb)?;
+    if prepared.submission.workload.service().is_none() {
+        return Err(Failure::usage(
+            format!("`{}` is no service", verb.recipe.display()),
+            "`ml queue` queues an experiment; a service has the key `service` at the top",
+        ));
+    }
+    submit_prepared(context, prepared)
+}
+
 /// Preflight's word for a tree that the daemon does not have.
 const NOT_SYNCED: &str = "commit_not_synced";
 
 /// Sends a submission. The tree is sent when it is all that is missing: nothing
 /// travels for a recipe that is refused anyway.
 fn submit(context: &Context, verb: &cli::Submit) -> Outcome<(AcceptedDto, Client)> {
-    let mut prepared = submission::prepare(context, verb)?;
+    submit_prepared(context, submission::prepare(context, verb)?)
+}
+
+fn submit_prepared(context: &Context, mut prepared: Prepared) -> Outcome<(AcceptedDto, Client)> {
     let client = context.client()?;
     let key = IdempotencyKey::random()?;
     let error = match client.submit(&prepared.submission, &key) {

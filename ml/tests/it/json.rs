@@ -30,6 +30,16 @@ const ELSEWHERE: &[&str] = &[
 /// Tells changes as they come (`following.rs`), or goes on until it is interrupted.
 const FOLLOWING: &[&str] = &["watch", "monitor"];
 
+/// A service of one replica.
+const PAGES: &str = "\
+service:
+  name: pages
+  command: [python3, -m, http.server, --bind, \"${host}\", \"${port_http}\"]
+  ports: {http: auto}
+  ready: {path: /}
+  drain: 1s
+";
+
 #[test]
 fn every_other_verb_has_its_form_in_json() {
     let mesh = Mesh::up();
@@ -112,6 +122,12 @@ fn every_other_verb_has_its_form_in_json() {
     say(&["audit", "verify"]);
     say(&["config", "explain"]);
     say(&["prune", "--dry-run"]);
+    mesh.place.write("pages.yaml", PAGES);
+    say(&["service", "start", "pages.yaml"]);
+    say(&["service", "list"]);
+    say(&["service", "endpoints"]);
+    say(&["service", "scale", "pages", "1"]);
+    say(&["service", "stop", "pages"]);
     let file = mesh.place.project().join("x.zip");
     let elsewhere = Mesh::up();
     elsewhere.place.write("x.zip", std::fs::read(file).unwrap());

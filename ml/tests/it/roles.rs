@@ -72,6 +72,12 @@ const TABLE: &[(&str, &str)] = &[
     ("data remove DATA 1", "yynn"),
     ("secret list", "yyyn"),
     ("secret remove NAME", "yyyn"),
+    ("service start serve.yaml --no-wait", "yyyn"),
+    ("service list", "yyyy"),
+    ("service endpoints", "yyyy"),
+    ("service scale OWN 1", "hhhn"),
+    ("service stop OWN", "hhhn"),
+    ("info DIGEST", "hhhn"),
     ("events", "yyyy"),
     ("audit list", "yynn"),
     ("audit verify", "yynn"),
@@ -93,6 +99,8 @@ fn each_verb_is_open_to_the_roles_of_the_table() {
         let person = Person::at_home();
         person.write("mlmesh.toml", "[client]\nrepro_policy = \"relaxed\"\n");
         person.write("own.yaml", recipe("echo > o.txt"));
+        let serve = "service: {name: NAME, command: [sleep, \"9\"], ports: {http: auto}, ttl: 1s, resources: {cpus: 0.1}}\n";
+        person.write("serve.yaml", serve.replace("NAME", &format!("s-{role}")));
         person.connect(&add(&mesh, &format!("its-{role}"), role));
         for (line, letters) in TABLE {
             // Earlier ones may have taken these away.
@@ -105,6 +113,7 @@ fn each_verb_is_open_to_the_roles_of_the_table() {
                     .replace("FILE", file.to_str().unwrap())
                     .replace("EXPORT", export.to_str().unwrap())
                     .replace("OWN", &format!("own-{role}"))
+                    .replace("DIGEST", &"0".repeat(64))
             });
             let words: Vec<String> = words.chain(["--json".to_owned()]).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -610,6 +610,7 @@ mod tests {
             log_bytes_max: 1 << 20,
             grace_ms: 0,
             umask: 0o022,
+            ports: BTreeMap::new(),
             tracking: false,
             datasets_verified: Vec::new(),
             environment: None,

@@ -123,6 +123,7 @@ impl Bench {
                 resources: Resources::default(),
                 image: None,
                 network: PlanNetwork::Open,
+                service: None,
             }),
             placement: Placement::default(),
             datasets: vec![],

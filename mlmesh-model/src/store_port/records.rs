@@ -203,7 +203,8 @@ pub struct References {
     pub outputs: Vec<ObjectId>,
     /// Digests of environments, each with the run or the sweep that was planned with it.
     pub environments: Vec<(RunId, DepsDigest)>,
-    /// Digests of copied datasets that are registered, and of all that plans name.
+    /// Digests of copied datasets that are registered, and of all data and weights that
+    /// plans name.
     pub datasets: Vec<Digest>,
 }
 

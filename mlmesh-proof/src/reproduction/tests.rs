@@ -22,6 +22,7 @@ fn run(id: &str, reproduces: Option<&str>) -> Run {
         resources: Resources::default(),
         image: None,
         network: PlanNetwork::None,
+        service: None,
     };
     let summary = |value| MetricSummary {
         last: MetricValue(value),

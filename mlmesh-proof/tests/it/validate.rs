@@ -221,6 +221,7 @@ pub(crate) fn plan(commit: CommitId, deps: DepsDigest) -> Plan {
         resources: Resources::default(),
         image: None,
         network: PlanNetwork::None,
+        service: None,
     }
 }
 

@@ -11,6 +11,7 @@ use mlmesh_recipe::{example, init_recipe, parse};
 pub(crate) fn experiment(text: &str) -> Experiment {
     match parse("train.yaml", text) {
         Ok(Workload::Experiment(experiment)) => *experiment,
+        Ok(Workload::Service(_)) => panic!("a service: {text}"),
         Err(errors) => panic!("{errors}\n{text}"),
     }
 }

@@ -6,5 +6,6 @@ mod example;
 mod lock;
 mod properties;
 mod schema;
+mod services;
 mod sweeps;
 mod wire;

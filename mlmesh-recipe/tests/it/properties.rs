@@ -103,7 +103,7 @@ fn check(text: &str) {
         workload
     );
     mlmesh_recipe::check(&workload).expect("what parses passes the check of the wire");
-    let Workload::Experiment(experiment) = &workload;
+    let experiment = workload.job();
     let points = expand(experiment).expect("what parses goes on");
     for point in points.iter().take(3) {
         let argv = substitute(experiment, point).expect("what parses goes on");
@@ -198,8 +198,9 @@ proptest! {
     fn fuzz_values_keep_their_text_on_the_way_to_argv(value in "[ -z|}~]{0,40}") {
         let quoted = value.replace('\'', "''");
         let text = format!("experiment:\n  name: a\n  command: [x, '${{v}}', '{quoted}']\n  params: {{v: '{quoted}'}}\n");
-        let Workload::Experiment(experiment) = parse("r", &text).unwrap();
-        let argv = substitute(&experiment, &expand(&experiment).unwrap()[0]).unwrap();
+        let workload = parse("r", &text).unwrap();
+        let experiment = workload.job();
+        let argv = substitute(experiment, &expand(experiment).unwrap()[0]).unwrap();
         prop_assert_eq!(&argv[1], &value);
         prop_assert_eq!(&argv[2], &value);
     }

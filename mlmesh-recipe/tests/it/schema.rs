@@ -27,6 +27,27 @@ const PLACES: &[(&str, &str)] = &[
         "/properties/experiment/properties/on_finish",
         "experiment: {on_finish: {zz: 1}}",
     ),
+    ("/properties/service", "service: {zz: 1}"),
+    (
+        "/properties/service/properties/ready",
+        "service: {ready: {zz: 1}}",
+    ),
+    (
+        "/properties/service/properties/environment/oneOf/1",
+        "service: {environment: {zz: 1}}",
+    ),
+    (
+        "/properties/service/properties/datasets/items",
+        "service: {datasets: [{zz: 1}]}",
+    ),
+    (
+        "/properties/service/properties/resources",
+        "service: {resources: {zz: 1}}",
+    ),
+    (
+        "/properties/service/properties/on_finish",
+        "service: {on_finish: {zz: 1}}",
+    ),
 ];
 
 #[test]

@@ -1,6 +1,6 @@
 //! The order of points, the draw of random ones, substitution and overrides.
 
-use mlmesh_model::{ParamValue, Seed, Sweep, Workload};
+use mlmesh_model::{ParamValue, Seed, Sweep};
 use mlmesh_recipe::{Point, apply_overrides, expand, parse, substitute};
 
 use crate::example::experiment;
@@ -210,7 +210,7 @@ fn overrides_replace_parameters_and_the_seed() {
         &[set("x", "0.10"), set("y", "3"), set("seed", "9")],
     )
     .unwrap();
-    let Workload::Experiment(experiment) = &workload;
+    let experiment = workload.job();
     assert_eq!(experiment.params["x"], ParamValue::Text("0.10".to_owned()));
     assert_eq!(experiment.params["y"], ParamValue::Int(3));
     assert_eq!(experiment.seed, Seed::Value(9));

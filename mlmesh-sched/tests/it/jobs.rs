@@ -1,7 +1,7 @@
 //! Small builders of jobs and nodes.
 
 use mlmesh_model::{Micros, Resources, RunId, Tenant};
-use mlmesh_sched::{Capacity, Effect, Event, Job, Scheduler};
+use mlmesh_sched::{Again, Capacity, Effect, Event, Job, Scheduler};
 
 pub(crate) fn id(number: u64) -> RunId {
     RunId::from_random(number)
@@ -17,10 +17,17 @@ pub(crate) fn job(number: u64) -> Job {
         priority: 0,
         resources: Resources::default(),
         after: vec![],
-        retries: 0,
-        retry_on_exit: false,
+        again: Again::default(),
         waited_us: 0,
         delay_us: 0,
+    }
+}
+
+/// Tried again so often.
+pub(crate) fn retries(retries: u32) -> Again {
+    Again {
+        retries,
+        ..Again::default()
     }
 }
 

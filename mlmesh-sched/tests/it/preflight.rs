@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mlmesh_model::*;
-use mlmesh_sched::{Load, LockSeen, ParentSeen, Preflight, World, preflight};
+use mlmesh_sched::{Load, LockSeen, ModelSeen, ParentSeen, Preflight, World, preflight};
 
 use crate::jobs::{cpus, id};
 
@@ -56,6 +56,8 @@ fn world() -> World {
         lock: LockSeen::Read(lock_facts()),
         caller_is_daemon_owner: true,
         hook_commands: true,
+        service_open: false,
+        model: ModelSeen::NotAsked,
         load: Load {
             queued: 0,
             free_cpu_milli: 2_000,
@@ -120,8 +122,7 @@ type Change = fn(&mut Submission, &mut Experiment, &mut World);
 
 fn judged(change: Change) -> Preflight {
     let (mut submission, mut world) = (submission(), world());
-    let Workload::Experiment(experiment) = submission.workload.clone();
-    let mut experiment = *experiment;
+    let mut experiment = submission.workload.job().clone();
     change(&mut submission, &mut experiment, &mut world);
     submission.workload = Workload::Experiment(Box::new(experiment));
     preflight(&submission, &world)

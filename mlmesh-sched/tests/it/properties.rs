@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlmesh_model::{CAUSES, Cause, Micros, Phase, Resources, RunId};
 use mlmesh_sched::{
-    AGED_AFTER_US, AGED_EVERY, Capacity, Effect, Event, Job, Outcome, Scheduler, Verdict,
+    AGED_AFTER_US, AGED_EVERY, Again, Capacity, Effect, Event, Job, Outcome, Scheduler, Verdict,
 };
 use proptest::prelude::*;
 
@@ -40,8 +40,7 @@ prop_compose! {
             owner: owner.parse().unwrap(),
             after: after.into_iter().map(id).collect(),
             sweep: sweep.map(id),
-            retries,
-            retry_on_exit,
+            again: Again { retries, on_exit: retry_on_exit, restart: None },
             ..job(number)
         }
     }

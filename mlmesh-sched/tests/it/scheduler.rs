@@ -6,7 +6,7 @@ use mlmesh_sched::{
     Verdict,
 };
 
-use crate::jobs::{SECOND, complete, cpus, id, job, owned, started, step};
+use crate::jobs::{SECOND, complete, cpus, id, job, owned, retries, started, step};
 
 fn submit(scheduler: &mut Scheduler, seconds: i64, jobs: Vec<Job>) -> Vec<Effect> {
     step(scheduler, seconds, Event::Submitted(jobs))
@@ -122,7 +122,7 @@ fn the_order_that_is_shown_is_the_order_that_happens() {
 fn a_lost_attempt_waits_its_delay_and_a_cancel_ends_the_wait() {
     let mut scheduler = Scheduler::new(cpus(2));
     let retried = |number| Job {
-        retries: 1,
+        again: retries(1),
         ..job(number)
     };
     submit(&mut scheduler, 0, vec![retried(1), retried(2)]);
@@ -154,7 +154,7 @@ fn a_cancel_that_meets_a_requeue_on_its_way_still_counts() {
         &mut scheduler,
         0,
         vec![Job {
-            retries: 3,
+            again: retries(3),
             ..job(1)
         }],
     );

@@ -55,12 +55,38 @@ pub(crate) fn plan(argument: &str) -> Plan {
         resources: Resources::default(),
         image: None,
         network: PlanNetwork::None,
+        service: None,
     }
 }
 
 /// A run as control makes it: queued, without sequence.
 pub(crate) fn run() -> Run {
     run_of(plan("0.1"))
+}
+
+/// A replica of a service that serves weights.
+pub(crate) fn replica() -> Run {
+    let mut plan = plan("serve");
+    plan.service = Some(PlanService {
+        ports: BTreeMap::from([("http".into(), 0)]),
+        ready: Readiness {
+            request: ReadyRequest::Completion,
+            port: None,
+            health: Some("/health".into()),
+            timeout_s: 60,
+        },
+        kind: None,
+        model: Some(PlanModel {
+            name: "tiny".parse().unwrap(),
+            sha256: Digest::of(b"weights"),
+            run: RunId::from_random(7),
+            path: "weights/tiny.gguf".into(),
+            size: 7,
+        }),
+    });
+    let mut run = run_of(plan);
+    run.placement.keep = Some(Keep::default());
+    run
 }
 
 pub(crate) fn run_of(plan: Plan) -> Run {

@@ -49,6 +49,11 @@ fn a_database_of_version_6_is_read() {
     is_read(6);
 }
 
+#[test]
+fn a_database_of_version_7_is_read() {
+    is_read(7);
+}
+
 fn is_read(version: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meshd.db");
@@ -76,6 +81,11 @@ fn is_read(version: u64) {
         let head = store.audit_head().await.unwrap();
         let rows = store.audit_rows(0, 100).await.unwrap();
         verify_chain(rows.into_iter(), Some((head.n, head.hash))).unwrap();
+        if version >= 7 {
+            let live = store.open_runs().await.unwrap();
+            let is_ready = |run: &&Run| run.phase == Phase::Ready && run.is_service();
+            assert_eq!(live.iter().filter(is_ready).count(), 1, "{live:?}");
+        }
         if version >= 5 {
             has_what_came_with_version_5(&*store, &expected).await;
         }
@@ -272,8 +282,12 @@ fn write_golden() {
         store.possess(&tenant(), &bob, sent).await.unwrap();
         let labels = label_of(single.id, &[("team", "blue")], Some("looks good"), None);
         store.label(labels).await.unwrap();
+        let served = submitted(&*store, vec![replica()]).await.remove(0);
+        let attempt = store.claim(claim_of(served.id)).await.unwrap();
+        let ready = advance_of(&attempt, &[Phase::Running, Phase::Ready]);
+        store.advance(ready).await.unwrap();
         let mut runs = Vec::new();
-        let singles = [single.id, repeated.id];
+        let singles = [single.id, repeated.id, served.id];
         for id in points.iter().map(|run| run.id).chain(singles) {
             runs.push(stored_run(&*store, id).await);
         }

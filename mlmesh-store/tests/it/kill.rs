@@ -206,7 +206,7 @@ fn rank(phase: Phase) -> u32 {
     match phase {
         Phase::Queued => 0,
         Phase::Starting => 1,
-        Phase::Running => 2,
+        Phase::Running | Phase::Ready | Phase::Draining => 2,
         Phase::Finishing => 3,
         Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::Interrupted => 4,
     }

@@ -7,5 +7,6 @@ mod gateway;
 mod kill;
 mod mlflow;
 mod programs;
+mod services;
 mod site;
 mod triton;

@@ -148,6 +148,10 @@ pub(super) async fn references_name_trees_and_outputs(store: Arc<dyn Store>) {
     let planned = run.plan.unwrap().datasets[0].checksum;
     let expected = BTreeSet::from([planned, Digest::of(b"other data")]);
     assert_eq!(datasets, expected);
+    submitted(&*store, vec![replica()]).await;
+    let references = store.references().await.unwrap();
+    let weights = Digest::of(b"weights");
+    assert!(references.datasets.contains(&weights), "weights are kept");
 }
 
 pub(super) async fn references_name_environments_with_who_has_them(store: Arc<dyn Store>) {

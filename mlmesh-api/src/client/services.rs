@@ -1,0 +1,45 @@
+//! Calls about services.
+
+use super::{Client, encoded};
+use crate::{
+    ClientError, EndpointsDto, IdempotencyKey, MakerDto, ScaleServiceDto, ScaledServiceDto,
+    ServicesDto,
+};
+
+impl Client {
+    /// Services that have not ended.
+    pub fn services(&self) -> Result<ServicesDto, ClientError> {
+        self.get("/v1/services".to_owned())
+    }
+
+    /// Replicas that are ready.
+    pub fn endpoints(&self) -> Result<EndpointsDto, ClientError> {
+        self.get("/v1/endpoints".to_owned())
+    }
+
+    /// Which run put a file of this digest out.
+    pub fn maker(&self, sha256: &str) -> Result<MakerDto, ClientError> {
+        self.get(format!("/v1/objects/{}/maker", encoded(sha256)))
+    }
+
+    /// Brings a service to so many replicas.
+    pub fn scale_service(
+        &self,
+        name: &str,
+        replicas: u32,
+        key: &IdempotencyKey,
+    ) -> Result<ScaledServiceDto, ClientError> {
+        let path = format!("/v1/services/{}/scale", encoded(name));
+        self.long_post(path, &ScaleServiceDto { replicas }, Some(key))
+    }
+
+    /// Ends every replica of a service.
+    pub fn stop_service(
+        &self,
+        name: &str,
+        key: &IdempotencyKey,
+    ) -> Result<ScaledServiceDto, ClientError> {
+        let path = format!("/v1/services/{}/stop", encoded(name));
+        self.long_post(path, &serde_json::json!({}), Some(key))
+    }
+}
