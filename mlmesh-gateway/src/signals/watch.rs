@@ -356,6 +356,23 @@ fn paths() -> Vec<String> {
     paths
 }
 
+/// What a connection that was refused counts, and one that was not made in time: a
+/// listener whose queue is full drops what comes, and is only busy.
+const REFUSED: u32 = 2;
+const NOT_IN_TIME: u32 = 1;
+
+/// Failures to connect in a row, as the constants count them.
+fn lost_after(lost: u32, error: &ScrapeError) -> u32 {
+    match error {
+        ScrapeError::Connect { source, .. } => {
+            let is_late = source.kind() == std::io::ErrorKind::TimedOut;
+            lost.saturating_add(if is_late { NOT_IN_TIME } else { REFUSED })
+        }
+        // Somebody is there.
+        _ => 0,
+    }
+}
+
 /// One page that is asked for again and again.
 struct Ask {
     id: usize,
@@ -376,7 +393,7 @@ impl Ask {
         let (addresses, host) = (self.at.addresses().to_vec(), self.at.host().to_owned());
         let path = self.paths.first().cloned().unwrap_or_default();
         let mut page = MetricsPage::new(addresses, host, path, adapter);
-        let mut unreachable = 0_u32;
+        let mut lost = 0_u32;
         let mut path = 0;
         let mut turn = 0;
         // Not all at the first moment.
@@ -400,10 +417,16 @@ impl Ask {
                 Ok(None) => period = SIGNAL_PERIOD,
                 Err(error) => self.tell_failure(&desk, error),
             }
-            unreachable = match &seen {
-                Err(ScrapeError::Connect { .. }) => unreachable.saturating_add(1),
-                _ => 0,
+            lost = match &seen {
+                Err(error) => lost_after(lost, error),
+                Ok(_) => 0,
             };
+            if let Err(ScrapeError::NotText | ScrapeError::Page(_) | ScrapeError::Http { .. }) =
+                &seen
+            {
+                // What is large or strange is not asked for all the time.
+                period = SIGNAL_PERIOD_UNRECOGNISED;
+            }
             if let Err(ScrapeError::Status { .. } | ScrapeError::Unknown { .. }) = &seen {
                 path = (path + 1) % self.paths.len().max(1);
                 page.path.clone_from(&self.paths[path]);
@@ -413,7 +436,7 @@ impl Ask {
                 }
             }
             if self.is_engine {
-                self.tell_of_the_way(&desk, page.connected, unreachable, at_us);
+                self.tell_of_the_way(&desk, page.connected, lost / REFUSED, at_us);
             }
             sleep(desk.jittered(period, self.id, turn)).await;
         }
@@ -466,5 +489,33 @@ impl Ask {
             };
             desk.take(*place, &report);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_busy_listener_is_not_taken_for_a_dead_one_at_once() {
+        let connect = |kind: ErrorKind| ScrapeError::Connect {
+            host: "engine".to_owned(),
+            source: Error::from(kind),
+        };
+        let after = |kinds: &[ErrorKind]| {
+            let errors = kinds.iter().map(|kind| connect(*kind));
+            errors.fold(0, |lost, error| lost_after(lost, &error)) / REFUSED
+        };
+        use ErrorKind::{ConnectionRefused, TimedOut};
+        assert_eq!(after(&[ConnectionRefused]), 1);
+        assert_eq!(after(&[ConnectionRefused, ConnectionRefused]), 2);
+        assert_eq!(after(&[TimedOut, TimedOut, TimedOut]), 1);
+        assert_eq!(after(&[TimedOut; 4]), 2);
+        let slow = ScrapeError::TimedOut {
+            within: SIGNAL_WAIT,
+        };
+        assert_eq!(lost_after(7, &slow), 0);
     }
 }

@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,6 +25,8 @@ struct Engine {
     address: SocketAddr,
     page: Arc<Mutex<String>>,
     gone: Arc<AtomicBool>,
+    /// Requests for anything else.
+    asked: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,20 +36,24 @@ impl Engine {
         let address = listener.local_addr().unwrap();
         let page = Arc::new(Mutex::new(page.to_owned()));
         let gone = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicU64::new(0));
         let (shared, is_gone) = (Arc::clone(&page), Arc::clone(&gone));
+        let count = Arc::clone(&asked);
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if is_gone.load(Ordering::SeqCst) {
                     return;
                 }
                 let (page, gone) = (Arc::clone(&shared), Arc::clone(&is_gone));
-                std::thread::spawn(move || serve(&stream.unwrap(), &page, &gone));
+                let count = Arc::clone(&count);
+                std::thread::spawn(move || serve(&stream.unwrap(), &page, &gone, &count));
             }
         });
         Engine {
             address,
             page,
             gone,
+            asked,
             thread: Some(thread),
         }
     }
@@ -64,7 +70,7 @@ impl Engine {
     }
 }
 
-fn serve(stream: &TcpStream, page: &Mutex<String>, gone: &AtomicBool) {
+fn serve(stream: &TcpStream, page: &Mutex<String>, gone: &AtomicBool, asked: &AtomicU64) {
     let mut lines = BufReader::new(stream).lines();
     while let Some(Ok(request)) = lines.next() {
         while matches!(lines.next(), Some(Ok(line)) if !line.is_empty()) {}
@@ -74,7 +80,10 @@ fn serve(stream: &TcpStream, page: &Mutex<String>, gone: &AtomicBool) {
         let page = page.lock().unwrap().clone();
         let (status, body) = match request.starts_with("GET /metrics ") {
             true => ("200 OK", page.as_str()),
-            false => ("404 Not Found", ""),
+            false => {
+                asked.fetch_add(1, Ordering::SeqCst);
+                ("404 Not Found", "")
+            }
         };
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -173,7 +182,7 @@ fn who_is_gone_is_in_quarantine_until_it_is_back() {
     let thread = std::thread::spawn(move || {
         let (page, gone) = (Mutex::new(page.to_owned()), AtomicBool::new(false));
         let (stream, _) = listener.accept().unwrap();
-        serve(&stream, &page, &gone);
+        serve(&stream, &page, &gone, &AtomicU64::new(0));
     });
     eventually(|| target(&gateway, 1)["standing"]["is"] == "probation");
     let seen = target(&gateway, 1);
@@ -202,6 +211,13 @@ fn a_gpus_page_puts_its_target_in_quarantine() {
     eventually(|| target(&gateway, 1)["usable"] == false);
     let seen = target(&gateway, 1);
     assert_eq!(seen["standing"]["cause"], "thermal");
+    // Whatever is asked for goes to the other one.
+    let asked = |engine: &Engine| engine.asked.load(Ordering::SeqCst);
+    let (before, before_hot) = (asked(&cool), asked(&hot));
+    for _ in 0..4 {
+        assert_eq!(http::get(gateway.address(), "/v1/models").unwrap().0, 404);
+    }
+    assert_eq!((asked(&cool), asked(&hot)), (before + 4, before_hot));
     // The exporter's own delay is a part of the age.
     let degrees = signal(&seen, "gpu_temperature");
     assert_eq!(degrees["source_delay_ms"], 30_000);
@@ -254,5 +270,40 @@ fn the_page_of_metrics_is_as_promtool_wants_it() {
     let output = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}");
+    end(gateway);
+}
+
+#[test]
+fn work_goes_where_others_have_sent_less() {
+    let idle = "tgi_queue_size 0\ntgi_batch_current_size 0\n";
+    let (busy, free) = (Engine::start(idle), Engine::start(idle));
+    let gateway = Gateway::start(Settings {
+        strategy: "least_queue".to_owned(),
+        ..settings([&busy, &free].into_iter().map(|engine| engine.address))
+    });
+    let gateway = gateway.unwrap();
+    let answered = || {
+        http::post(gateway.address(), "/v1/completions", "{}")
+            .unwrap()
+            .0
+    };
+    let asked = |engine: &Engine| engine.asked.load(Ordering::SeqCst);
+    // Nothing is reported so far, or asked for: of two equals the first.
+    assert_eq!(answered(), 404);
+    assert_eq!((asked(&busy), asked(&free)), (1, 0));
+    end(gateway);
+    let gateway = Gateway::start(Settings {
+        strategy: "least_queue".to_owned(),
+        signals: Signals::default(),
+        ..settings([&busy, &free].into_iter().map(|engine| engine.address))
+    });
+    let gateway = gateway.unwrap();
+    busy.says("tgi_queue_size 3\ntgi_batch_current_size 1\n");
+    eventually(|| target(&gateway, 0)["foreign"] == 4);
+    let before = (asked(&busy), asked(&free));
+    for _ in 0..3 {
+        http::post(gateway.address(), "/v1/completions", "{}").unwrap();
+    }
+    assert_eq!((asked(&busy), asked(&free)), (before.0, before.1 + 3));
     end(gateway);
 }
