@@ -107,6 +107,11 @@ impl Ledger {
         (pace_us > 0).then_some(pace_us)
     }
 
+    /// Whether all that was sent there has its first token.
+    pub(crate) fn is_idle(&self, target: TargetId) -> bool {
+        self.slot(target).pending.load(Ordering::Relaxed) == 0
+    }
+
     /// A request goes there.
     pub(crate) fn book(&self, target: TargetId, now_us: u64, prefill_us: u64) {
         let slot = self.slot(target);

@@ -18,7 +18,7 @@
 //! What was predicted when a request was last looked at is believed until then; a target
 //! that is free and suits nobody best is left free.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mlmesh_strategy::{Ask, Candidate, Forecast, RequestId, TargetId, TenantId};
 
@@ -34,6 +34,8 @@ use crate::word::{Effect, Scratch, Verdict};
 const AGING: u64 = 8;
 /// Requests that one step looks at; what is left is looked at a little later.
 const LOOKS_MAX: u32 = 64;
+/// So many that would rather wait, and those behind them are not looked at in this step.
+const BRIEF_LOOKS_MAX: usize = 4;
 /// That little.
 const LOOK_AGAIN_US: u64 = 1_000;
 
@@ -49,8 +51,8 @@ pub(crate) struct Queue {
     /// By target, for whom that target is worth to wait for.
     own: Vec<Line>,
     accounts: Accounts,
-    /// Slots and numbers of those who wait [`Place::briefly`], and some that did.
-    brief: Vec<(usize, u64)>,
+    /// Who waits [`Place::briefly`], in the order of a line.
+    brief: BTreeSet<Entry>,
     /// Prefill that all who wait were predicted to need.
     prefill_us: u64,
     /// By target, in the step that runs.
@@ -155,14 +157,14 @@ impl Queue {
         })
     }
 
-    /// A target has come free sooner or later than it was predicted: who waits beside one
-    /// that is free is looked at again.
+    /// A target has nothing to do: the first of those who wait beside one that is free are
+    /// looked at again.
     pub(crate) fn reconsider(&mut self) {
-        while let Some((slot, came)) = self.brief.pop() {
-            let waits = self.slots[slot].as_ref();
-            if waits.is_some_and(|one| one.came == came && one.place.briefly) {
-                self.settle_in_common(slot);
-            }
+        for _ in 0..BRIEF_LOOKS_MAX {
+            let Some((_, _, slot)) = self.brief.first().copied() else {
+                return;
+            };
+            self.settle_in_common(slot);
         }
     }
 
@@ -178,6 +180,7 @@ impl Queue {
             return;
         };
         let mut looks = LOOKS_MAX;
+        let brief_max = self.brief.len() + BRIEF_LOOKS_MAX;
         self.look_around(router, now_us, snapshot, late);
         while let Some((slot, next)) = self.next(router.meters()) {
             if looks == 0 {
@@ -190,6 +193,9 @@ impl Queue {
             let best = snapshot.targets.iter().find(|one| Some(one.id) == best);
             if let Some(target) = best {
                 self.states[target.id.index()] = State::of(router, now_us, late, target);
+            }
+            if self.brief.len() >= brief_max {
+                break;
             }
         }
         let lines = self.own.iter().zip(&self.states);
@@ -345,7 +351,7 @@ impl Queue {
             ..
         } = waiting.place;
         if briefly {
-            self.brief.push((slot, waiting.came));
+            self.brief.insert((key, waiting.came, slot));
         }
         self.prefill_us = self.prefill_us.saturating_add(prefill_us);
         let tenant = shared(waiting.ask.tenant);
@@ -367,6 +373,9 @@ impl Queue {
         let waiting = self.slots[slot].take()?;
         let place = waiting.place;
         self.prefill_us = self.prefill_us.saturating_sub(place.prefill_us);
+        if place.briefly {
+            self.brief.remove(&(place.key, waiting.came, slot));
+        }
         let tenant = shared(waiting.ask.tenant);
         let class = waiting.ask.class;
         let counter = self.accounts.counter(tenant);

@@ -197,7 +197,11 @@ impl<F: Forecast> Router<F> {
         event: Event<'_, F::Memo>,
         effects: &mut Vec<Effect<F::Memo>>,
     ) {
-        let is_tick = matches!(event, Event::Tick);
+        let idle = match &event {
+            Event::FirstToken(booking) => Some(booking.terms.target),
+            Event::Ended { booking, .. } => Some(booking.terms.target),
+            Event::Gone(_) | Event::Tick => None,
+        };
         let frees = match &event {
             Event::FirstToken(_) | Event::Tick => true,
             Event::Ended { booking, .. } => !booking.is_answered || self.policy.counts_in_flight(),
@@ -247,7 +251,7 @@ impl<F: Forecast> Router<F> {
         // Nobody waits, or for something else: the lock is not worth taking.
         if frees && self.waiting() > 0 {
             let mut queue = self.queue();
-            if !is_tick {
+            if idle.is_some_and(|target| self.ledger.is_idle(target)) {
                 queue.reconsider();
             }
             self.drain(&mut queue, now_us, snapshot, effects);

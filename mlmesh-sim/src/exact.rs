@@ -1,8 +1,9 @@
-//! A forecast that knows the reference engine: its cost, and what it was sent.
+//! A forecast that knows the reference engine: its cost, and what it holds.
 //!
-//! It keeps caches of its own beside those of the engines, made of nothing but what the
-//! router has bound, as any forecast has to. With a deviation above zero each request's
-//! prediction is off by a factor of its own.
+//! Its caches are made of nothing but what the router has bound, as any forecast's are.
+//! Those of reference engines would be the same to the block, so that these ask for the
+//! booking's memo, what a target held when a prompt was bound. With a deviation above
+//! zero each request's prediction is off by a factor of its own.
 
 use std::cell::RefCell;
 
@@ -58,8 +59,12 @@ impl Exact {
     }
 }
 
+/// How many of a prompt's tokens its target held when it was bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held(pub(crate) u64);
+
 impl Forecast for Exact {
-    type Memo = ();
+    type Memo = Held;
 
     fn cached_tokens(&self, target: TargetId, ask: &Ask) -> u64 {
         let hit = self.caches.borrow()[target.index()].hit_blocks(&ask.blocks);
@@ -80,8 +85,9 @@ impl Forecast for Exact {
         (exact as f64 * (self.sigma * deviation).exp()).round() as u64
     }
 
-    fn bound(&self, target: TargetId, ask: &Ask) {
+    fn bound(&self, target: TargetId, ask: &Ask) -> Held {
         let cache = &mut self.caches.borrow_mut()[target.index()];
+        let hit = cache.hit_blocks(&ask.blocks);
         match &self.works {
             Works::Reference(_) => cache.touch(&ask.blocks),
             Works::Engines(engines) => {
@@ -93,7 +99,8 @@ impl Forecast for Exact {
                 });
             }
         }
+        Held(reference::cached_tokens(ask.prompt_tokens, hit))
     }
 
-    fn seen(&self, _target: TargetId, _seen: Seen, (): ()) {}
+    fn seen(&self, _target: TargetId, _seen: Seen, _held: Held) {}
 }

@@ -92,6 +92,7 @@ struct Running<'a, M> {
     trace: &'a Trace,
     agenda: Agenda<Happening<M>>,
     engines: Vec<Engine>,
+    held: fn(M) -> Option<u64>,
     /// When the router wants to look again; earlier wishes have lapsed.
     tick_us: u64,
     service: Service,
@@ -106,14 +107,20 @@ struct Running<'a, M> {
 pub fn replay(replay: Replay<'_>) -> Replayed {
     if replay.learns {
         let forecast = Learnt::new(replay.engines, INDEX_BYTES);
-        replay_with(replay, forecast)
+        replay_with(replay, forecast, |_| None)
     } else {
         let forecast = Exact::of(&replay);
-        replay_with(replay, forecast)
+        replay_with(replay, forecast, |held| Some(held.0))
     }
 }
 
-fn replay_with<F: Forecast>(replay: Replay<'_>, forecast: F) -> Replayed {
+/// `held` says what an engine held when a prompt was bound, where the forecast's memo
+/// knows it; else the engine's own cache does.
+fn replay_with<F: Forecast>(
+    replay: Replay<'_>,
+    forecast: F,
+    held: fn(F::Memo) -> Option<u64>,
+) -> Replayed {
     let mut chance = Chance::new(replay.seed, CHANCE_OF_ASKS);
     let trace = replay.trace;
     let snapshot = Snapshot::of_equals(replay.engines);
@@ -127,6 +134,7 @@ fn replay_with<F: Forecast>(replay: Replay<'_>, forecast: F) -> Replayed {
         trace,
         agenda: Agenda::default(),
         engines: (0..replay.engines).map(engine).collect(),
+        held,
         service: replay.service,
         tick_us: u64::MAX,
         present: 0,
@@ -271,12 +279,14 @@ impl<M: Copy> Running<'_, M> {
         let number = booking.request.0 as usize;
         let request = &self.trace.requests[number];
         let engine = &mut self.engines[booking.terms.target.index()];
-        let hit = engine.cache.hit_blocks(&request.blocks);
-        let cached_tokens = reference::cached_tokens(request.prompt_tokens, hit);
+        let cached_tokens = (self.held)(booking.memo).unwrap_or_else(|| {
+            let hit = engine.cache.hit_blocks(&request.blocks);
+            engine.cache.touch(&request.blocks);
+            reference::cached_tokens(request.prompt_tokens, hit)
+        });
         let cost_us = self
             .service
             .prefill_us(request.prompt_tokens, cached_tokens);
-        engine.cache.touch(&request.blocks);
         engine.busy_us += cost_us;
         engine.free_at_us = engine.free_at_us.max(now_us) + cost_us;
         let ended_before = self.result.served[number].replace(Served {
