@@ -12,9 +12,45 @@ use crate::step;
 use crate::workspace::Workspace;
 
 const TRACE: &str = "mlmesh-sim/tests/data/mooncake-conversation.txt";
-/// Replays beside the one that reading the trace is measured with.
-const REPLAYS: u32 = 40;
 const ROUNDS: usize = 5;
+
+/// What is replayed.
+struct Case {
+    strategy: &'static str,
+    /// A profile of whole engines, or the reference engine that only prefills.
+    engine: Option<&'static str>,
+    engines: &'static str,
+    /// Replays beside the one that reading the trace is measured with.
+    replays: u32,
+}
+
+/// The numbers of engines are those at which most of what comes can be served in time.
+const CASES: [Case; 4] = [
+    Case {
+        strategy: "hybrid_mesh",
+        engine: None,
+        engines: "8",
+        replays: 40,
+    },
+    Case {
+        strategy: "hybrid_mesh+learnt",
+        engine: None,
+        engines: "8",
+        replays: 40,
+    },
+    Case {
+        strategy: "baseline_rr",
+        engine: Some("a100x8-70b"),
+        engines: "16",
+        replays: 2,
+    },
+    Case {
+        strategy: "hybrid_mesh",
+        engine: Some("a100x8-70b"),
+        engines: "16",
+        replays: 2,
+    },
+];
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
     let mesh = Mesh::new(workspace, "release")?;
@@ -22,24 +58,24 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
     let text = fs::read_to_string(workspace.root.join(TRACE)).context("read the trace")?;
     fs::write(&trace, json_lines(&text)?)?;
     let trace = trace.to_string_lossy();
-    let compare = |strategy: &str, seeds: u32| -> Result<(Sample, f64)> {
+    let compare = |case: &Case, seeds: u32| -> Result<(Sample, f64)> {
         let seeds = seeds.to_string();
+        let mut arguments = vec![
+            "sim",
+            "compare",
+            "--trace",
+            &trace,
+            "--engines",
+            case.engines,
+        ];
+        arguments.extend(["--strategies", case.strategy, "--seeds", &seeds]);
+        if let Some(engine) = case.engine {
+            arguments.extend(["--engine", engine]);
+        }
         let mut said = String::new();
         let mut samples = Vec::new();
         for _ in 0..ROUNDS {
             samples.push(measure(Clock::Children, 1, || {
-                let arguments = [
-                    "sim",
-                    "compare",
-                    "--trace",
-                    &trace,
-                    "--engines",
-                    "8",
-                    "--strategies",
-                    strategy,
-                    "--seeds",
-                    &seeds,
-                ];
                 let output = step::quiet(&mut mesh.ml(&arguments))?;
                 said = String::from_utf8_lossy(&output.stderr).into_owned();
                 Ok(())
@@ -51,18 +87,27 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
         Ok((samples[ROUNDS / 2], events))
     };
     let mut rows = Vec::new();
-    for strategy in ["hybrid_mesh", "hybrid_mesh+learnt"] {
-        let (once, _) = compare(strategy, 1)?;
-        let (often, events) = compare(strategy, 1 + REPLAYS)?;
-        let each = events / f64::from(1 + REPLAYS);
-        let replay_s = (often.cpu - once.cpu) / f64::from(REPLAYS);
+    for case in &CASES {
+        let (once, _) = compare(case, 1)?;
+        let (often, events) = compare(case, 1 + case.replays)?;
+        let each = events / f64::from(1 + case.replays);
+        let replay_s = (often.cpu - once.cpu) / f64::from(case.replays);
+        let (engines, strategy) = (case.engines, case.strategy);
+        let what = match case.engine {
+            Some(engine) => format!("{engines} whole engines ({engine}), {strategy}"),
+            None => format!("{engines} engines, {strategy}"),
+        };
         rows.push(Row::alone(
-            &format!("`ml sim compare`: 12,031 requests on 8 engines, {strategy}"),
+            &format!("`ml sim compare`: 12,031 requests on {what}"),
             figure(once),
-            "≤ 1.5 s",
+            if case.engine.is_none() {
+                "≤ 1.5 s"
+            } else {
+                "–"
+            },
         ));
         rows.push(Row::alone(
-            &format!("events of it a second of CPU, without reading the trace, {strategy}"),
+            &format!("events of it a second of CPU, without reading the trace, {what}"),
             format!("{:.2} M", each / replay_s / 1e6),
             "≥ 1 M",
         ));
