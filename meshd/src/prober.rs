@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use mlmesh_model::{Ask, BoxFuture, Name, Prober, ReadyRequest};
+use mlmesh_model::{Ask, BoxFuture, EngineModel, Name, NotChanged, Prober, ReadyRequest};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -20,6 +20,10 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 const SHOWN_CHARS_MAX: usize = 200;
 /// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a list of models.
+const ASK_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a model that is loaded or unloaded.
+const CHANGE_MAX: Duration = Duration::from_secs(120);
 /// Elements of a made-up input. What asks for more cannot be tried by zeros.
 const ELEMENTS_MAX: u64 = 1 << 20;
 /// State of an established connection in `/proc/net/tcp`.
@@ -37,6 +41,36 @@ impl Prober for HttpProber {
                 ReadyRequest::Http(path) => call(to, Method::GET, path, None).await.map(drop),
                 ReadyRequest::Completion => complete(to, ask.model.as_ref()).await,
                 ReadyRequest::Inference => infer(to, ask.model.as_ref()).await,
+            }
+        })
+    }
+
+    fn models(&self, port: u16) -> BoxFuture<'_, Result<Vec<EngineModel>, String>> {
+        Box::pin(async move {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let asked = tokio::time::timeout(ASK_MAX, models_of(to)).await;
+            asked.unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+        })
+    }
+
+    fn change_model(
+        &self,
+        port: u16,
+        model: String,
+        load: bool,
+    ) -> BoxFuture<'_, Result<(), NotChanged>> {
+        Box::pin(async move {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            if repository(to).await.is_err() {
+                return Err(NotChanged::NoRepository);
+            }
+            let verb = if load { "load" } else { "unload" };
+            let path = format!("/v2/repository/models/{model}/{verb}");
+            let asked = call(to, Method::POST, &path, Some(json!({})));
+            match tokio::time::timeout(CHANGE_MAX, asked).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(said)) => Err(NotChanged::Said(said)),
+                Err(_) => Err(NotChanged::Said("it did not answer in time".to_owned())),
             }
         })
     }
@@ -160,19 +194,49 @@ async fn complete(to: SocketAddr, model: Option<&Name>) -> Result<(), String> {
     }
 }
 
+/// The index of an engine's repository, by KServe's extension for it.
+async fn repository(to: SocketAddr) -> Result<Vec<EngineModel>, String> {
+    let path = "/v2/repository/index";
+    let index = json_of(to, Method::POST, path, Some(json!({}))).await?;
+    let models = index.as_array().ok_or("no index of a repository")?.iter();
+    let models = models.filter_map(|model| {
+        let state = model["state"].as_str().unwrap_or_default();
+        let reason = model["reason"].as_str().unwrap_or_default();
+        Some(EngineModel {
+            name: model["name"].as_str()?.to_owned(),
+            loaded: state == "READY",
+            said: [state, reason].join(" ").trim().to_owned(),
+        })
+    });
+    Ok(models.collect())
+}
+
+/// Models of an engine: of its repository, else those that it offers.
+async fn models_of(to: SocketAddr) -> Result<Vec<EngineModel>, String> {
+    if let Ok(models) = repository(to).await {
+        return Ok(models);
+    }
+    let offered = json_of(to, Method::GET, "/v1/models", None).await?;
+    let models = offered["data"].as_array().map(Vec::as_slice);
+    let names = models.unwrap_or_default().iter();
+    let names = names.filter_map(|model| model["id"].as_str());
+    let loaded = |name: &str| EngineModel {
+        name: name.to_owned(),
+        loaded: true,
+        said: String::new(),
+    };
+    Ok(names.map(loaded).collect())
+}
+
 /// One inference of zeros, by KServe's version 2.
 async fn infer(to: SocketAddr, model: Option<&Name>) -> Result<(), String> {
     let model = match model {
         Some(name) => name.to_string(),
         None => {
-            let path = "/v2/repository/index";
-            let index = json_of(to, Method::POST, path, Some(json!({}))).await?;
-            let models = index.as_array().map(Vec::as_slice).unwrap_or_default();
-            let is_ready = |model: &&Value| model["state"] == "READY";
-            let ready = models.iter().find(is_ready);
-            let name = ready.and_then(|model| model["name"].as_str());
-            name.ok_or("no model of the repository is ready")?
-                .to_owned()
+            let models = repository(to).await?;
+            let ready = models.into_iter().find(|model| model.loaded);
+            let ready = ready.ok_or("no model of the repository is ready")?;
+            ready.name
         }
     };
     let path = format!("/v2/models/{model}");

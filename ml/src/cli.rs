@@ -18,7 +18,7 @@ pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint, TraceFormat};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
-pub(crate) use service::{Service, StartService};
+pub(crate) use service::{Model, Service, StartService};
 pub(crate) use sim::{Sim, SimCalibrate, SimCompare, SimRun, SimServe};
 pub(crate) use users::{AddKey, Key, Permissions, User};
 
@@ -160,6 +160,9 @@ pub(crate) enum Verb {
     /// Keep values of secrets for your runs; names are shown, values never
     #[command(subcommand)]
     Secret(Secret),
+    /// Models that services have loaded, and their weights
+    #[command(subcommand)]
+    Model(Model),
     /// Services: start them, see where they answer, end them
     #[command(subcommand)]
     Service(Service),

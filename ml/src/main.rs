@@ -96,6 +96,7 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Deps(cli::Deps::Lock(verb)) => verbs::deps::lock(context, verb),
         Verb::Data(verb) => done(verbs::data::data(context, verb)),
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
+        Verb::Model(verb) => done(verbs::model::model(context, verb)),
         Verb::Service(verb) => done(verbs::service::service(context, verb)),
         Verb::Sim(cli::Sim::Compare(verb)) => done(verbs::sim::compare(output, verb)),
         Verb::Sim(cli::Sim::Calibrate(verb)) => done(verbs::sim_calibrate::calibrate(output, verb)),

@@ -10,6 +10,10 @@ use crate::{Timestamp, wire};
 pub const SERVICES_SCHEMA: &str = "mlmesh.services/1";
 /// Schema name of [`EndpointsDto`].
 pub const ENDPOINTS_SCHEMA: &str = "mlmesh.endpoints/1";
+/// Schema name of [`ModelsDto`].
+pub const MODELS_SCHEMA: &str = "mlmesh.models/1";
+/// Schema name of [`ChangedModelDto`].
+pub const CHANGED_MODEL_SCHEMA: &str = "mlmesh.changed_model/1";
 /// Schema name of [`MakerDto`].
 pub const MAKER_SCHEMA: &str = "mlmesh.maker/1";
 /// Schema name of [`ScaledServiceDto`].
@@ -157,6 +161,49 @@ impl HealthWord {
             Self::Draining => "draining",
         }
     }
+}
+
+/// Models of services that are ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelsDto {
+    /// [`MODELS_SCHEMA`].
+    pub schema: String,
+    /// By service and replica.
+    pub models: Vec<ModelDto>,
+}
+
+/// One model as the engine of one replica has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelDto {
+    /// The service.
+    pub service: String,
+    /// The replica's run.
+    #[schemars(schema_with = "wire::run_id")]
+    pub run: RunId,
+    /// The engine's name for it; empty where it did not say.
+    pub name: String,
+    /// Whether requests to it are answered.
+    pub loaded: bool,
+    /// What the engine says of it, or why it says nothing.
+    pub said: String,
+    /// The weights behind it, where a recorded run put them out.
+    pub weights: Option<ServedModelDto>,
+}
+
+/// What came of loading or unloading a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangedModelDto {
+    /// [`CHANGED_MODEL_SCHEMA`].
+    pub schema: String,
+    /// The service.
+    pub service: String,
+    /// The model.
+    pub model: String,
+    /// Whether it is loaded now.
+    pub loaded: bool,
+    /// Replicas that did so.
+    #[schemars(schema_with = "wire::run_ids")]
+    pub replicas: Vec<RunId>,
 }
 
 /// Which run put a file out.

@@ -11,7 +11,7 @@ use crate::config::{Caller, ControlConfig, Ports};
 use crate::error::{Accepted, ControlError};
 use crate::reactor::{Inner, Seen};
 use crate::secret_store::{self, SecretStore, StoredSecret};
-use crate::services::{self, Replica};
+use crate::services::{self, ModelsSaid, Replica};
 use crate::{admit, machine, reconcile, reproduce, secrets, weights};
 
 /// How long a drain waits for records that are being written.
@@ -112,6 +112,22 @@ impl Control {
     /// Replicas of services that have not ended, by name.
     pub fn services(&self, tenant: &Tenant) -> Vec<Replica> {
         services::open(&self.inner, tenant)
+    }
+
+    /// What the engines of ready replicas say of their models.
+    pub async fn models(&self, tenant: &Tenant) -> Vec<(Replica, ModelsSaid)> {
+        services::models(&self.inner, tenant).await
+    }
+
+    /// Has every ready replica of a service load a model of its repository, or unload it.
+    pub async fn change_model(
+        &self,
+        caller: &Caller,
+        service: &str,
+        model: &str,
+        load: bool,
+    ) -> Result<Vec<RunId>, ControlError> {
+        services::change_model(&self.inner, caller, service, model, load).await
     }
 
     /// Which run put a file of this digest out, and under which path.

@@ -43,7 +43,7 @@ pub use crash::CRASH_POINTS;
 pub use error::{Accepted, ControlError};
 pub use mlmesh_sched::{Capacity, Groups, Load, PlannedRun, Preflight, SecretSource};
 pub use secret_store::{SECRET_BYTES_MAX, STORED_SECRETS_MAX, StoredSecret};
-pub use services::Replica;
+pub use services::{ModelsSaid, Replica};
 pub use token::run_of_token;
 
 /// Target of the trace events that follow a run along the job path, one for each

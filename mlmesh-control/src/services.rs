@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use mlmesh_model::{
-    AuditNote, Digest, NewRun, Permission, Phase, Placement, Refusal, Run, RunId, RunKind, Service,
-    Standing, Submit, Tenant, Trust,
+    AuditNote, Digest, EngineModel, Health, NewRun, NotChanged, Permission, Phase, Placement,
+    Refusal, Run, RunId, RunKind, Service, Standing, Submit, Tenant, Trust,
 };
 
 use crate::actions::Changed;
@@ -221,4 +221,87 @@ async fn grow(
     };
     let accepted = admit::enqueue(inner, submit, Default::default()).await?;
     Ok(accepted.children)
+}
+
+/// What the engine of a replica says of its models, or why it says nothing.
+pub type ModelsSaid = Result<Vec<EngineModel>, String>;
+
+/// Models of every replica that is offered.
+pub(crate) async fn models(inner: &Inner, tenant: &Tenant) -> Vec<(Replica, ModelsSaid)> {
+    let ready = open(inner, tenant).into_iter();
+    let asked = ready.filter_map(|replica| {
+        let port = asked_port(&replica)?;
+        Some(async move { (replica, inner.ports.prober.models(port).await) })
+    });
+    futures_util::future::join_all(asked).await
+}
+
+/// The port of a healthy replica that requests go to.
+fn asked_port(replica: &Replica) -> Option<u16> {
+    let standing = replica.standing.as_ref()?;
+    let service = replica.run.plan.as_ref()?.service.as_ref()?;
+    let port = match &service.ready.port {
+        Some(name) => standing.ports.get(name),
+        None => standing.ports.values().next(),
+    };
+    port.copied().filter(|_| standing.health == Health::Healthy)
+}
+
+/// Has every replica of a service load a model, or unload it.
+pub(crate) async fn change_model(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    name: &str,
+    model: &str,
+    load: bool,
+) -> Result<Vec<RunId>, ControlError> {
+    let replicas = of_name(inner, caller, name)?;
+    let what = || format!("to change models of service `{name}`");
+    for replica in &replicas {
+        let reached = caller.reach(&replica.run.owner, Permission::RunsCancelOthers, what);
+        reached.map_err(Box::new)?;
+    }
+    let mut changed = Vec::new();
+    for replica in &replicas {
+        let Some(port) = asked_port(replica) else {
+            continue;
+        };
+        let asked = inner
+            .ports
+            .prober
+            .change_model(port, model.to_owned(), load);
+        asked.await.map_err(|why| not_changed(name, replica, why))?;
+        changed.push(replica.run.id);
+    }
+    let note = AuditNote {
+        time: inner.ports.clock.now(),
+        tenant: caller.tenant.clone(),
+        owner: caller.owner.clone(),
+        key: caller.key.clone(),
+        remote: caller.remote.clone(),
+        action: if load { "model.load" } else { "model.unload" }.into(),
+        subject: format!("{name}/{model}"),
+        details_sha256: None,
+    };
+    inner.ports.store.record(None, Some(note)).await?;
+    Ok(changed)
+}
+
+fn not_changed(name: &str, replica: &Replica, why: NotChanged) -> ControlError {
+    let (code, message, hint) = match why {
+        NotChanged::NoRepository => (
+            "model_control_unavailable",
+            format!(
+                "the engine of `{name}` has no repository of models: what it serves comes and \
+                 goes with it"
+            ),
+            "`ml service start` and `stop` do; kinds with a repository are triton and mlserver",
+        ),
+        NotChanged::Said(said) => (
+            "model_not_changed",
+            format!("replica `{}` of `{name}`: {said}", replica.run.id),
+            "Triton loads and unloads on demand with `parameters: {control: explicit}`",
+        ),
+    };
+    ControlError::Refused(vec![Refusal::new(code, message, hint)])
 }

@@ -243,8 +243,39 @@ pub trait Prober: Send + Sync {
     /// Asks once; what was wrong with the answer, for people.
     fn ask(&self, ask: Ask) -> BoxFuture<'_, Result<(), String>>;
 
+    /// Models of the engine that listens there.
+    fn models(&self, port: u16) -> BoxFuture<'_, Result<Vec<EngineModel>, String>>;
+
+    /// Has the engine load a model of its repository, or unload it.
+    fn change_model(
+        &self,
+        port: u16,
+        model: String,
+        load: bool,
+    ) -> BoxFuture<'_, Result<(), NotChanged>>;
+
     /// Established connections to this port of the machine, looked up by nobody's name.
     fn connections(&self, port: u16) -> BoxFuture<'_, Result<usize, String>>;
+}
+
+/// A model as the engine of a replica has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineModel {
+    /// The engine's name for it.
+    pub name: String,
+    /// Whether requests to it are answered.
+    pub loaded: bool,
+    /// What the engine says of it; empty where it says nothing.
+    pub said: String,
+}
+
+/// Why an engine did not load or unload a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotChanged {
+    /// It has no repository of models.
+    NoRepository,
+    /// It did not want to, or did not answer.
+    Said(String),
 }
 
 /// One question to a service.

@@ -56,14 +56,11 @@ pub struct TritonServer {
 impl TritonServer {
     /// Starts a server with the environment in this folder and waits until it is ready.
     pub fn start(environment: &Path) -> TritonServer {
-        let packages = packages(environment);
-        let version = packages.parent().and_then(Path::file_name);
-        let version = version.and_then(|name| name.to_str()?.strip_prefix("python"));
-        let version = version.expect("a folder of a version of Python");
+        let (packages, version) = packages_and_version(environment);
         let server = packages.join(SERVER);
         let folder = tempfile::Builder::new().prefix("triton").tempdir();
         let folder = folder.expect("a folder for temporary files");
-        let backends = backends(folder.path(), &packages, version).expect("backends");
+        let backends = backends(folder.path(), &packages, &version).expect("backends");
         let models = models(folder.path()).expect("models");
         for _ in 0..PORTS_TRIED_MAX {
             let ports = [(); 3].map(|()| free_address());
@@ -119,6 +116,36 @@ impl TritonServer {
     pub fn metrics(&self) -> SocketAddr {
         self.ports[2]
     }
+}
+
+/// A program `tritonserver` in this folder, for those who look for it by its name, and a
+/// repository with the model beside it; its path.
+pub fn install(environment: &Path, folder: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (packages, version) = packages_and_version(environment);
+    fs::create_dir_all(folder).expect("a folder");
+    let backends = backends(folder, &packages, &version).expect("backends");
+    let models = models(folder).expect("models");
+    let text = format!(
+        "#!/bin/sh\nexport PYTHONPATH='{}' PYTHONDONTWRITEBYTECODE=1\n\
+         exec '{}' --backend-directory='{}' \"$@\"\n",
+        packages.display(),
+        packages.join(SERVER).join("bin/tritonserver").display(),
+        backends.display()
+    );
+    let program = folder.join("tritonserver");
+    fs::write(&program, text).expect("a program");
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&program, mode).expect("its mode");
+    models
+}
+
+fn packages_and_version(environment: &Path) -> (PathBuf, String) {
+    let packages = packages(environment);
+    let version = packages.parent().and_then(Path::file_name);
+    let version = version.and_then(|name| name.to_str()?.strip_prefix("python"));
+    let version = version.expect("a folder of a version of Python").to_owned();
+    (packages, version)
 }
 
 impl Drop for TritonServer {

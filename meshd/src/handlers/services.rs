@@ -9,12 +9,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use mlmesh_api::{
-    ENDPOINTS_SCHEMA, EndpointDto, EndpointsDto, MAKER_SCHEMA, MakerDto, PortDto, ReplicaDto,
+    CHANGED_MODEL_SCHEMA, ChangedModelDto, ENDPOINTS_SCHEMA, EndpointDto, EndpointsDto,
+    MAKER_SCHEMA, MODELS_SCHEMA, MakerDto, ModelDto, ModelsDto, PortDto, ReplicaDto,
     SCALED_SERVICE_SCHEMA, SERVICES_SCHEMA, ScaleServiceDto, ScaledServiceDto, ServedModelDto,
     ServiceDto, ServicesDto,
 };
 use mlmesh_control::{Caller, Replica};
-use mlmesh_model::{AttemptNumber, Health, ObjectId, PlanModel, PlanService, RunId};
+use mlmesh_model::{AttemptNumber, Health, Name, ObjectId, PlanModel, PlanService, RunId};
 
 use super::runs::idempotency_key;
 use crate::daemon::Daemon;
@@ -62,6 +63,75 @@ pub(crate) async fn endpoints(
     Ok(ok(&EndpointsDto {
         schema: ENDPOINTS_SCHEMA.to_owned(),
         endpoints: ready.filter_map(endpoint).collect(),
+    }))
+}
+
+pub(crate) async fn models(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+) -> ApiResult<Response> {
+    let mut models = Vec::new();
+    for (replica, said) in daemon.control.models(&caller.tenant).await {
+        let weights = about(&replica).and_then(|about| about.model.as_ref());
+        let model = |name: String, loaded: bool, said: String| ModelDto {
+            service: replica.run.name.to_string(),
+            run: replica.run.id,
+            weights: weights
+                .filter(|weights| weights.name.as_str() == name)
+                .map(served),
+            name,
+            loaded,
+            said,
+        };
+        match said {
+            Ok(all) => models.extend(
+                all.into_iter()
+                    .map(|one| model(one.name, one.loaded, one.said)),
+            ),
+            Err(why) => models.push(model(String::new(), false, why)),
+        }
+    }
+    Ok(ok(&ModelsDto {
+        schema: MODELS_SCHEMA.to_owned(),
+        models,
+    }))
+}
+
+pub(crate) async fn load(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    change_model(&daemon, &caller, &path, true).await
+}
+
+pub(crate) async fn unload(
+    State(daemon): State<Arc<Daemon>>,
+    Extension(caller): Extension<Caller>,
+    path: PathParts,
+) -> ApiResult<Response> {
+    change_model(&daemon, &caller, &path, false).await
+}
+
+async fn change_model(
+    daemon: &Daemon,
+    caller: &Caller,
+    path: &PathParts,
+    load: bool,
+) -> ApiResult<Response> {
+    let service = path.first();
+    // It becomes part of a path of the engine.
+    let model: Name = parsed("model", path.second(), "a model's name")?;
+    let changed = daemon
+        .control
+        .change_model(caller, service, model.as_str(), load);
+    let replicas = changed.await?;
+    Ok(ok(&ChangedModelDto {
+        schema: CHANGED_MODEL_SCHEMA.to_owned(),
+        service: service.to_owned(),
+        model: model.to_string(),
+        loaded: load,
+        replicas,
     }))
 }
 

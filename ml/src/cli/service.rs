@@ -46,6 +46,36 @@ pub(crate) enum Service {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// List the models of ready services, as their engines say
+    List,
+    /// Have an engine load a model of its repository
+    Load {
+        /// Name of the service
+        service: String,
+        /// The engine's name for the model
+        model: String,
+    },
+    /// Have an engine unload a model
+    Unload {
+        /// Name of the service
+        service: String,
+        /// The engine's name for the model
+        model: String,
+    },
+    /// Keep the weights of a service from prune: pins the run that put them out
+    Pin {
+        /// Name of the service, or of its model
+        model: String,
+    },
+    /// Let prune take them again
+    Unpin {
+        /// Name of the service, or of its model
+        model: String,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct StartService {
     #[command(flatten)]

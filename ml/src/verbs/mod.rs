@@ -15,6 +15,7 @@ pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod labels;
 pub(crate) mod logs;
+pub(crate) mod model;
 pub(crate) mod monitor;
 pub(crate) mod outputs;
 pub(crate) mod pins;

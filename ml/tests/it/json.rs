@@ -126,6 +126,7 @@ fn every_other_verb_has_its_form_in_json() {
     say(&["service", "start", "pages.yaml"]);
     say(&["service", "list"]);
     say(&["service", "endpoints"]);
+    say(&["model", "list"]);
     say(&["service", "scale", "pages", "1"]);
     say(&["service", "stop", "pages"]);
     let file = mesh.place.project().join("x.zip");

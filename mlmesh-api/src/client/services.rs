@@ -2,8 +2,8 @@
 
 use super::{Client, encoded};
 use crate::{
-    ClientError, EndpointsDto, IdempotencyKey, MakerDto, ScaleServiceDto, ScaledServiceDto,
-    ServicesDto,
+    ChangedModelDto, ClientError, EndpointsDto, IdempotencyKey, MakerDto, ModelsDto,
+    ScaleServiceDto, ScaledServiceDto, ServicesDto,
 };
 
 impl Client {
@@ -15,6 +15,24 @@ impl Client {
     /// Replicas that are ready.
     pub fn endpoints(&self) -> Result<EndpointsDto, ClientError> {
         self.get("/v1/endpoints".to_owned())
+    }
+
+    /// Models of services that are ready.
+    pub fn models(&self) -> Result<ModelsDto, ClientError> {
+        self.get("/v1/models".to_owned())
+    }
+
+    /// Has a service load a model of its repository, or unload it.
+    pub fn change_model(
+        &self,
+        service: &str,
+        model: &str,
+        load: bool,
+    ) -> Result<ChangedModelDto, ClientError> {
+        let verb = if load { "load" } else { "unload" };
+        let (service, model) = (encoded(service), encoded(model));
+        let path = format!("/v1/services/{service}/models/{model}/{verb}");
+        self.long_post(path, &serde_json::json!({}), None)
     }
 
     /// Which run put a file of this digest out.

@@ -688,6 +688,14 @@ impl Prober for Answers {
         Box::pin(async { Ok(()) })
     }
 
+    fn models(&self, _: u16) -> BoxFuture<'_, Result<Vec<EngineModel>, String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn change_model(&self, _: u16, _: String, _: bool) -> BoxFuture<'_, Result<(), NotChanged>> {
+        Box::pin(async { Err(NotChanged::NoRepository) })
+    }
+
     fn connections(&self, _: u16) -> BoxFuture<'_, Result<usize, String>> {
         Box::pin(async { Ok(0) })
     }

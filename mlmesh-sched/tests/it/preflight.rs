@@ -513,3 +513,100 @@ fn told_command() -> OnFinish {
         ..OnFinish::default()
     }
 }
+
+/// [`submission`] as a service.
+fn service(change: impl FnOnce(&mut Service)) -> Submission {
+    let mut submission = submission();
+    let mut job = submission.workload.job().clone();
+    job.command = vec!["serve".into(), "${host}:${port_http}".into()];
+    job.seed = Seed::Absent;
+    job.network = None;
+    job.outputs.clear();
+    let mut service = Service {
+        job,
+        ports: BTreeMap::from([("http".into(), 0)]),
+        ready: Readiness {
+            request: ReadyRequest::Tcp,
+            port: None,
+            health: None,
+            timeout_s: 60,
+        },
+        kind: None,
+        model: None,
+        replicas: 2,
+        keep: Keep::default(),
+        labels: BTreeMap::new(),
+    };
+    change(&mut service);
+    submission.workload = Workload::Service(Box::new(service));
+    submission
+}
+
+#[test]
+fn strict_asks_l2_of_a_service_and_lets_it_be_reached() {
+    let codes = |submission: &Submission, world: &World| {
+        let judged = preflight(submission, world);
+        let refusals = judged.refusals.iter();
+        refusals
+            .map(|refusal| refusal.code.clone())
+            .collect::<Vec<_>>()
+    };
+    let judged = preflight(&service(|_| {}), &world());
+    assert_eq!(judged.refusals, []);
+    assert_eq!(judged.trust.level, TrustLevel::L2);
+    let plan = &judged.runs[0].plan;
+    assert_eq!(
+        plan.argv,
+        ["serve", "${host}:${port_http}"],
+        "known at the start alone"
+    );
+    assert_eq!(plan.network, PlanNetwork::Open);
+    assert!(judged.placement.sandbox && judged.placement.keep.is_some());
+
+    let bare = service(|service| service.job.environment = None);
+    assert_eq!(codes(&bare, &world()), ["environment_absent"]);
+    let closed = service(|service| service.job.network = Some(Network::None));
+    assert_eq!(codes(&closed, &world()), ["service_unreachable"]);
+    let mut twice = world();
+    twice.service_open = true;
+    assert_eq!(codes(&service(|_| {}), &twice), ["service_exists"]);
+}
+
+#[test]
+fn weights_that_nobody_recorded_are_not_served() {
+    let named = service(|service| {
+        service.model = Some(ModelRef {
+            name: "tiny".parse().unwrap(),
+            sha256: Some(Digest::of(b"weights")),
+            run: None,
+            path: None,
+        });
+    });
+    for (seen, code) in [
+        (ModelSeen::Unrecorded, "model_unrecorded"),
+        (ModelSeen::NoRun, "model_unknown"),
+        (ModelSeen::NoOutput(id(1)), "model_unknown"),
+    ] {
+        let world = World {
+            model: seen,
+            ..world()
+        };
+        let judged = preflight(&named, &world);
+        assert_eq!(judged.refusals[0].code, code);
+        assert!(judged.runs.is_empty(), "no plan without weights");
+    }
+    let found = PlanModel {
+        name: "tiny".parse().unwrap(),
+        sha256: Digest::of(b"weights"),
+        run: id(1),
+        path: "w/tiny.gguf".into(),
+        size: 7,
+    };
+    let world = World {
+        model: ModelSeen::Found(found.clone()),
+        ..world()
+    };
+    let judged = preflight(&named, &world);
+    let service = judged.runs[0].plan.service.as_ref().unwrap();
+    assert_eq!(service.model, Some(found));
+}

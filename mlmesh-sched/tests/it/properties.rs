@@ -74,6 +74,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(run, phase)| Event::Seen { run, phase }),
         1 => run().prop_map(Event::LeaseLost),
         6 => run().prop_map(Event::Started),
+        2 => run().prop_map(Event::Ready),
+        2 => run().prop_map(Event::Draining),
         6 => run().prop_map(Event::Exited),
         6 => (run(), prop::option::of(cause()), 0_u32..3).prop_map(|(run, cause, retries_used)| {
             Event::Finished { run, outcome: Outcome { cause, retries_used, node_faults: retries_used } }
@@ -92,7 +94,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn is_on_the_table(from: Phase, to: Phase) -> bool {
     from == to
         || from.may_become(to)
-        || (from == Phase::Running && Phase::Finishing.may_become(to))
+        || (from.executes() && Phase::Finishing.may_become(to))
         || from.is_ended() && to == Phase::Queued
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use mlmesh_testkit::http;
 use mlmesh_testkit::llama;
 use mlmesh_testkit::place::wait;
+use mlmesh_testkit::python::environment_with;
 use mlmesh_testkit::tiny_model;
+use mlmesh_testkit::triton;
 use serde_json::Value;
 
 use crate::site::Site;
@@ -193,6 +195,50 @@ fn with_llama() -> Option<Site> {
     Some(site)
 }
 
+#[test]
+fn triton_is_ready_by_an_inference_and_takes_models_in_and_out() {
+    let Some(environment) = environment_with("tritonclient") else {
+        return;
+    };
+    let mut site = Site::new();
+    let programs = site.path("programs");
+    let models = triton::install(&environment, &programs);
+    let path = std::env::var("PATH").unwrap_or_default();
+    site.set("PATH", format!("{}:{path}", programs.display()));
+    site.start();
+    let recipe = format!(
+        "service:\n  name: numbers\n  kind: triton\n  parameters: {{repository: \"{}\", control: explicit}}\n  \
+         args: [\"--load-model=*\"]\n  ready: {{timeout: 2m}}\n  restart: never\n",
+        models.display()
+    );
+    site.write("numbers.yaml", recipe);
+    let started = site.json(&["service", "start", "numbers.yaml"]);
+    assert_eq!(started["endpoints"].as_array().map(Vec::len), Some(3));
+    let loaded = || {
+        let list = site.json(&["model", "list"]);
+        let model = &list["models"][0];
+        assert_eq!(model["name"], triton::MODEL, "{list}");
+        model["loaded"].clone()
+    };
+    assert_eq!(loaded(), true);
+    site.ml(&["model", "unload", "numbers", triton::MODEL])
+        .exits(0);
+    wait("the model to be gone", || loaded() == false);
+    site.ml(&["model", "load", "numbers", triton::MODEL])
+        .exits(0);
+    assert_eq!(loaded(), true);
+    let refused = site
+        .ml(&["model", "load", "numbers", "none", "--json"])
+        .exits(3);
+    assert!(
+        refused.stderr.contains("model_not_changed"),
+        "{}",
+        refused.stderr
+    );
+    site.ml(&["service", "stop", "numbers"]).exits(0);
+    site.no_process_left(started["id"].as_str().expect("a run"));
+}
+
 /// Registers data, and runs an experiment that makes weights of them; its id and the
 /// checksum of the data.
 fn train(site: &Site) -> (String, String) {
@@ -237,6 +283,25 @@ fn an_answer_leads_back_to_the_data_of_its_weights() {
     };
     let replica = started["replicas"][0].clone();
     ask(address(&replica));
+
+    let model = site.json(&["model", "list"])["models"][0].clone();
+    assert_eq!(
+        (&model["name"], &model["loaded"]),
+        (&"tiny".into(), &true.into())
+    );
+    assert_eq!(model["weights"]["run"], trained.as_str());
+    let refused = site
+        .ml(&["model", "unload", "chat", "tiny", "--json"])
+        .exits(3);
+    assert!(
+        refused.stderr.contains("model_control_unavailable"),
+        "{}",
+        refused.stderr
+    );
+    site.ml(&["model", "pin", "chat"]).exits(0);
+    assert_eq!(site.info(&trained)["pinned"], true);
+    site.ml(&["model", "unpin", "tiny"]).exits(0);
+    assert_eq!(site.info(&trained)["pinned"], false);
 
     // What a gateway is told is what it says of each answer.
     let endpoint = endpoints(&site).remove(0);
