@@ -34,7 +34,7 @@ pub struct CountsDto {
     pub queued: u64,
     /// Leased, being prepared.
     pub starting: u64,
-    /// The command runs.
+    /// The command runs; of services, whether they are ready or not.
     pub running: u64,
     /// Outputs are being collected.
     pub finishing: u64,
@@ -46,12 +46,6 @@ pub struct CountsDto {
     pub cancelled: u64,
     /// Ended by the machine.
     pub interrupted: u64,
-    /// Services that answer.
-    #[serde(default)]
-    pub ready: u64,
-    /// Services that are to end and finish what they have begun.
-    #[serde(default)]
-    pub draining: u64,
 }
 
 impl CountsDto {
@@ -66,8 +60,8 @@ impl CountsDto {
             Phase::Failed => self.failed,
             Phase::Cancelled => self.cancelled,
             Phase::Interrupted => self.interrupted,
-            Phase::Ready => self.ready,
-            Phase::Draining => self.draining,
+            // The command of a service runs in these, too; its counts are in `running`.
+            Phase::Ready | Phase::Draining => 0,
         }
     }
 }
@@ -78,14 +72,12 @@ impl From<&BTreeMap<Phase, u64>> for CountsDto {
         Self {
             queued: of(Phase::Queued),
             starting: of(Phase::Starting),
-            running: of(Phase::Running),
+            running: of(Phase::Running) + of(Phase::Ready) + of(Phase::Draining),
             finishing: of(Phase::Finishing),
             completed: of(Phase::Completed),
             failed: of(Phase::Failed),
             cancelled: of(Phase::Cancelled),
             interrupted: of(Phase::Interrupted),
-            ready: of(Phase::Ready),
-            draining: of(Phase::Draining),
         }
     }
 }
