@@ -10,6 +10,7 @@ mod bench;
 mod data;
 mod plot;
 mod proof;
+mod route;
 mod service;
 mod sim;
 mod users;
@@ -18,6 +19,7 @@ pub(crate) use bench::{Arrivals, Bench, BenchLlm, Endpoint, TraceFormat};
 pub(crate) use data::{Data, DataAdd, DataSort};
 pub(crate) use plot::{Along, Metrics, Plot};
 pub(crate) use proof::{Compare, Export, Import, Outputs, Reproduce, Validate};
+pub(crate) use route::{Route, RouteExplain, RouteList};
 pub(crate) use service::{Model, Service, StartService};
 pub(crate) use sim::{Sim, SimCalibrate, SimCompare, SimRun, SimServe};
 pub(crate) use users::{AddKey, Key, Permissions, User};
@@ -166,6 +168,9 @@ pub(crate) enum Verb {
     /// Services: start them, see where they answer, end them
     #[command(subcommand)]
     Service(Service),
+    /// Say why a gateway sent requests where it did; needs no daemon
+    #[command(subcommand)]
+    Route(Route),
     /// Try routing on engines that are only numbers; needs no daemon
     #[command(subcommand)]
     Sim(Sim),

@@ -98,6 +98,8 @@ fn dispatch(context: &Context, verb: &Verb) -> Outcome<Exit> {
         Verb::Secret(verb) => done(verbs::secret::secret(context, verb)),
         Verb::Model(verb) => done(verbs::model::model(context, verb)),
         Verb::Service(verb) => done(verbs::service::service(context, verb)),
+        Verb::Route(cli::Route::Explain(verb)) => done(verbs::route::explain(output, verb)),
+        Verb::Route(cli::Route::List(verb)) => done(verbs::route::list(output, verb)),
         Verb::Sim(cli::Sim::Compare(verb)) => done(verbs::sim::compare(output, verb)),
         Verb::Sim(cli::Sim::Calibrate(verb)) => done(verbs::sim_calibrate::calibrate(output, verb)),
         Verb::Sim(cli::Sim::Run(verb)) => done(verbs::sim::run(output, verb)),

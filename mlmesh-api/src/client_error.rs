@@ -13,6 +13,14 @@ pub enum ClientError {
         /// What the system said.
         reason: String,
     },
+    /// No gateway answers.
+    #[error("no gateway answers at {url}: {reason}")]
+    NoGateway {
+        /// Where it should.
+        url: String,
+        /// What the system said.
+        reason: String,
+    },
     /// Somebody answers who does not hold the certificate of this data directory.
     #[error("the certificate at {url} is not the one of this data directory: {reason}")]
     Untrusted {
@@ -56,7 +64,10 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Files(DaemonFileError::Absent(_)) => true,
             Self::Api { body, .. } => body.code == error_code::SHUTTING_DOWN,
-            Self::Untrusted { .. } | Self::Answer { .. } | Self::Files(_) => false,
+            Self::NoGateway { .. }
+            | Self::Untrusted { .. }
+            | Self::Answer { .. }
+            | Self::Files(_) => false,
         }
     }
 
@@ -65,6 +76,7 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable { .. }
+            | Self::NoGateway { .. }
             | Self::Untrusted { .. }
             | Self::Files(DaemonFileError::Absent(_)) => 5,
             Self::Answer { .. } | Self::Files(_) => 1,
@@ -94,6 +106,11 @@ impl ClientError {
                 error_code::DAEMON_UNREACHABLE,
                 self.to_string(),
                 "`ml up` starts a daemon; `ml doctor` says what is in its way",
+            ),
+            Self::NoGateway { .. } => ErrorBody::new(
+                error_code::GATEWAY_UNREACHABLE,
+                self.to_string(),
+                "`--gateway` is the address of its `--admin`, or of its `--listen`",
             ),
             Self::Untrusted { .. } => ErrorBody::new(
                 error_code::DAEMON_UNTRUSTED,

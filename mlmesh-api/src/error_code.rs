@@ -68,6 +68,8 @@ pub const NO_SPACE: &str = "no_space";
 pub const INTERNAL: &str = "internal";
 /// The daemon does not answer (said by the client).
 pub const DAEMON_UNREACHABLE: &str = "daemon_unreachable";
+/// No gateway answers (said by the client).
+pub const GATEWAY_UNREACHABLE: &str = "gateway_unreachable";
 /// The data directory has no daemon's file (said by the client).
 pub const NO_DAEMON: &str = "no_daemon";
 /// A key file is readable by others (said by the client and by the daemon).
@@ -118,6 +120,7 @@ pub const ERROR_CODES: &[&str] = &[
     NO_SPACE,
     INTERNAL,
     DAEMON_UNREACHABLE,
+    GATEWAY_UNREACHABLE,
     NO_DAEMON,
     KEY_MODE,
     DAEMON_UNTRUSTED,

@@ -20,8 +20,8 @@ use std::time::Duration;
 use mlmesh_route::fusion::Own;
 use mlmesh_route::{
     Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Circuit, Effect, Event, Evidence,
-    INDEX_BYTES, Learnt, NameError, Outcome, Progress, Reason, Repeatable, RequestId, RetryBudget,
-    Router, Scratch, Snapshot, TargetId, mixed_pair, strategy_by_name,
+    Explanations, INDEX_BYTES, Later, Learnt, NameError, Outcome, Progress, Reason, Repeatable,
+    RequestId, RetryBudget, Router, Scratch, Snapshot, TargetId, mixed_pair, strategy_by_name,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
@@ -53,6 +53,7 @@ const PROMPT_TOKENS_TOLD_MIN: u64 = 32;
 #[derive(Debug)]
 pub(crate) struct Brain {
     router: Router<Learnt>,
+    strategy: String,
     /// What is known of the targets, and the clock of all times here.
     known: SnapshotCell,
     /// Chance, and hashes that nobody foresees.
@@ -67,6 +68,7 @@ pub(crate) struct Brain {
     /// When a target that is left out may be tried again.
     probe_at_us: AtomicU64,
     retries: RetryBudget,
+    pub(crate) explanations: Explanations,
     wake: watch::Sender<u64>,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
@@ -143,9 +145,10 @@ impl Brain {
         strategy: &str,
         slo: Duration,
     ) -> Result<Brain, NameError> {
-        let (strategy, policy) = strategy_by_name(strategy)?;
+        let (chooses, policy) = strategy_by_name(strategy)?;
         Ok(Brain {
-            router: Router::new(strategy, policy, Learnt::new(targets, INDEX_BYTES)),
+            strategy: strategy.to_owned(),
+            router: Router::new(chooses, policy, Learnt::new(targets, INDEX_BYTES)),
             known,
             key: RandomState::new().hash_one(0_u64),
             requests: AtomicU64::new(0),
@@ -155,6 +158,7 @@ impl Brain {
             wake_at_us: AtomicU64::new(u64::MAX),
             probe_at_us: AtomicU64::new(u64::MAX),
             retries: RetryBudget::default(),
+            explanations: Explanations::default(),
             wake: watch::Sender::new(u64::MAX),
             counts: Counts::default(),
             times: Times::new(usize::from(targets)),
@@ -169,6 +173,11 @@ impl Brain {
     /// How many requests wait.
     pub(crate) fn waiting(&self) -> usize {
         self.router.waiting()
+    }
+
+    /// How targets are chosen, by name.
+    pub(crate) fn strategy(&self) -> &str {
+        &self.strategy
     }
 
     /// The clock of all times here.
@@ -244,7 +253,10 @@ impl Brain {
             };
         }
         self.retries.request();
-        match self.router.offer(now_us, &snapshot, ask, scratch) {
+        let outcome = self.router.offer(now_us, &snapshot, ask, scratch);
+        self.explanations
+            .note(now_us, &snapshot, ask, &outcome, scratch);
+        match outcome {
             Outcome::Bind(booking) => Offered::Bound(self.bound(booking, now_us)),
             Outcome::Reject(refusal) => Offered::Refused(self.refused(refusal)),
             Outcome::Wait { look_again_us } => {
@@ -456,6 +468,11 @@ impl Brain {
         }
     }
 
+    /// Writes down what became of a request.
+    pub(crate) fn later(&self, request: RequestId, later: Later) {
+        self.explanations.later(self.now_us(), request, later);
+    }
+
     fn refused(&self, refusal: mlmesh_route::Refusal) -> Refusal {
         let seconds = refusal.retry_after_us.div_ceil(1_000_000);
         let retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
@@ -497,6 +514,10 @@ impl Bound {
         self.booking.terms.target.index()
     }
 
+    pub(crate) fn id(&self) -> TargetId {
+        self.booking.terms.target
+    }
+
     /// What its first token was predicted to take.
     pub(crate) fn predicted_us(&self) -> u64 {
         self.booking.terms.ttft_us()
@@ -512,6 +533,7 @@ impl Bound {
             self.has_token = true;
             let took_us = self.brain.now_us().saturating_sub(self.since_us);
             self.brain.times.of(self.target()).first_token.add(took_us);
+            self.brain.later(self.booking.request, Later::FirstToken);
             let event = Event::FirstToken(&mut self.booking);
             self.brain.step(event, &mut Vec::new());
         }
@@ -560,8 +582,14 @@ impl Waits {
         };
         self.is_told = true;
         Poll::Ready(match word {
-            Ok(Ok(booking)) => Ok(self.brain.bound(booking, self.since_us)),
-            Ok(Err(refusal)) => Err(self.brain.refused(refusal)),
+            Ok(Ok(booking)) => {
+                self.brain.later(self.request, Later::Bound(booking.terms));
+                Ok(self.brain.bound(booking, self.since_us))
+            }
+            Ok(Err(refusal)) => {
+                self.brain.later(self.request, Later::Refused(refusal));
+                Err(self.brain.refused(refusal))
+            }
             Err(_) => Err(Refusal::NoTarget { retry_after_s: 1 }),
         })
     }

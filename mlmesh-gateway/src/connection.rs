@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) reply: Buffer,
     pub(crate) deadline: Deadline,
     door: Door,
+    /// Of the request under way, by which its decision is found.
+    pub(crate) number: Option<u64>,
     /// A request whose head was read, while its body is.
     begun: Option<Request>,
     /// What will be told of the request under way.
@@ -94,6 +96,7 @@ pub(crate) async fn serve(thread: Rc<Thread>, client: TcpStream, door: Door) {
         reply: Buffer::default(),
         deadline,
         door,
+        number: None,
         begun: None,
         trip: None,
     };
@@ -144,7 +147,12 @@ impl Connection {
                         trip.status = refusal.code_of_status();
                     }
                     let keep = keep && !self.thread.is_draining.get();
-                    self.say(&Answer::from(refusal), is_head, keep).await
+                    let request = self.number;
+                    let answer = Answer {
+                        request,
+                        ..Answer::from(refusal)
+                    };
+                    self.say(&answer, is_head, keep).await
                 }
                 End::Told(bytes) => self.tell(&bytes, false).await,
                 end => end,
@@ -260,6 +268,7 @@ impl Connection {
             self.input.passed(bytes);
             let is_awaited = request.expects && request.reads_body(reads_bodies);
             self.begun = Some(request);
+            self.number = None;
             if is_awaited && self.input.is_empty() {
                 return Ok(Some(Asked::Continue));
             }

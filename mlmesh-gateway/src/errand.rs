@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mlmesh_route::{Ask, Progress, Repeatable, stalled_after_us};
+use mlmesh_route::{Ask, Later, Progress, Repeatable, stalled_after_us};
 
 use crate::bill::Bill;
 use crate::brain::{Bound, Offered};
@@ -130,10 +130,23 @@ impl Errand {
         Ok(self)
     }
 
+    /// The request's number, if it is work.
+    pub(crate) fn request(&self) -> Option<u64> {
+        self.ask.as_ref().map(|ask| ask.request.0)
+    }
+
     pub(crate) fn target(&self) -> usize {
         match &self.place {
             Place::Turn(target) => *target,
             Place::Booked(bound) => bound.target(),
+        }
+    }
+
+    /// Its attempt failed.
+    pub(crate) fn failed(&self, thread: &Thread) {
+        if let (Some(ask), Place::Booked(bound)) = (&self.ask, &self.place) {
+            let failed = Later::Failed(bound.id());
+            thread.shared.brain.later(ask.request, failed);
         }
     }
 
@@ -154,6 +167,11 @@ impl Errand {
 }
 
 impl Told {
+    /// The request's number, if it is work.
+    pub(crate) fn request(&self) -> Option<u64> {
+        self.ask.as_ref().map(|ask| ask.request.0)
+    }
+
     /// Waits for the router's word. Meanwhile `is_gone` says whether the client does not
     /// wait any more.
     pub(crate) async fn place(

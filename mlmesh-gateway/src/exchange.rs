@@ -79,6 +79,7 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
                     if outcome == Outcome::ClientGone {
                         return End::Cut;
                     }
+                    errand.failed(&thread);
                     let gone = |cx: &mut Context<'_>| is_gone(connection, &thread, cx);
                     match errand.elsewhere(&thread, gone).await {
                         Ok(next) => (errand, may_reuse) = (next, true),
@@ -112,6 +113,7 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
             Err(fault) if fault.is_of_target() && hop.may_move() => {
                 under_way.count(fault.outcome());
                 request.body = hop.rewind();
+                errand.failed(&thread);
                 let gone = |cx: &mut Context<'_>| is_gone(connection, &thread, cx);
                 match errand.elsewhere(&thread, gone).await {
                     Ok(next) => (errand, may_reuse) = (next, true),
@@ -121,11 +123,15 @@ pub(crate) async fn carry(connection: &mut Connection, mut request: Request) -> 
             Err(fault) => {
                 under_way.count(fault.outcome());
                 let keep = hop.is_sent() && !request.close;
-                return match fault.refusal() {
+                let end = match fault.refusal() {
                     Some(refusal) if !hop.has_begun() => refused(refusal, &request, keep),
                     Some(refusal) => hop.farewell(refusal).map_or(End::Cut, End::Told),
                     None => End::Cut,
                 };
+                if fault.is_of_target() {
+                    errand.failed(&thread);
+                }
+                return end;
             }
         }
     }
@@ -155,6 +161,7 @@ async fn begin(
     );
     drop(data);
     let begun = begun.map_err(Unplaced::Refused)?;
+    connection.number = begun.request();
     begun
         .place(thread, |cx| is_gone(connection, thread, cx))
         .await

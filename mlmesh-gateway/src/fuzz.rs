@@ -151,6 +151,7 @@ fn fuzz_responses() {
                 is_head: choice & 1 > 0,
                 is_old: choice & 2 > 0,
                 close: choice & 4 > 0,
+                request: None,
             };
             let (spare, mut output) = (Spare::default(), Buffer::default());
             let Ok(Some(mut response)) = response::read(input, asked, &mut output, &spare) else {

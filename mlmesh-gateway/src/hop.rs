@@ -144,6 +144,7 @@ impl<'c> Hop<'c> {
                 is_head: request.is_head,
                 is_old: request.is_old,
                 close: request.close,
+                request: errand.request(),
             },
             sending: Sending::UnderWay,
             request_body: request.body,

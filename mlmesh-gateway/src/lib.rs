@@ -22,6 +22,7 @@ mod connection;
 mod deadline;
 mod errand;
 mod exchange;
+mod explain;
 mod farewell;
 mod field;
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub(crate) enum Refusal {
     RequestTimeout,
     /// `/-/` has no such page.
     PageUnknown,
+    /// The decision was never made, or is not kept any more.
+    DecisionUnknown,
     /// No target took a connection.
     TargetUnreachable,
     /// The target's connection ended, or what came is no response.
@@ -52,6 +54,7 @@ impl Refusal {
             Refusal::MethodUnsupported => "http_method_unsupported",
             Refusal::RequestTimeout => "request_timeout",
             Refusal::PageUnknown => "page_unknown",
+            Refusal::DecisionUnknown => "decision_unknown",
             Refusal::TargetUnreachable => "target_unreachable",
             Refusal::TargetFailed(_) => "target_failed",
             Refusal::TargetTimeout => "target_timeout",
@@ -76,7 +79,7 @@ impl Refusal {
             Refusal::VersionUnsupported => "505 HTTP Version Not Supported",
             Refusal::MethodUnsupported => "501 Not Implemented",
             Refusal::RequestTimeout => "408 Request Timeout",
-            Refusal::PageUnknown => "404 Not Found",
+            Refusal::PageUnknown | Refusal::DecisionUnknown => "404 Not Found",
             Refusal::TargetUnreachable | Refusal::TargetFailed(_) => "502 Bad Gateway",
             Refusal::TargetTimeout => "504 Gateway Timeout",
             Refusal::NoTarget { .. } => "503 Service Unavailable",
@@ -100,6 +103,7 @@ impl Refusal {
             | Refusal::MethodUnsupported
             | Refusal::RequestTimeout
             | Refusal::PageUnknown
+            | Refusal::DecisionUnknown
             | Refusal::KeyUnknown
             | Refusal::TargetUnreachable
             | Refusal::TargetFailed(_)
@@ -116,9 +120,12 @@ impl Refusal {
             Refusal::VersionUnsupported => "only HTTP/1.1 and HTTP/1.0 are spoken here".to_owned(),
             Refusal::MethodUnsupported => "`CONNECT` is not carried".to_owned(),
             Refusal::RequestTimeout => "the request did not arrive in time".to_owned(),
-            Refusal::PageUnknown => {
-                "no such page; there are `/-/health` and `/-/metrics`".to_owned()
-            }
+            Refusal::PageUnknown => "no such page; there are `/-/health`, `/-/metrics`, \
+                                     `/-/targets` and `/-/decisions`"
+                .to_owned(),
+            Refusal::DecisionUnknown => "nothing is known of this request any more; \
+                                         `/-/decisions` lists what is kept"
+                .to_owned(),
             Refusal::TargetUnreachable => "no target could be reached".to_owned(),
             Refusal::TargetFailed(what) => format!("the target failed: {what}"),
             Refusal::TargetTimeout => "the target did not answer in time".to_owned(),

@@ -60,6 +60,8 @@ pub(crate) struct Request {
 pub(crate) enum Page {
     Health,
     Metrics,
+    Decisions,
+    Decision(u64),
     Targets,
     Unknown,
 }
@@ -72,7 +74,13 @@ impl Page {
             Some("health") => Page::Health,
             Some("metrics") => Page::Metrics,
             Some("targets") => Page::Targets,
-            _ => Page::Unknown,
+            Some("decisions") => Page::Decisions,
+            Some(name) => {
+                let number = name.strip_prefix("decisions/");
+                let number = number.and_then(|number| number.parse().ok());
+                number.map_or(Page::Unknown, Page::Decision)
+            }
+            None => Page::Unknown,
         })
     }
 }

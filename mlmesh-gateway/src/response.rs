@@ -30,6 +30,8 @@ pub(crate) struct Asked {
     pub(crate) is_old: bool,
     /// The client's connection ends with this response.
     pub(crate) close: bool,
+    /// The request's number, by which its decision is found.
+    pub(crate) request: Option<u64>,
 }
 
 impl Response {
@@ -109,6 +111,11 @@ pub(crate) fn read(
         put(header.value);
         put(b"\r\n");
     }
+    if let Some(request) = asked.request.filter(|_| !response.is_interim()) {
+        put(b"mlmesh-request: ");
+        put(request.to_string().as_bytes());
+        put(b"\r\n");
+    }
     let ends = asked.close || response.body == Body::UntilClose;
     if ends && !response.is_interim() {
         put(b"Connection: close\r\n");
@@ -132,6 +139,7 @@ mod tests {
         is_head: false,
         is_old: false,
         close: false,
+        request: None,
     };
 
     fn parse(text: &str, asked: Asked) -> Result<Option<(Response, String)>, &'static str> {

@@ -22,6 +22,7 @@ pub(crate) mod pins;
 pub(crate) mod plot;
 pub(crate) mod recipe;
 pub(crate) mod reproduce;
+pub(crate) mod route;
 pub(crate) mod runs;
 pub(crate) mod scrub;
 pub(crate) mod secret;

@@ -25,6 +25,7 @@ const ELSEWHERE: &[&str] = &[
     "unpin",
     "tag",
     "note",
+    "route",
     "sim",
 ];
 /// Tells changes as they come (`following.rs`), or goes on until it is interrupted.

@@ -18,6 +18,7 @@ const LOCAL: &[&str] = &[
     "man",
     "deps",
     "bench",
+    "route",
     "sim",
 ];
 /// It goes on until it is interrupted, with the calls of `status` and `events`.

@@ -27,6 +27,9 @@ use crate::thread::Thread;
 /// The gateway's own, or a target's.
 pub(crate) type Reply = Response<Either<Full<Bytes>, Passed>>;
 
+/// The number by which a request's decision is found.
+const REQUEST: HeaderName = HeaderName::from_static("mlmesh-request");
+
 /// Answers a request, whatever it is.
 pub(crate) async fn answer(
     thread: Rc<Thread>,
@@ -217,10 +220,14 @@ fn passed_on(
     wait: std::time::Duration,
     under_way: UnderWay,
 ) -> Reply {
+    let request = under_way.request();
     let mut response = response.map(|body| Either::Right(Passed::response(body, wait, under_way)));
     *response.version_mut() = Version::HTTP_2;
     leave_hop(response.headers_mut());
     response.headers_mut().remove(header::TRANSFER_ENCODING);
+    if let Some(request) = request {
+        response.headers_mut().insert(REQUEST, request.into());
+    }
     response
 }
 
@@ -265,6 +272,9 @@ fn own(answer: Answer) -> Reply {
     *reply.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = HeaderValue::from_static(answer.content_type);
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);
+    if let Some(request) = answer.request {
+        reply.headers_mut().insert(REQUEST, request.into());
+    }
     if let Some(seconds) = answer.retry_after_s {
         reply
             .headers_mut()

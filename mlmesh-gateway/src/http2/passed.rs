@@ -247,6 +247,11 @@ impl UnderWay {
         }
     }
 
+    /// The request's number, if it is work.
+    pub(crate) fn request(&self) -> Option<u64> {
+        self.errand.as_ref().and_then(Errand::request)
+    }
+
     fn is_done(&mut self) {
         self.outcome = self.done;
         if let Some(trip) = &mut self.trip {

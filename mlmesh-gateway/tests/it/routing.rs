@@ -310,3 +310,67 @@ fn lists_and_health_are_booked_nowhere() {
     let bound = place.metric("mlmesh_gateway_decisions_total{outcome=\"bound\"}");
     assert_eq!(bound, 0);
 }
+
+/// The page of this path, as JSON.
+fn page(place: &Place, path: &str) -> serde_json::Value {
+    let mut client = place.client();
+    client.send(format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    ));
+    let text = client.rest();
+    serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
+#[test]
+fn each_response_names_the_decision_that_explains_it() {
+    let place = Place::of(2, |settings| {
+        settings.strategy = "hybrid_mesh".to_owned();
+        settings.slo = Duration::from_millis(1);
+    });
+    // Both targets are kept busy, the second is asked since the first is.
+    let mut clients = [place.client(), place.client()];
+    let mut targets = Vec::new();
+    for (index, client) in clients.iter_mut().enumerate() {
+        client.send(call(&format!("prompt {index}"), 60_000));
+        let mut target = place.target_at(index);
+        target.until("stream\":true}");
+        targets.push(target);
+    }
+    let mut third = place.client();
+    third.send(call("third", 400));
+    third.until("\r\n\r\n");
+    let refused = third.number.unwrap();
+    targets[1].send(EVENTS);
+    targets[1].send("data: a token\n\n");
+    clients[1].until("a token");
+    let sent = clients[1].number.unwrap();
+    let hosts = [0, 1].map(|index| place.targets[index].local_addr().unwrap().to_string());
+    let decision = page(&place, &format!("/-/decisions/{sent}"));
+    assert_eq!(decision["decided"], "sent at once", "{decision}");
+    let told = &decision["targets"];
+    assert_eq!(
+        [&told[0]["target"], &told[1]["target"]],
+        [&hosts[1], &hosts[0]]
+    );
+    assert_eq!([&told[0]["taken"], &told[1]["taken"]], [true, false]);
+    // The other one had a queue.
+    assert!(
+        told[1]["terms"]["queued_ms"].as_f64() > Some(1_000.0),
+        "{decision}"
+    );
+    assert!(told[1]["would_be_taken_with"].is_object(), "{decision}");
+    assert!(decision["first_token_ms"].is_number(), "{decision}");
+    let decision = page(&place, &format!("/-/decisions/{refused}"));
+    assert_eq!(decision["refused"]["rule"], "deadline_missed", "{decision}");
+    assert_eq!(decision["kept_as"], "refused");
+    let list = page(&place, "/-/decisions");
+    let listed: Vec<u64> = list["decisions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["request"].as_u64().unwrap())
+        .collect();
+    assert!(listed.contains(&refused), "{list}");
+    let unknown = page(&place, "/-/decisions/999999");
+    assert_eq!(unknown["error"]["code"], "decision_unknown");
+}

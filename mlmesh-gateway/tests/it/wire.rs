@@ -20,6 +20,8 @@ pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
     /// Read and not yet asked for.
     left: Vec<u8>,
+    /// What the last response said of its decision; the field is not in what is read.
+    pub(crate) number: Option<u64>,
 }
 
 impl Place {
@@ -139,8 +141,11 @@ impl Wire {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let left = Vec::new();
-        Wire { stream, left }
+        Wire {
+            stream,
+            left: Vec::new(),
+            number: None,
+        }
     }
 
     pub(crate) fn connect(address: SocketAddr) -> Wire {
@@ -216,10 +221,28 @@ impl Wire {
         !self.left.is_empty() || matches!(self.stream.peek(&mut [0]), Ok(1))
     }
 
+    /// Each response has a number of its own, which no expectation can know.
+    fn take_number(&mut self) {
+        const NAME: &[u8] = b"mlmesh-request: ";
+        let find =
+            |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|part| part == what);
+        while let Some(from) = find(&self.left, NAME) {
+            let rest = &self.left[from + NAME.len()..];
+            let Some(digits) = find(rest, b"\r\n") else {
+                return;
+            };
+            let number = std::str::from_utf8(&rest[..digits]).unwrap();
+            self.number = Some(number.parse().unwrap());
+            let to = from + NAME.len() + digits + 2;
+            self.left.drain(from..to);
+        }
+    }
+
     fn more(&mut self) -> bool {
         let mut piece = [0; 16 * 1024];
         let bytes = self.stream.read(&mut piece).unwrap();
         self.left.extend(&piece[..bytes]);
+        self.take_number();
         bytes > 0
     }
 }

@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use mlmesh_testkit::daemon::program;
 use mlmesh_testkit::gateway::Gateway;
 use mlmesh_testkit::http;
 use mlmesh_testkit::kill::wait_until;
 use mlmesh_testkit::llama::{self, LlamaServer};
 use mlmesh_testkit::python::environment_with;
+use mlmesh_testkit::sim::SimEngines;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
@@ -125,6 +127,54 @@ fn a_known_key_is_served_and_its_tokens_are_written_down() {
     assert_eq!(line["answer_tokens"], 8, "{line}");
     assert_eq!(line["answer_tokens_by"], "engine");
     assert!(line["prompt_tokens"].as_u64() > Some(0), "{line}");
+}
+
+#[test]
+fn people_can_ask_why_a_request_went_where_it_did() {
+    let engines = SimEngines::start(2, &[]);
+    let gateway = Gateway::start(engines.addresses(), &[]);
+    let line = format!("POST {CHAT} HTTP/1.1");
+    let body = chat(true, 4).replace("tiny", "sim");
+    let mut text = String::new();
+    let stream = http::send(gateway.address(), &line, &body);
+    let mut stream = stream.expect("a connection");
+    stream.read_to_string(&mut text).expect("an answer");
+    let number = text.split("mlmesh-request: ").nth(1).expect("a number");
+    let number = number.split("\r\n").next().expect("a line");
+    let ml = |words: &[&str], at: SocketAddr| {
+        let url = format!("http://{at}");
+        let output = Command::new(program("ml"))
+            .args(words)
+            .args(["--gateway", &url])
+            .output()
+            .expect("`ml` is executed");
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        (output.status.code(), out, err)
+    };
+    let (code, out, err) = ml(&["route", "explain", number], gateway.address());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("sent at once, by hybrid_mesh"), "{out}");
+    for engine in engines.addresses() {
+        assert!(out.contains(&engine.to_string()), "{out}");
+    }
+    let (code, out, _) = ml(&["route", "explain", number, "--json"], gateway.address());
+    let decision: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        (code, &decision["schema"]),
+        (Some(0), &"mlmesh.gateway.decision/1".into())
+    );
+    assert!(decision["first_token_ms"].is_number(), "{decision}");
+    let (code, out, _) = ml(&["route", "list"], gateway.address());
+    assert_eq!(code, Some(0));
+    assert!(out.contains("sampled"), "the first of 64 is kept: {out}");
+    let (code, _, err) = ml(&["route", "explain", "99999"], gateway.address());
+    assert_eq!(code, Some(4), "{err}");
+    let (code, _, err) = ml(&["route", "list"], nobody());
+    assert!(
+        code == Some(5) && err.contains("no gateway answers"),
+        "{err}"
+    );
 }
 
 #[test]
