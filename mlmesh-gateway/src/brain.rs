@@ -87,6 +87,7 @@ pub(crate) struct Counts {
 /// What the body of a request says that matters here.
 pub(crate) struct Wish {
     pub(crate) ask: Ask,
+    pub(crate) prompt_bytes: u64,
     pub(crate) model: Option<String>,
     pub(crate) is_stream: bool,
     pub(crate) answer_tokens_max: Option<u64>,
@@ -122,6 +123,8 @@ pub(crate) struct Bound {
     booking: Booking<Memo>,
     /// When its request came.
     since_us: u64,
+    /// Of the prompt, as it came.
+    pub(crate) prompt_bytes: u64,
     has_token: bool,
     /// A piece of a good response has come.
     is_answered: bool,
@@ -227,6 +230,7 @@ impl Brain {
             .saturating_add(cold_us.saturating_mul(2));
         Wish {
             ask,
+            prompt_bytes,
             model: scanned.model.map(Cow::into_owned),
             is_stream: scanned.stream,
             answer_tokens_max: scanned.tokens_max,
@@ -462,6 +466,7 @@ impl Brain {
             brain: Arc::clone(self),
             booking,
             since_us,
+            prompt_bytes: 0,
             has_token: false,
             is_answered: false,
             usage: Usage::default(),
@@ -558,7 +563,7 @@ impl Drop for Bound {
             // From now on in the engine's own tokens.
             let guessed = booking.prompt_tokens.max(1) as f32;
             let was = f32::from_bits(self.brain.bytes_a_token.load(Ordering::Relaxed));
-            let now = was * guessed / tokens as f32;
+            let now = self.prompt_bytes as f32 / tokens as f32;
             let mean = was + BYTES_A_TOKEN_WEIGHT * (now.clamp(0.5, 64.0) - was);
             let bits = mean.to_bits();
             self.brain.bytes_a_token.store(bits, Ordering::Relaxed);

@@ -22,6 +22,7 @@ pub(crate) struct Errand {
     is_stream: bool,
     /// Nothing for what is no work.
     ask: Option<Ask>,
+    prompt_bytes: u64,
     place: Place,
     /// Targets at which an attempt failed.
     tried: Vec<usize>,
@@ -34,6 +35,7 @@ pub(crate) struct Told {
     call: Call,
     is_stream: bool,
     ask: Option<Ask>,
+    prompt_bytes: u64,
     bill: Option<Bill>,
 }
 
@@ -76,6 +78,7 @@ impl Errand {
                 call,
                 is_stream: false,
                 ask: None,
+                prompt_bytes: 0,
                 bill: None,
             });
         }
@@ -88,6 +91,7 @@ impl Errand {
             call,
             is_stream: wish.is_stream,
             ask: Some(wish.ask),
+            prompt_bytes: wish.prompt_bytes,
             bill,
         })
     }
@@ -127,6 +131,7 @@ impl Errand {
         // Its booking ends before the next begins.
         self.place = Place::Turn(target);
         self.place = Place::find(thread, self.ask.as_ref(), &self.tried, is_gone).await?;
+        self.place.knows(self.prompt_bytes);
         Ok(self)
     }
 
@@ -183,13 +188,17 @@ impl Told {
             call,
             is_stream,
             ask,
+            prompt_bytes,
             bill,
         } = self;
+        let mut place = Place::find(thread, ask.as_ref(), &[], is_gone).await?;
+        place.knows(prompt_bytes);
         Ok(Errand {
             call,
             is_stream,
-            place: Place::find(thread, ask.as_ref(), &[], is_gone).await?,
+            place,
             ask,
+            prompt_bytes,
             tried: Vec::new(),
             bill,
         })
@@ -197,6 +206,13 @@ impl Told {
 }
 
 impl Place {
+    /// So many bytes became the tokens that the engine will tell.
+    fn knows(&mut self, prompt_bytes: u64) {
+        if let Place::Booked(bound) = self {
+            bound.prompt_bytes = prompt_bytes;
+        }
+    }
+
     /// Finds a target that is none of those `tried`.
     async fn find(
         thread: &Thread,

@@ -374,3 +374,34 @@ fn each_response_names_the_decision_that_explains_it() {
     let unknown = page(&place, "/-/decisions/999999");
     assert_eq!(unknown["error"]["code"], "decision_unknown");
 }
+
+/// Each answer is about a guess that was made long ago; they must not add up.
+#[test]
+fn many_answers_at_once_correct_the_length_of_a_token_once() {
+    let place = Place::of(1, |settings| settings.strategy = "least_ttft".to_owned());
+    let mut pairs = Vec::new();
+    for _ in 0..64 {
+        let mut client = place.client();
+        client.send(call("a", 4_000));
+        let mut target = place.target();
+        target.until("stream\":true}");
+        pairs.push((client, target));
+    }
+    // Eight bytes a token, where four were guessed.
+    for (client, target) in &mut pairs {
+        target.send(EVENTS);
+        target.send("data: {\"usage\":{\"prompt_tokens\":500,\"completion_tokens\":1}}\n\n");
+        client.until("\"completion_tokens\":1}}\n\n");
+    }
+    for (mut client, target) in pairs {
+        drop(target);
+        client.rest();
+    }
+    let mut client = place.client();
+    client.send(call("a", 4_000));
+    place.target().until("stream\":true}");
+    drop(client);
+    let told = page(&place, "/-/decisions/64");
+    let tokens = told["prompt_tokens"].as_f64().unwrap();
+    assert!((500.0..540.0).contains(&tokens), "{told}");
+}
