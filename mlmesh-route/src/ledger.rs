@@ -33,6 +33,10 @@ struct Slot {
     free_at_us: AtomicU64,
     /// When the newest first token came.
     told_us: AtomicU64,
+    /// Since when the target has worked on those that came together with it.
+    group_from_us: AtomicU64,
+    /// Predicted prefill of those.
+    group_us: AtomicU64,
     /// When the newest of the requests that have one was bound.
     told_bound_us: AtomicU64,
     /// By how much predictions are off, up or down, as a part of 2^20.
@@ -53,6 +57,10 @@ pub struct Backlog {
 const ONE: f64 = (1 << 20) as f64;
 /// Weight of the newest prediction in the mean of errors.
 const ERROR_WEIGHT: f64 = 1.0 / 16.0;
+/// First tokens come together when the later one comes within so long, or within this
+/// part of what was predicted for it alone.
+const TOGETHER_US: u64 = 1_000;
+const TOGETHER_PART: u64 = 20;
 /// An error counts for no more than a factor of e².
 const ERROR_MAX: f64 = 2.0;
 
@@ -148,7 +156,7 @@ impl Ledger {
             return None;
         }
         let told_us = slot.told_us.swap(now_us, Ordering::Relaxed);
-        let took_us = now_us.saturating_sub(told_us.max(bound_us)).max(1);
+        let took_us = share_of_group(slot, now_us, told_us.max(bound_us), prefill_us);
         let off = (took_us as f64 / prefill_us.max(1) as f64).ln().abs();
         let error = f64::from(slot.error.load(Ordering::Relaxed)) / ONE;
         let error = error + ERROR_WEIGHT * (off.min(ERROR_MAX) - error);
@@ -188,6 +196,23 @@ impl Ledger {
 /// For how long something goes on that should be done and is not.
 pub(crate) const fn overdue_us(doubt_us: u64) -> u64 {
     doubt_us / 2
+}
+
+/// How long the target worked on a prompt whose first token has come, `from_us` being
+/// when it could begin. Engines that put several prompts into one iteration answer
+/// them together: these share the time since the answer before them, each by its
+/// predicted part, as far as they have come.
+fn share_of_group(slot: &Slot, now_us: u64, from_us: u64, prefill_us: u64) -> u64 {
+    let alone_us = now_us.saturating_sub(from_us).max(1);
+    if alone_us >= TOGETHER_US.max(prefill_us / TOGETHER_PART) {
+        slot.group_from_us.store(from_us, Ordering::Relaxed);
+        slot.group_us.store(prefill_us, Ordering::Relaxed);
+        return alone_us;
+    }
+    let all_us = slot.group_us.fetch_add(prefill_us, Ordering::Relaxed) + prefill_us;
+    let since_us = now_us.saturating_sub(slot.group_from_us.load(Ordering::Relaxed));
+    let share = u128::from(since_us) * u128::from(prefill_us) / u128::from(all_us.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX).max(1)
 }
 
 /// Never below zero, whatever is told twice.

@@ -430,7 +430,9 @@ impl<F: Forecast> Router<F> {
         let predicted_us = now_us.saturating_add(best.ttft_us());
         // A prediction is not held against a request by more than it is worth.
         let hoped_us = predicted_us.saturating_sub(best.prefill_doubt_us);
-        if self.policy.refuse_hopeless && hoped_us > ask.deadline_us {
+        // What nothing was seen of is asked, or it would never be known.
+        let refuses = self.policy.refuse_hopeless && self.forecast.knows(best.target);
+        if refuses && hoped_us > ask.deadline_us {
             return Verdict::Reject(Refusal {
                 reason: Reason::DeadlineMissed {
                     predicted_us,

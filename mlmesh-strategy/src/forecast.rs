@@ -16,6 +16,11 @@ pub trait Forecast {
     /// microseconds.
     fn prefill_us(&self, target: TargetId, ask: &Ask, cached_tokens: u64) -> u64;
 
+    /// Whether anything was seen of the target that its predictions are made of.
+    fn knows(&self, _target: TargetId) -> bool {
+        true
+    }
+
     /// The request goes to the target, which will hold its prompt.
     fn bound(&self, target: TargetId, ask: &Ask) -> Self::Memo;
 

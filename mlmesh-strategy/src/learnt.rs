@@ -24,6 +24,8 @@ struct Pace {
     fit: Mutex<PrefillFit>,
     /// The fit's factors as bits; readers may see some of two fits, which differ little.
     factors: [AtomicU64; 3],
+    /// A sample was learnt.
+    is_known: AtomicBool,
     /// The target says in the end what it held, and is learnt from then: what was only
     /// believed to be held would be learnt as a target that is slow.
     tells: AtomicBool,
@@ -36,6 +38,7 @@ impl Learnt {
         let pace = |_| Pace {
             fit: Mutex::new(PrefillFit::default()),
             factors: FACTORS_AT_FIRST.map(|factor| AtomicU64::new(factor.to_bits())),
+            is_known: AtomicBool::new(false),
             tells: AtomicBool::new(false),
         };
         Self {
@@ -67,6 +70,11 @@ impl Forecast for Learnt {
             None => FACTORS_AT_FIRST,
         };
         predicted_us(&factors, ask.prompt_tokens, cached_tokens)
+    }
+
+    fn knows(&self, target: TargetId) -> bool {
+        let pace = self.targets.get(target.index());
+        pace.is_some_and(|pace| pace.is_known.load(Ordering::Relaxed))
     }
 
     fn bound(&self, target: TargetId, ask: &Ask) -> Belief {
@@ -111,6 +119,7 @@ impl Pace {
             return;
         };
         fit.observe(prompt_tokens, cached_tokens, took_us);
+        self.is_known.store(true, Ordering::Relaxed);
         for (bits, factor) in self.factors.iter().zip(fit.factors()) {
             bits.store(factor.to_bits(), Ordering::Relaxed);
         }

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
 use crate::wire::{Place, Wire, accepted, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -147,21 +150,7 @@ fn the_same_beginning_goes_where_it_is_held() {
     let place = place(4);
     let mut client = place.client();
     client.send(call("shared", 4_000));
-    let index = (0..4).find(|index| {
-        let listener = &place.targets[*index];
-        listener.set_nonblocking(true).unwrap();
-        settle(&place);
-        rustix::event::poll(
-            &mut [rustix::event::PollFd::new(
-                listener,
-                rustix::event::PollFlags::IN,
-            )],
-            Some(&rustix::time::Timespec::default()),
-        )
-        .unwrap()
-            > 0
-    });
-    let index = index.expect("some target was asked");
+    let index = asked(&place);
     let mut target = place.target_at(index);
     for turn in 0..6 {
         target.until("stream\":true}");
@@ -169,6 +158,40 @@ fn the_same_beginning_goes_where_it_is_held() {
         client.until("data: x\n\n");
         // The same connection of the same target takes it, though others are idle, too.
         client.send(call("shared", 4_000 + 300 * turn));
+    }
+}
+
+/// The target that is asked next.
+fn asked(place: &Place) -> usize {
+    let mut found = None;
+    eventually(|| {
+        found = (0..place.targets.len()).find(|index| {
+            let mut sockets = [PollFd::new(&place.targets[*index], PollFlags::IN)];
+            poll(&mut sockets, Some(&Timespec::default())).unwrap() > 0
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// Has each target answer once, so that something is known of it.
+fn known(place: &Place) {
+    let pairs: Vec<(Wire, Wire)> = (0..place.targets.len())
+        .map(|index| {
+            let mut client = place.client();
+            client.send(call(&format!("known {index}"), 400));
+            // Those before are busy.
+            let mut target = place.target_at(index);
+            target.until("stream\":true}");
+            (client, target)
+        })
+        .collect();
+    for (mut client, mut target) in pairs {
+        target.send(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\
+             Content-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n",
+        );
+        client.until("data: x\n\n");
     }
 }
 
@@ -248,6 +271,7 @@ fn what_would_be_too_late_is_refused_at_once_and_the_connection_goes_on() {
         settings.strategy = "hybrid_mesh".to_owned();
         settings.slo = Duration::from_millis(1);
     });
+    known(&place);
     let mut first = place.client();
     first.send(call("first", 60_000));
     let mut target = place.target();
@@ -327,14 +351,18 @@ fn each_response_names_the_decision_that_explains_it() {
         settings.strategy = "hybrid_mesh".to_owned();
         settings.slo = Duration::from_millis(1);
     });
+    known(&place);
     // Both targets are kept busy, the second is asked since the first is.
     let mut clients = [place.client(), place.client()];
     let mut targets = Vec::new();
+    let mut hosts = Vec::new();
     for (index, client) in clients.iter_mut().enumerate() {
         client.send(call(&format!("prompt {index}"), 60_000));
-        let mut target = place.target_at(index);
+        let asked = asked(&place);
+        let mut target = place.target_at(asked);
         target.until("stream\":true}");
         targets.push(target);
+        hosts.push(place.targets[asked].local_addr().unwrap().to_string());
     }
     let mut third = place.client();
     third.send(call("third", 400));
@@ -344,7 +372,6 @@ fn each_response_names_the_decision_that_explains_it() {
     targets[1].send("data: a token\n\n");
     clients[1].until("a token");
     let sent = clients[1].number.unwrap();
-    let hosts = [0, 1].map(|index| place.targets[index].local_addr().unwrap().to_string());
     let decision = page(&place, &format!("/-/decisions/{sent}"));
     assert_eq!(decision["decided"], "sent at once", "{decision}");
     let told = &decision["targets"];

@@ -61,3 +61,25 @@ fn an_end_that_is_told_twice_counts_for_nothing() {
     assert_eq!(ledger.backlog(TargetId(0), 2).expected_us, 0);
     assert_eq!(bench.bind(3, &ask(1, 100)).terms.queued_us, 0);
 }
+
+/// Engines that put several prompts into one iteration answer them in one moment.
+#[test]
+fn prompts_that_are_answered_together_share_the_time() {
+    let mut bench = Bench::new(1, Policy::default());
+    let mut bookings: Vec<_> = [100, 300, 400]
+        .into_iter()
+        .enumerate()
+        .map(|(number, tokens)| bench.bind(0, &ask(number as u64, tokens)))
+        .collect();
+    // 800 ms are predicted for all; the first two take 200 ms, the third as much again.
+    let mut effects = Vec::new();
+    for (booking, now_us) in bookings.iter_mut().zip([200_000, 200_400, 400_400]) {
+        let event = Event::FirstToken(booking);
+        bench
+            .router
+            .step(now_us, &bench.snapshot, event, &mut effects);
+    }
+    let took: Vec<u64> = bookings.iter().map(|booking| booking.took_us).collect();
+    // Of the first nothing else was known when it came.
+    assert_eq!(took, [200_000, 150_300, 200_000]);
+}

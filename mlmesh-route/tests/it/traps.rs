@@ -240,3 +240,43 @@ fn the_best_hit_rate_is_not_the_best_time() {
     assert!(session_cached >= hybrid_cached);
     assert!(hybrid_us * 3 < session_us);
 }
+
+/// The trap: what is believed of a target before it has answered is above the SLO, so that
+/// it is never asked, and nothing better is ever known of it.
+#[test]
+fn a_target_of_which_nothing_is_known_is_asked_and_not_refused() {
+    let strategy = Box::new(LeastPredictedTtft {
+        name: "hybrid_mesh",
+        copy_percent: 0,
+    });
+    let policy = Policy {
+        refuse_hopeless: true,
+        ..Policy::default()
+    };
+    let router = Router::new(strategy, policy, Learnt::new(1, 1 << 20));
+    let (snapshot, mut scratch) = (Snapshot::of_equals(1), Scratch::default());
+    let mut within = |now_us, number, tokens, slo_us| {
+        let ask = Ask {
+            deadline_us: now_us + slo_us,
+            ..ask(number, tokens)
+        };
+        router.offer(now_us, &snapshot, &ask, &mut scratch)
+    };
+    let Outcome::Bind(mut booking) = within(0, 0, 2_000, 100_000) else {
+        panic!("it was refused unseen");
+    };
+    router.step(
+        20_000,
+        &snapshot,
+        Event::FirstToken(&mut booking),
+        &mut Vec::new(),
+    );
+    assert!(matches!(
+        within(30_000, 1, 2_000, 100_000),
+        Outcome::Bind(_)
+    ));
+    assert!(matches!(
+        within(40_000, 2, 200_000, 100),
+        Outcome::Reject(_)
+    ));
+}
