@@ -21,12 +21,14 @@ use mlmesh_route::fusion::Own;
 use mlmesh_route::{
     Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Circuit, Effect, Event, Evidence,
     Explanations, INDEX_BYTES, Later, Learnt, NameError, Outcome, Progress, Reason, Repeatable,
-    RequestId, RetryBudget, Router, Scratch, Snapshot, TargetId, mixed_pair, strategy_by_name,
+    RequestId, RetryBudget, Router, Scratch, Snapshot, TargetId, TenantId, mixed_pair,
+    strategy_by_name,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
 use crate::call::Call;
+use crate::keys::Tenant;
 use crate::refusal::Refusal;
 use crate::scan::{Scan, scan};
 use crate::signals::SnapshotCell;
@@ -46,6 +48,8 @@ const BYTES_A_TOKEN_WEIGHT: f32 = 1.0 / 16.0;
 
 /// What is farther away than this, a year, is looked at again before.
 const FAR_US: u64 = 365 * 86_400 * 1_000_000;
+/// The weight of a tenant that stands once, in the router's terms.
+const WEIGHT_UNIT: u32 = 1_000;
 /// Prompts of fewer tokens are mostly what a chat's template adds.
 const PROMPT_TOKENS_TOLD_MIN: u64 = 32;
 
@@ -125,6 +129,8 @@ pub(crate) struct Bound {
     since_us: u64,
     /// Of the prompt, as it came.
     pub(crate) prompt_bytes: u64,
+    /// Whose it is.
+    pub(crate) tenant: TenantId,
     has_token: bool,
     /// A piece of a good response has come.
     is_answered: bool,
@@ -340,6 +346,12 @@ impl Brain {
         self.known.health().circuit(id(target)) != Circuit::Closed
     }
 
+    /// The share of a tenant beside others.
+    pub(crate) fn weigh(&self, tenant: &Tenant) {
+        let weight = tenant.weight.get().saturating_mul(WEIGHT_UNIT);
+        self.router.weigh(tenant.id, weight);
+    }
+
     /// Whether an attempt that came so far may be made again, within what all may.
     pub(crate) fn may_retry(&self, repeatable: Repeatable, progress: Progress) -> bool {
         let taken = self.retries.take(self.now_us(), repeatable, progress);
@@ -403,7 +415,10 @@ impl Brain {
         let now_us = self.now_us();
         let snapshot = self.known.load(now_us);
         self.router.step(now_us, &snapshot, event, effects);
-        while let Some(effect) = effects.pop() {
+        // In their order; what comes of one stands behind the others.
+        let mut next = 0;
+        while let Some(effect) = effects.get(next).copied() {
+            next += 1;
             let undelivered = match effect {
                 Effect::WakeAt(at_us) => {
                     self.wake_at(at_us);
@@ -420,6 +435,7 @@ impl Brain {
                 self.router.step(now_us, &snapshot, ended, effects);
             }
         }
+        effects.clear();
     }
 
     /// Hands a request its word; gives a booking back that nobody waits for any more.
@@ -467,6 +483,7 @@ impl Brain {
             booking,
             since_us,
             prompt_bytes: 0,
+            tenant: TenantId::default(),
             has_token: false,
             is_answered: false,
             usage: Usage::default(),
@@ -548,6 +565,9 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         let mut booking = self.booking;
+        if let Some(tokens) = self.usage.answer_tokens {
+            self.brain.router.written(self.tenant, tokens);
+        }
         if self.is_answered {
             let took_us = self.brain.now_us().saturating_sub(self.since_us);
             self.brain

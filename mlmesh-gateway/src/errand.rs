@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mlmesh_route::{Ask, Later, Progress, Repeatable, stalled_after_us};
+use mlmesh_route::{Ask, Later, Progress, Repeatable, TenantId, stalled_after_us};
 
 use crate::bill::Bill;
 use crate::brain::{Bound, Offered};
@@ -82,9 +82,10 @@ impl Errand {
                 bill: None,
             });
         }
-        let wish = shared
+        let mut wish = shared
             .brain
             .wish(&mut thread.work.borrow_mut(), body, bytes);
+        wish.ask.tenant = tenant.map_or(TenantId::default(), |tenant| tenant.id);
         let open = |tenant| Bill::open(tenant, &shared.ledger, shared.brain.clock(), &wish);
         let bill = tenant.map(open).transpose()?;
         Ok(Told {
@@ -131,7 +132,7 @@ impl Errand {
         // Its booking ends before the next begins.
         self.place = Place::Turn(target);
         self.place = Place::find(thread, self.ask.as_ref(), &self.tried, is_gone).await?;
-        self.place.knows(self.prompt_bytes);
+        self.place.knows(self.ask.as_ref(), self.prompt_bytes);
         Ok(self)
     }
 
@@ -192,7 +193,7 @@ impl Told {
             bill,
         } = self;
         let mut place = Place::find(thread, ask.as_ref(), &[], is_gone).await?;
-        place.knows(prompt_bytes);
+        place.knows(ask.as_ref(), prompt_bytes);
         Ok(Errand {
             call,
             is_stream,
@@ -206,10 +207,11 @@ impl Told {
 }
 
 impl Place {
-    /// So many bytes became the tokens that the engine will tell.
-    fn knows(&mut self, prompt_bytes: u64) {
-        if let Place::Booked(bound) = self {
+    /// So many bytes became the tokens that the engine will tell, and whose they are.
+    fn knows(&mut self, ask: Option<&Ask>, prompt_bytes: u64) {
+        if let (Place::Booked(bound), Some(ask)) = (self, ask) {
             bound.prompt_bytes = prompt_bytes;
+            bound.tenant = ask.tenant;
         }
     }
 

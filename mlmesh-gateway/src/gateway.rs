@@ -128,6 +128,9 @@ impl Gateway {
         let clock = known.clone();
         let brain = Brain::new(count, known, &settings.strategy, settings.slo)?;
         let brain = Arc::new(brain);
+        for tenant in settings.keys.iter().flat_map(Keys::tenants) {
+            brain.weigh(tenant);
+        }
         let listeners = listen(settings.listen, threads)?;
         let address = address_of(&listeners[0], settings.listen)?;
         let admin = match settings.admin {

@@ -18,7 +18,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use mlmesh_route::Allowance;
+use mlmesh_route::{Allowance, TenantId};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -40,6 +40,8 @@ pub struct Keys {
 /// Who is served together.
 #[derive(Debug)]
 pub struct Tenant {
+    /// Its place in the file, by which the router knows it.
+    pub(crate) id: TenantId,
     /// As the file has it.
     pub name: String,
     /// Its share beside others.
@@ -173,12 +175,18 @@ impl Keys {
             }
         }
         self.tenants.push(Arc::new(Tenant {
+            id: TenantId(u16::try_from(place).unwrap_or(u16::MAX)),
             name,
             weight: entry.weight.unwrap_or(NonZeroU32::MIN),
             requests,
             tokens,
         }));
         Ok(())
+    }
+
+    /// All of them.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.iter().map(|tenant| &**tenant)
     }
 
     /// Whose key this is.

@@ -5,16 +5,20 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use mlmesh_gateway::Used;
 use mlmesh_gateway::keys::Keys;
 
-use crate::wire::{PATIENCE, Place, Wire};
+use crate::wire::{PATIENCE, Place, Wire, eventually};
 
 const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
     Connection: close\r\n\r\n";
 const USAGE: &str = "data: {\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":3,\
     \"prompt_tokens_details\":{\"cached_tokens\":32}}}\n\n";
 
-/// Two tenants: `key-a` has 10 requests and `key-b` 600 tokens a minute, of which a sixth
+/// Two tenants: `key-a` has 12 requests and `key-b` 600 tokens a minute, of which a sixth
 /// at once.
 fn place() -> (Place, Receiver<Used>) {
+    limited("requests_per_minute = 12", "tokens_per_minute = 600")
+}
+
+fn limited(a: &str, b: &str) -> (Place, Receiver<Used>) {
     let hash = |key: &str| {
         let digest = <sha2::Sha256 as sha2::Digest>::digest(key);
         digest
@@ -23,13 +27,14 @@ fn place() -> (Place, Receiver<Used>) {
             .collect::<String>()
     };
     let keys = format!(
-        "[[tenant]]\nname = \"a\"\nkeys_sha256 = [\"{}\"]\nrequests_per_minute = 12\n\
-         [[tenant]]\nname = \"b\"\nkeys_sha256 = [\"{}\"]\ntokens_per_minute = 600\n",
+        "[[tenant]]\nname = \"a\"\nkeys_sha256 = [\"{}\"]\n{a}\n\
+         [[tenant]]\nname = \"b\"\nkeys_sha256 = [\"{}\"]\n{b}\n",
         hash("key-a"),
         hash("key-b"),
     );
     let (sender, used) = sync_channel(16);
     let place = Place::of(1, |settings| {
+        settings.strategy = "hybrid_mesh".to_owned();
         settings.keys = Some(Keys::read(&keys).unwrap());
         settings.usage = Some(sender);
     });
@@ -37,7 +42,13 @@ fn place() -> (Place, Receiver<Used>) {
 }
 
 fn ask(client: &mut Wire, key: &str, tokens_max: u64) {
-    let body = format!(r#"{{"model":"tiny","prompt":"hello","max_tokens":{tokens_max}}}"#);
+    ask_with(client, key, "hello", tokens_max);
+}
+
+fn ask_with(client: &mut Wire, key: &str, prompt: &str, tokens_max: u64) {
+    let body = format!(
+        r#"{{"model":"tiny","stream":true,"prompt":"{prompt}","max_tokens":{tokens_max}}}"#
+    );
     let length = body.len();
     client.send(format!(
         "POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\
@@ -135,5 +146,47 @@ fn what_was_not_used_may_be_asked_for_again() {
         client.until("\r\n\r\nno");
         // By now it was settled: its end is told after that.
         assert_eq!(used.recv_timeout(PATIENCE).unwrap().status, 500);
+    }
+}
+
+#[test]
+fn tenants_who_wait_take_turns() {
+    let (place, _used) = limited("", "");
+    let mut first = place.client();
+    ask_with(&mut first, "key-a", &"long ".repeat(12_000), 8);
+    let mut target = place.target();
+    target.until("\"max_tokens\":8}");
+    // One after the other: all of them wait for the only target.
+    let mut waiting = Vec::new();
+    for (key, prompt) in [
+        ("key-a", "second of a"),
+        ("key-a", "third of a"),
+        ("key-b", "first of b"),
+    ] {
+        let mut client = place.client();
+        ask_with(
+            &mut client,
+            key,
+            &format!("{prompt} {}", "word ".repeat(3_000)),
+            8,
+        );
+        waiting.push(client);
+        let count = waiting.len() as i64;
+        eventually(|| place.metric("mlmesh_gateway_requests_waiting ") == count);
+    }
+    target.send(EVENTS);
+    target.send("data: a\n\n");
+    first.until("data: a\n\n");
+    // Nobody is paid back for what was not asked for: both begin equal, then take turns.
+    for expected in ["second of a", "first of b", "third of a"] {
+        let mut next = place.target();
+        let asked = next.until("\"max_tokens\":8}");
+        assert!(
+            asked.contains(expected),
+            "not {expected}: {}",
+            &asked[..200]
+        );
+        next.send(EVENTS);
+        next.send("data: a\n\n");
     }
 }
