@@ -549,16 +549,18 @@ impl Bound {
     pub(crate) fn follow(&mut self, call: Call, is_stream: bool, piece: &[u8]) {
         self.usage.follow(piece);
         self.is_answered = true;
+        if self.has_token {
+            return;
+        }
+        self.has_token = true;
         // An answer in one piece says when all of it was done, not when the prompt was.
-        let is_token = is_stream || call == Call::Inference;
-        if is_token && !self.has_token {
-            self.has_token = true;
+        if is_stream || call == Call::Inference {
             let took_us = self.brain.now_us().saturating_sub(self.since_us);
             self.brain.times.of(self.target()).first_token.add(took_us);
             self.brain.later(self.booking.request, Later::FirstToken);
-            let event = Event::FirstToken(&mut self.booking);
-            self.brain.step(event, &mut Vec::new());
         }
+        let event = Event::FirstToken(&mut self.booking);
+        self.brain.step(event, &mut Vec::new());
     }
 }
 

@@ -85,6 +85,7 @@ impl Errand {
         let mut wish = shared
             .brain
             .wish(&mut thread.work.borrow_mut(), body, bytes);
+        wish.ask.is_silent = call == Call::Generation && !wish.is_stream;
         wish.ask.tenant = tenant.map_or(TenantId::default(), |tenant| tenant.id);
         let open = |tenant| Bill::open(tenant, &shared.ledger, shared.brain.clock(), &wish);
         let bill = tenant.map(open).transpose()?;

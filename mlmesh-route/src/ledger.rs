@@ -96,12 +96,16 @@ impl Ledger {
     #[must_use]
     pub fn backlog(&self, target: TargetId, now_us: u64) -> Backlog {
         let slot = self.slot(target);
+        let free_at_us = slot.free_at_us.load(Ordering::Relaxed);
         if slot.pending.load(Ordering::Relaxed) == 0 {
-            return Backlog::default();
+            // Of what is silent only time tells that it is done.
+            return Backlog {
+                expected_us: free_at_us.saturating_sub(now_us),
+                doubt_us: 0,
+            };
         }
         let booked_us = slot.booked_us.load(Ordering::Relaxed);
         let doubt_us = self.doubt_us(target, booked_us);
-        let free_at_us = slot.free_at_us.load(Ordering::Relaxed);
         Backlog {
             expected_us: free_at_us.saturating_sub(now_us).max(overdue_us(doubt_us)),
             doubt_us,
@@ -120,13 +124,15 @@ impl Ledger {
         self.slot(target).pending.load(Ordering::Relaxed) == 0
     }
 
-    /// A request goes there.
-    pub(crate) fn book(&self, target: TargetId, now_us: u64, prefill_us: u64) {
+    /// A request goes there; one that is silent is done when its time has passed.
+    pub(crate) fn book(&self, target: TargetId, now_us: u64, prefill_us: u64, is_silent: bool) {
         let slot = self.slot(target);
         slot.in_flight.fetch_add(1, Ordering::Relaxed);
         slot.bookings.fetch_add(1, Ordering::Relaxed);
-        slot.pending.fetch_add(1, Ordering::Relaxed);
-        slot.booked_us.fetch_add(prefill_us, Ordering::Relaxed);
+        if !is_silent {
+            slot.pending.fetch_add(1, Ordering::Relaxed);
+            slot.booked_us.fetch_add(prefill_us, Ordering::Relaxed);
+        }
         let later = |free_at: u64| Some(free_at.max(now_us).saturating_add(prefill_us));
         let _ = slot
             .free_at_us
@@ -181,6 +187,15 @@ impl Ledger {
         let left = booked.unwrap_or_default().saturating_sub(prefill_us);
         slot.free_at_us
             .store(now_us.saturating_add(left), Ordering::Relaxed);
+    }
+
+    /// A silent request was done so much sooner than was booked.
+    pub(crate) fn spare(&self, target: TargetId, now_us: u64, unused_us: u64) {
+        let sooner = |free_at: u64| Some(free_at.saturating_sub(unused_us).max(now_us));
+        let _ =
+            self.slot(target)
+                .free_at_us
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, sooner);
     }
 
     /// A request has ended there.

@@ -211,9 +211,15 @@ impl<F: Forecast> Router<F> {
             Event::FirstToken(booking) => {
                 let terms = booking.terms;
                 booking.is_answered = true;
-                let took_us =
-                    self.ledger
-                        .answered(terms.target, now_us, booking.bound_us, terms.prefill_us);
+                let took_us = match booking.is_silent {
+                    true => self.sooner(now_us, booking),
+                    false => self.ledger.answered(
+                        terms.target,
+                        now_us,
+                        booking.bound_us,
+                        terms.prefill_us,
+                    ),
+                };
                 if let Some(took_us) = took_us {
                     booking.took_us = took_us;
                     let seen = Seen::Prefill {
@@ -229,7 +235,9 @@ impl<F: Forecast> Router<F> {
                 cached_tokens,
             } => {
                 let terms = booking.terms;
-                if !booking.is_answered {
+                if booking.is_silent && !booking.is_answered {
+                    self.sooner(now_us, &booking);
+                } else if !booking.is_answered {
                     self.ledger.release(terms.target, now_us, terms.prefill_us);
                 }
                 self.ledger.ended(terms.target);
@@ -256,6 +264,16 @@ impl<F: Forecast> Router<F> {
             }
             self.drain(&mut queue, now_us, snapshot, effects);
         }
+    }
+
+    /// A silent answer has begun, or the request has ended: whatever its prompt took, it
+    /// was not longer than this. Says so where that is less than what was believed.
+    fn sooner(&self, now_us: u64, booking: &Booking<F::Memo>) -> Option<u64> {
+        let terms = &booking.terms;
+        let took_us = now_us.saturating_sub(booking.bound_us).max(1);
+        let unused_us = terms.prefill_us.saturating_sub(took_us);
+        self.ledger.spare(terms.target, now_us, unused_us);
+        (unused_us > 0).then_some(took_us)
     }
 
     /// Whether a request's prompt has to be there before it is offered.
@@ -449,7 +467,8 @@ impl<F: Forecast> Router<F> {
 
     /// Writes down that a request goes somewhere.
     pub(crate) fn bind(&self, now_us: u64, ask: &Ask, terms: Candidate) -> Booking<F::Memo> {
-        self.ledger.book(terms.target, now_us, terms.prefill_us);
+        self.ledger
+            .book(terms.target, now_us, terms.prefill_us, ask.is_silent);
         let prompt_tokens = ask.prompt_tokens.saturating_sub(terms.cached_tokens);
         self.meters.prompt(ask.tenant, prompt_tokens);
         Booking {
@@ -458,6 +477,7 @@ impl<F: Forecast> Router<F> {
             terms,
             prompt_tokens: ask.prompt_tokens,
             block_tokens: ask.block_tokens,
+            is_silent: ask.is_silent,
             is_answered: false,
             took_us: 0,
             memo: self.forecast.bound(terms.target, ask),

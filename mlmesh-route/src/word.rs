@@ -42,7 +42,9 @@ pub struct Booking<M> {
     pub prompt_tokens: u64,
     /// What a block of it stands for.
     pub block_tokens: u64,
-    /// Whether its first token was there.
+    /// Its answer comes as a whole.
+    pub is_silent: bool,
+    /// Whether its first token was there, or the beginning of a silent answer.
     pub is_answered: bool,
     /// How long the target worked on it, if that is known; else zero.
     pub took_us: u64,

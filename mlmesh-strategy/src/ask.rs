@@ -65,6 +65,8 @@ pub struct Ask {
     pub deadline_us: u64,
     /// Chance, for strategies that use some.
     pub chance: u64,
+    /// Its answer comes as a whole, so that nothing says when its first token was there.
+    pub is_silent: bool,
     /// Whose it is.
     pub tenant: TenantId,
     /// How urgent it is.
@@ -82,6 +84,7 @@ impl Default for Ask {
             session: None,
             deadline_us: u64::MAX,
             chance: 0,
+            is_silent: false,
             tenant: TenantId::default(),
             class: Class::default(),
         }

@@ -432,3 +432,34 @@ fn many_answers_at_once_correct_the_length_of_a_token_once() {
     let tokens = told["prompt_tokens"].as_f64().unwrap();
     assert!((500.0..540.0).contains(&tokens), "{told}");
 }
+
+/// Answers that come as a whole say nothing of a prompt's time but what it was not longer
+/// than; they must not keep each other waiting for longer than was guessed.
+#[test]
+fn silent_answers_teach_that_an_engine_is_faster() {
+    let place = place(1);
+    let silent = |number: usize| {
+        let text = call(&format!("prompt {number}"), 8_000);
+        text.replace("\"stream\":true}", "\"stream\":null}")
+    };
+    let mut targets = Vec::new();
+    for number in 0..24 {
+        let mut client = place.client();
+        client.send(silent(number));
+        let mut target = place.target();
+        target.until("\"stream\":null}");
+        target.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        client.expect(OK);
+    }
+    // As many at once: by the first guess they would be nine seconds of work.
+    let mut clients = Vec::new();
+    for number in 100..124 {
+        let mut client = place.client();
+        client.send(silent(number));
+        clients.push(client);
+        let mut target = place.target();
+        target.until("\"stream\":null}");
+        targets.push(target);
+    }
+    assert_eq!(settle(&place), 0);
+}

@@ -83,3 +83,32 @@ fn prompts_that_are_answered_together_share_the_time() {
     // Of the first nothing else was known when it came.
     assert_eq!(took, [200_000, 150_300, 200_000]);
 }
+
+/// What is answered as a whole keeps its target busy for the time that was predicted, and
+/// no longer than until its answer begins.
+#[test]
+fn what_is_silent_is_done_when_its_time_has_passed() {
+    let mut bench = Bench::new(1, Policy::default());
+    let silent = |number| mlmesh_route::Ask {
+        is_silent: true,
+        ..ask(number, 100)
+    };
+    let expected = |bench: &Bench, now_us| {
+        let backlog = bench.router.ledger().backlog(TargetId(0), now_us);
+        (backlog.expected_us, backlog.doubt_us)
+    };
+    let [first, second] = [0, 1].map(|number| bench.bind(0, &silent(number)));
+    assert_eq!(expected(&bench, 0), (200_000, 0));
+    assert_eq!(expected(&bench, 150_000), (50_000, 0));
+    assert_eq!(expected(&bench, 900_000), (0, 0));
+    // One that ends after 30 ms has left 70 of its 100.
+    for booking in [first, second] {
+        let ended = Event::Ended {
+            booking,
+            cached_tokens: None,
+        };
+        bench.step(30_000, ended);
+    }
+    assert_eq!(expected(&bench, 30_000), (30_000, 0));
+    assert_eq!(bench.router.ledger().in_flight(TargetId(0)), 0);
+}

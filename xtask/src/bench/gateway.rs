@@ -37,6 +37,7 @@ const PIECE_INTERVAL: Duration = Duration::from_millis(4);
 /// What goes through the gateway.
 struct Work {
     name: &'static str,
+    strategy: Strategy,
     goal: &'static str,
     body_bytes: usize,
     path: &'static str,
@@ -44,29 +45,47 @@ struct Work {
     units: u64,
 }
 
-const WORKS: [Work; 3] = [
+const WORKS: [Work; 4] = [
     Work {
-        name: "gateway: a request, 64 connections, 1 KiB",
+        name: "gateway, baseline_rr: a request, 64 connections, 1 KiB",
+        strategy: Strategy::Baseline,
         goal: "≤ 1.25 × haproxy",
         body_bytes: 1024,
         path: "/v1/chat/completions",
         units: 1,
     },
     Work {
-        name: "gateway: a request, 64 connections, 32 KiB",
+        name: "gateway, hybrid_mesh: a request, 64 connections, 1 KiB",
+        strategy: Strategy::Hybrid,
+        goal: "≤ 1.5 × haproxy",
+        body_bytes: 1024,
+        path: "/v1/chat/completions",
+        units: 1,
+    },
+    Work {
+        name: "gateway, hybrid_mesh: a request, 64 connections, 32 KiB",
+        strategy: Strategy::Hybrid,
         goal: "≤ 1.0 × haproxy",
         body_bytes: 32 * 1024,
         path: "/v1/chat/completions",
         units: 1,
     },
     Work {
-        name: "gateway: a piece of a stream, 64 streams",
+        name: "gateway, hybrid_mesh: a piece of a stream, 64 streams",
+        strategy: Strategy::Hybrid,
         goal: "≤ 1.05 × haproxy",
         body_bytes: 1024,
         path: STREAM,
         units: PIECES,
     },
 ];
+
+/// How the gateway chooses.
+#[derive(Clone, Copy)]
+enum Strategy {
+    Baseline,
+    Hybrid,
+}
 
 /// Where the engine answers with a stream.
 const STREAM: &str = "/stream";
@@ -89,7 +108,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
     rustix::thread::sched_setaffinity(None, &others).context("pin this process")?;
     let folder = tempfile::tempdir()?;
     let engine = Engine::start()?;
-    let (ours, at) = gateway(&workspace.program("release", "meshd"), engine.address)?;
+    let meshd = workspace.program("release", "meshd");
+    let baseline = gateway(&meshd, engine.address, "baseline_rr")?;
+    let hybrid = gateway(&meshd, engine.address, "hybrid_mesh")?;
     let peer_at = free_address()?;
     let peer = haproxy(folder.path(), peer_at, engine.address)?;
     let rate = |work: &Work, program: &Program, at| {
@@ -104,7 +125,11 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Row>> {
         })
     };
     let rows = WORKS.iter().map(|work| {
-        let ours = || rate(work, &ours, at);
+        let (ours, at) = match work.strategy {
+            Strategy::Baseline => &baseline,
+            Strategy::Hybrid => &hybrid,
+        };
+        let ours = || rate(work, ours, *at);
         let (ours, peer) = meter::paired(ROUNDS, ours, || rate(work, &peer, peer_at))?;
         Ok(Row {
             work: work.name.to_owned(),
@@ -149,10 +174,11 @@ fn measured(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-fn gateway(meshd: &Path, engine: SocketAddr) -> Result<(Program, SocketAddr)> {
+fn gateway(meshd: &Path, engine: SocketAddr, strategy: &str) -> Result<(Program, SocketAddr)> {
     let mut program = Program::start(
         measured(meshd)
-            .args(["gateway", "--listen", "127.0.0.1:0", "--target"])
+            .args(["gateway", "--listen", "127.0.0.1:0", "--strategy", strategy])
+            .arg("--target")
             .arg(format!("http://{engine}"))
             .stdout(Stdio::piped()),
     )?;
