@@ -8,32 +8,34 @@
 //! A request that does not wait meets no lock here. One that waits takes one to leave a
 //! channel behind, over which whoever frees a target hands it the router's word.
 
+mod booked;
+mod waiting;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mlmesh_route::fusion::Own;
 use mlmesh_route::{
     Ask, BLOCK_BYTES, BlockHash, BlockHasher, Booking, Circuit, Effect, Event, Evidence,
     Explanations, INDEX_BYTES, Later, Learnt, NameError, Outcome, Progress, Reason, Repeatable,
-    RequestId, RetryBudget, Router, Scratch, Snapshot, TargetId, TenantId, mixed_pair,
-    strategy_by_name,
+    RequestId, RetryBudget, Router, Scratch, Snapshot, TargetId, mixed_pair, strategy_by_name,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::call::Call;
 use crate::keys::Tenant;
 use crate::refusal::Refusal;
 use crate::scan::{Scan, scan};
 use crate::signals::SnapshotCell;
 use crate::times::Times;
-use crate::usage::Usage;
+
+pub(crate) use booked::Bound;
+use waiting::Place;
+pub(crate) use waiting::Waits;
 
 /// What the index of prompts wants to remember of a booking.
 type Memo = <Learnt as mlmesh_route::Forecast>::Memo;
@@ -104,46 +106,11 @@ pub(crate) struct Work {
     blocks: Vec<BlockHash>,
 }
 
-/// A request that waits, as those see it who may have word for it.
-#[derive(Debug)]
-enum Place {
-    Waiting(oneshot::Sender<Word>),
-    /// The word came before the request had a place.
-    Told(Word),
-    /// The request has gone, and a word is on its way to it.
-    Left,
-}
-
 /// What comes of an offer.
 pub(crate) enum Offered {
     Bound(Bound),
     Waits(Waits),
     Refused(Refusal),
-}
-
-/// A request that is booked at a target, until this is dropped.
-pub(crate) struct Bound {
-    brain: Arc<Brain>,
-    booking: Booking<Memo>,
-    /// When its request came.
-    since_us: u64,
-    /// Of the prompt, as it came.
-    pub(crate) prompt_bytes: u64,
-    /// Whose it is.
-    pub(crate) tenant: TenantId,
-    has_token: bool,
-    /// A piece of a good response has come.
-    is_answered: bool,
-    usage: Usage,
-}
-
-/// A request that waits for a target; dropped, it waits no more.
-pub(crate) struct Waits {
-    brain: Arc<Brain>,
-    request: RequestId,
-    since_us: u64,
-    word: oneshot::Receiver<Word>,
-    is_told: bool,
 }
 
 impl Brain {
@@ -438,56 +405,9 @@ impl Brain {
         effects.clear();
     }
 
-    /// Hands a request its word; gives a booking back that nobody waits for any more.
-    fn tell(&self, request: RequestId, word: Word) -> Option<Booking<Memo>> {
-        let mut waiting = self.lock();
-        match waiting.remove(&request) {
-            Some(Place::Waiting(sender)) => sender.send(word).err()?.ok(),
-            Some(Place::Left) => word.ok(),
-            Some(Place::Told(_)) | None => {
-                waiting.insert(request, Place::Told(word));
-                None
-            }
-        }
-    }
-
-    fn wait(self: &Arc<Brain>, request: RequestId, since_us: u64) -> Waits {
-        let (sender, word) = oneshot::channel();
-        let mut waiting = self.lock();
-        match waiting.remove(&request) {
-            // Whoever sends it finds the channel open, since its other end is here.
-            Some(Place::Told(told)) => drop(sender.send(told)),
-            _ => drop(waiting.insert(request, Place::Waiting(sender))),
-        }
-        drop(waiting);
-        Waits {
-            brain: Arc::clone(self),
-            request,
-            since_us,
-            word,
-            is_told: false,
-        }
-    }
-
     fn wake_at(&self, at_us: u64) {
         self.wake_at_us.store(at_us, Ordering::Relaxed);
         self.wake.send_replace(at_us);
-    }
-
-    fn bound(self: &Arc<Brain>, booking: Booking<Memo>, since_us: u64) -> Bound {
-        self.counts.bound.fetch_add(1, Ordering::Relaxed);
-        let waited_us = booking.bound_us.saturating_sub(since_us);
-        self.times.wait.add(waited_us);
-        Bound {
-            brain: Arc::clone(self),
-            booking,
-            since_us,
-            prompt_bytes: 0,
-            tenant: TenantId::default(),
-            has_token: false,
-            is_answered: false,
-            usage: Usage::default(),
-        }
     }
 
     /// Writes down what became of a request.
@@ -524,126 +444,6 @@ impl Brain {
         };
         count.fetch_add(1, Ordering::Relaxed);
         refusal
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Place>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Bound {
-    pub(crate) fn target(&self) -> usize {
-        self.booking.terms.target.index()
-    }
-
-    pub(crate) fn id(&self) -> TargetId {
-        self.booking.terms.target
-    }
-
-    /// What its first token was predicted to take.
-    pub(crate) fn predicted_us(&self) -> u64 {
-        self.booking.terms.ttft_us()
-    }
-
-    /// A piece of a good response's body has come.
-    pub(crate) fn follow(&mut self, call: Call, is_stream: bool, piece: &[u8]) {
-        self.usage.follow(piece);
-        self.is_answered = true;
-        if self.has_token {
-            return;
-        }
-        self.has_token = true;
-        // An answer in one piece says when all of it was done, not when the prompt was.
-        if is_stream || call == Call::Inference {
-            let took_us = self.brain.now_us().saturating_sub(self.since_us);
-            self.brain.times.of(self.target()).first_token.add(took_us);
-            self.brain.later(self.booking.request, Later::FirstToken);
-        }
-        let event = Event::FirstToken(&mut self.booking);
-        self.brain.step(event, &mut Vec::new());
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        let mut booking = self.booking;
-        if let Some(tokens) = self.usage.answer_tokens {
-            self.brain.router.written(self.tenant, tokens);
-        }
-        if self.is_answered {
-            let took_us = self.brain.now_us().saturating_sub(self.since_us);
-            self.brain
-                .times
-                .of(self.target())
-                .ended(took_us, &self.usage);
-        }
-        if let Some(tokens) = self
-            .usage
-            .prompt_tokens
-            .filter(|tokens| *tokens >= PROMPT_TOKENS_TOLD_MIN)
-        {
-            // From now on in the engine's own tokens.
-            let guessed = booking.prompt_tokens.max(1) as f32;
-            let was = f32::from_bits(self.brain.bytes_a_token.load(Ordering::Relaxed));
-            let now = self.prompt_bytes as f32 / tokens as f32;
-            let mean = was + BYTES_A_TOKEN_WEIGHT * (now.clamp(0.5, 64.0) - was);
-            let bits = mean.to_bits();
-            self.brain.bytes_a_token.store(bits, Ordering::Relaxed);
-            let block = booking.block_tokens as f32 * tokens as f32 / guessed;
-            booking.block_tokens = (block.round() as u64).max(1);
-            booking.prompt_tokens = tokens;
-        }
-        let ended = Event::Ended {
-            booking,
-            cached_tokens: self.usage.cached_tokens,
-        };
-        self.brain.step(ended, &mut Vec::new());
-    }
-}
-
-impl Waits {
-    /// Ready when the router has bound the request, or refused it after all.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bound, Refusal>> {
-        let Poll::Ready(word) = Pin::new(&mut self.word).poll(cx) else {
-            return Poll::Pending;
-        };
-        self.is_told = true;
-        Poll::Ready(match word {
-            Ok(Ok(booking)) => {
-                self.brain.later(self.request, Later::Bound(booking.terms));
-                Ok(self.brain.bound(booking, self.since_us))
-            }
-            Ok(Err(refusal)) => {
-                self.brain.later(self.request, Later::Refused(refusal));
-                Err(self.brain.refused(refusal))
-            }
-            Err(_) => Err(Refusal::NoTarget { retry_after_s: 1 }),
-        })
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        if self.is_told {
-            return;
-        }
-        if self.brain.router.leave(self.request) {
-            self.brain.lock().remove(&self.request);
-            return;
-        }
-        // A word was said: it is here, or on its way.
-        let here = {
-            let mut waiting = self.brain.lock();
-            let here = self.word.try_recv().ok();
-            if here.is_none() {
-                waiting.insert(self.request, Place::Left);
-            }
-            here
-        };
-        if let Some(Ok(booking)) = here {
-            // Given back with all that comes of it.
-            drop(self.brain.bound(booking, self.since_us));
-        }
     }
 }
 
